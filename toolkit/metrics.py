@@ -1,0 +1,176 @@
+"""Accuracy of pairs and means, with intervals that say how far a figure can be trusted."""
+
+import math
+from statistics import NormalDist
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Interval(NamedTuple):
+    """An estimate and the interval around it."""
+
+    value: float
+    low: float
+    high: float
+
+
+class PairAccuracy(NamedTuple):
+    """Share of pairs ranked right, with ties counted as half."""
+
+    value: float
+    low: float  # of the Wilson interval
+    high: float
+    ties: int
+    pairs: int
+
+
+def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> Interval:
+    r"""
+    Interval of a share that stays inside 0 and 1 and holds for few trials.
+
+    $$ \frac{p + z^2/2n \pm z \sqrt{p(1-p)/n + z^2/4n^2}}{1 + z^2/n} $$
+
+    Wilson (1927), "Probable inference, the law of succession, and statistical inference", J. Am. Stat. Assoc. 22.
+
+    Args:
+        successes (`float`):
+            Number of successes; half ones are allowed.
+        trials (`int`):
+            Number of trials.
+        confidence (`float`, *optional*, defaults to `0.95`):
+            Probability that the interval covers the true share.
+
+    Returns:
+        [`Interval`]: The share and its interval; `nan` and the whole of 0 to 1 without a trial.
+    """
+    if trials == 0:
+        return Interval(math.nan, 0.0, 1.0)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = successes / trials
+    centre = share + z * z / (2 * trials)
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return Interval(share, (centre - half) / scale, (centre + half) / scale)
+
+
+def pair_accuracy(chosen: Tensor, rejected: Tensor, confidence: float = 0.95) -> PairAccuracy:
+    """
+    Share of pairs whose chosen response scores higher. A tie counts as half: a constant score gets 0.5, not 0.
+
+    Args:
+        chosen (`torch.Tensor` of shape `(P,)`, float):
+            Scores of the preferred responses.
+        rejected (`torch.Tensor` of shape `(P,)`, float):
+            Scores of the other responses.
+        confidence (`float`, *optional*, defaults to `0.95`):
+            Level of the interval.
+
+    Returns:
+        [`PairAccuracy`]
+
+    Raises:
+        `ValueError`: If a score is not a number, which no comparison would count.
+    """
+    if bool(torch.isnan(chosen).any()) or bool(torch.isnan(rejected).any()):
+        raise ValueError("Some scores are not numbers (nan); no accuracy can be given.")
+    wins, ties = int((chosen > rejected).sum()), int((chosen == rejected).sum())
+    interval = wilson_interval(wins + ties / 2, chosen.numel(), confidence)
+    return PairAccuracy(*interval, ties, chosen.numel())
+
+
+def mean_interval(values: Tensor, confidence: float = 0.95) -> Interval:
+    """
+    Mean with its normal interval, half-width z times the standard error.
+
+    Args:
+        values (`torch.Tensor` of shape `(N,)`, float):
+            Independent measurements, or differences of paired ones.
+        confidence (`float`, *optional*, defaults to `0.95`):
+            Level of the interval.
+
+    Returns:
+        [`Interval`]: Infinitely wide with fewer than two values.
+    """
+    mean = values.double().mean().item()
+    if values.numel() < 2:
+        return Interval(mean, -math.inf, math.inf)
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * values.double().std().item() / math.sqrt(values.numel())
+    return Interval(mean, mean - half, mean + half)
+
+
+def correlation(first: Tensor, second: Tensor) -> float:
+    """
+    Pearson correlation.
+
+    Args:
+        first (`torch.Tensor` of shape `(N,)`, float):
+            One quantity.
+        second (`torch.Tensor` of shape `(N,)`, float):
+            The other.
+
+    Returns:
+        `float`: 0 where either is constant.
+    """
+    first, second = first.double() - first.double().mean(), second.double() - second.double().mean()
+    scale = first.norm() * second.norm()
+    return float(first @ second / scale) if scale > 0 else 0.0
+
+
+class PairScores(NamedTuple):
+    """What the reward trainer keeps of every pair. `P` pairs, `S` scales."""
+
+    chosen: Tensor  # (P,) float32, mixed score
+    rejected: Tensor  # (P,) float32
+    scale_chosen: Tensor  # (P, S) float32, score of each scale
+    scale_rejected: Tensor  # (P, S) float32
+    gate: Tensor  # (P, S) float32, mean of the pair's two gates, which the prompt makes equal
+    chosen_length: Tensor  # (P,) int64, response tokens
+    rejected_length: Tensor  # (P,) int64
+    loss: Tensor  # (P,) float32, in nats, all terms and the weight included
+    scale_losses: Tensor  # (P, S) float32, in nats, not weighted
+
+
+def summarize_pairs(pairs: PairScores, scales: list[str]) -> dict[str, float]:
+    """
+    Figures of a set of pairs, exact over them however they were batched.
+
+    Args:
+        pairs ([`PairScores`]):
+            Scores of all pairs.
+        scales (`list[str]` of length `S`):
+            Names of the scales.
+
+    Returns:
+        `dict[str, float]`: `loss`; `accuracy` of the mixed score with `accuracy_low` and `accuracy_high`, `ties`,
+        `pairs`, `margin`; the same of each scale as `accuracy/<scale>`, `loss/<scale>`, `margin/<scale>`; the mean
+        gate as `gate/<scale>`; `length_correlation` of score and response length; `longer_accuracy`, the accuracy of
+        preferring the longer response.
+    """
+    accuracy = pair_accuracy(pairs.chosen, pairs.rejected)
+    scores = torch.cat([pairs.chosen, pairs.rejected])
+    lengths = torch.cat([pairs.chosen_length, pairs.rejected_length])
+    summary = {
+        "loss": pairs.loss.double().mean().item(),
+        "accuracy": accuracy.value,
+        "accuracy_low": accuracy.low,
+        "accuracy_high": accuracy.high,
+        "ties": accuracy.ties,
+        "pairs": accuracy.pairs,
+        "margin": (pairs.chosen - pairs.rejected).mean().item(),
+        "min_reward": scores.min().item(),
+        "mean_reward": scores.mean().item(),
+        "max_reward": scores.max().item(),
+        "length_correlation": correlation(scores, lengths),
+        "longer_accuracy": pair_accuracy(pairs.chosen_length, pairs.rejected_length).value,
+    }
+    for i, scale in enumerate(scales):
+        of_scale = pair_accuracy(pairs.scale_chosen[:, i], pairs.scale_rejected[:, i])
+        summary[f"accuracy/{scale}"] = of_scale.value
+        summary[f"accuracy_low/{scale}"] = of_scale.low
+        summary[f"accuracy_high/{scale}"] = of_scale.high
+        summary[f"loss/{scale}"] = pairs.scale_losses[:, i].mean().item()
+        summary[f"margin/{scale}"] = (pairs.scale_chosen[:, i] - pairs.scale_rejected[:, i]).mean().item()
+        summary[f"gate/{scale}"] = pairs.gate[:, i].mean().item()
+    return summary

@@ -1,0 +1,394 @@
+"""The multi-scale reward model: any decoder that `AutoModelForSequenceClassification` knows, with a head that scores
+tokens, segments and the response, mixed by a gate that reads the prompt."""
+
+import inspect
+import json
+import os
+from copy import copy
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from peft import PeftConfig, PeftModel
+from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .layout import find_response_start, last_kept, positions_from, response_mask, segment_ends
+from .scales import SCALES, mix, scale_prefix_values
+
+CONTEXTS = ("none", "gate", "head")
+
+# Rank of the prompt-conditioned part of the head in the "head" context: two (rank, hidden) matrices, since a full
+# bilinear map would have as many parameters as an attention layer.
+CONTEXT_RANK = 16
+
+ADAPTER_SETTINGS_NAME = "multi_scale.json"
+
+
+@dataclass
+class MultiScaleSettings:
+    """
+    What a checkpoint must remember beside its weights. Stored in its `config.json` under `multi_scale`.
+
+    Args:
+        scales (`list[str]`, *optional*, defaults to `["token", "segment", "response"]`):
+            Scales that make up the score.
+        context (`str`, *optional*, defaults to `"gate"`):
+            How the prompt enters: `"gate"` weighs the scales, `"head"` conditions the response head, `"none"` not at
+            all (several scales are then averaged).
+        response_marker_ids (`list[int]`, *optional*):
+            Token ids that the chat template writes before the assistant's turn. Empty: a caller must say where the
+            response starts.
+        segment_boundary_ids (`list[int]`, *optional*):
+            Token ids that end a segment.
+    """
+
+    scales: list[str] = field(default_factory=lambda: list(SCALES))
+    context: str = "gate"
+    response_marker_ids: list[int] = field(default_factory=list)
+    segment_boundary_ids: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_scales(self.scales, self.context)
+
+
+def check_scales(scales: list[str], context: str) -> None:
+    """
+    Refuse scales or a context that do not exist or do not go together.
+
+    Args:
+        scales (`list[str]`):
+            Names of scales.
+        context (`str`):
+            How the prompt enters.
+
+    Raises:
+        `ValueError`: Naming what is wrong and what may stand there.
+    """
+    unknown = [scale for scale in scales if scale not in SCALES]
+    if unknown or not scales or len(set(scales)) < len(scales):
+        raise ValueError(f"`scales` is {scales}. Name one or more of {list(SCALES)}, each once.")
+    if context not in CONTEXTS:
+        raise ValueError(f"`context` is '{context}'. Use one of {list(CONTEXTS)}.")
+    if context == "gate" and len(scales) == 1:
+        raise ValueError(f"`context='gate'` weighs scales, but there is only {scales}. Use 'none' or 'head'.")
+    if context == "head" and "response" not in scales:
+        raise ValueError(f"`context='head'` conditions the response head, but `scales` is {scales}. Add 'response'.")
+
+
+@dataclass
+class MultiScaleRewardOutput(ModelOutput):
+    """
+    Output of the multi-scale reward model. `B` rows, `T` tokens, `S` scales in the order of `settings.scales`.
+
+    Args:
+        logits (`torch.Tensor` of shape `(B, 1)`, float32):
+            The score, where TRL and Transformers look for it.
+        scale_scores (`torch.Tensor` of shape `(B, S)`, float32):
+            Score of each scale on its own.
+        gate (`torch.Tensor` of shape `(B, S)`, float32):
+            Weight of each scale; a row sums to 1.
+        prefix_values (`torch.Tensor` of shape `(B, T, S)`, float32):
+            Each scale's value of the response up to and including each token; 0 outside the response.
+        prompt_value (`torch.Tensor` of shape `(B, S)`, float32):
+            The same for the empty response: the response head read on the last prompt token, 0 at the other scales.
+        token_scores (`torch.Tensor` of shape `(B, T)`, float32):
+            Score of each token; 0 outside the response.
+        segment_scores (`torch.Tensor` of shape `(B, T)`, float32):
+            Score of each segment at its last token; 0 elsewhere.
+        response_mask (`torch.Tensor` of shape `(B, T)`, bool):
+            Tokens of the response.
+    """
+
+    logits: Tensor | None = None
+    scale_scores: Tensor | None = None
+    gate: Tensor | None = None
+    prefix_values: Tensor | None = None
+    prompt_value: Tensor | None = None
+    token_scores: Tensor | None = None
+    segment_scores: Tensor | None = None
+    response_mask: Tensor | None = None
+
+
+class HeadOutput(NamedTuple):
+    """What the head reads from the hidden states."""
+
+    token: Tensor  # (B, T) float32
+    segment: Tensor  # (B, T) float32
+    response: Tensor  # (B, T) float32
+    gate: Tensor  # (B, S) float32, a row sums to 1
+
+
+class MultiScaleHead(nn.Linear):
+    """
+    The linear map of a stock reward model, with those of the other scales and the gate beside it.
+
+    `weight` is the response head, under the key `score.weight` that stock classes read. The others are parameters of
+    this one module rather than modules of their own: PEFT saves a module called `score` whole, and neither LoRA's
+    `all-linear` nor 4-bit quantisation can take hold of a part of it.
+
+    Args:
+        hidden_size (`int`):
+            Width of the decoder.
+        settings ([`MultiScaleSettings`]):
+            Scales and context.
+    """
+
+    def __init__(self, hidden_size: int, settings: MultiScaleSettings) -> None:
+        super().__init__(hidden_size, 1, bias=False)
+        self.scales = list(settings.scales)
+        for scale in ("token", "segment"):
+            if scale in self.scales:
+                self.register_parameter(scale, nn.Parameter(torch.empty(1, hidden_size)))
+        if settings.context == "gate":
+            self.gate = nn.Parameter(torch.empty(len(self.scales), hidden_size))
+            self.gate_bias = nn.Parameter(torch.empty(len(self.scales)))
+        if settings.context == "head":
+            self.context_prompt = nn.Parameter(torch.empty(CONTEXT_RANK, hidden_size))
+            self.context_response = nn.Parameter(torch.empty(CONTEXT_RANK, hidden_size))
+        if "response" not in self.scales:
+            self.weight.requires_grad_(False)  # it takes no part in the score, and stays at its initial 0
+        self.settings_context = settings.context
+
+    def forward(self, hidden: Tensor, context_index: Tensor) -> HeadOutput:  # type: ignore[override]
+        """Read `(B, T, H)` hidden states of any dtype; `context_index` `(B,)` is each row's last prompt token."""
+        # In bfloat16 two good responses tie: an 8-bit mantissa cannot tell 4.01 from 4.02. Autocast would undo this.
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden = hidden.float()
+            prompt = hidden[torch.arange(hidden.size(0), device=hidden.device), context_index]
+            zeros = hidden.new_zeros(hidden.shape[:2])
+            response = F.linear(hidden, self.weight)[..., 0] if "response" in self.scales else zeros
+            if self.settings_context == "head":
+                by_prompt = F.linear(prompt, self.context_prompt)[:, None]
+                response = response + (F.linear(hidden, self.context_response) * by_prompt).sum(-1)
+            if self.settings_context == "gate":
+                gate = F.linear(prompt, self.gate, self.gate_bias).softmax(-1)
+            else:
+                gate = hidden.new_full((hidden.size(0), len(self.scales)), 1 / len(self.scales))
+            return HeadOutput(
+                token=F.linear(hidden, self.token)[..., 0] if "token" in self.scales else zeros,
+                segment=F.linear(hidden, self.segment)[..., 0] if "segment" in self.scales else zeros,
+                response=response,
+                gate=gate,
+            )
+
+
+class MultiScaleMixin:
+    """
+    Stands before an architecture's own classification class and scores at several scales.
+
+    The backbone, its loading, saving, sharding and quantisation stay Transformers'; only the head and what is read
+    from it are ours.
+    """
+
+    _keep_in_fp32_modules_strict = frozenset({"score"})
+    _boundary_cache: Tensor | None = None
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        if not isinstance(getattr(self, "score", None), nn.Linear):
+            raise ValueError(
+                f"{type(self).__name__} has no linear head called `score`, so it is not a decoder with a stock reward "
+                "head. Use a causal model such as Qwen3, Llama, GPT-NeoX or GPT-2."
+            )
+        self.settings = MultiScaleSettings(**config.multi_scale)
+        self.score = MultiScaleHead(config.get_text_config().hidden_size, self.settings)
+        # The stock class has initialised all its modules; the new head goes through the same door.
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, MultiScaleHead):
+            std = self.config.initializer_range
+            for name, parameter in module.named_parameters():
+                # The gate starts even and the prompt has no say at first: training begins as the plain mean of scales.
+                if name in ("gate", "gate_bias", "context_response") or not parameter.requires_grad:
+                    init.zeros_(parameter)
+                elif name != "weight":
+                    init.normal_(parameter, mean=0.0, std=std)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        response_start: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> MultiScaleRewardOutput:
+        """
+        Score a batch of prompts with their responses.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(B, T)`, int64):
+                Prompt and response of each row, padded on either side.
+            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*):
+                1 on real tokens; where it is not given every token is real.
+            response_start (`torch.Tensor` of shape `(B,)`, int64, *optional*):
+                Index of each row's first response token, padding included. Where it is not given, the response starts
+                after the last response marker that was saved with the model.
+            position_ids (`torch.Tensor` of shape `(B, T)`, int64, *optional*):
+                Positions; counted from each row's first real token where they are not given.
+
+        Returns:
+            [`MultiScaleRewardOutput`]
+
+        Raises:
+            `ValueError`: If the response cannot be found.
+        """
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if response_start is None:
+            response_start = self._find_response_start(input_ids, attention_mask)
+        backbone = getattr(self, self.base_model_prefix)
+        if position_ids is None and "position_ids" in inspect.signature(backbone.forward).parameters:
+            position_ids = positions_from(attention_mask)
+        if position_ids is not None:
+            kwargs["position_ids"] = position_ids
+        hidden = backbone(input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
+
+        response = response_mask(response_start, attention_mask)
+        context = (response_start - 1).clamp(min=0)
+        head = self.score(hidden, context)
+        boundary = torch.isin(input_ids, self._boundary_ids(input_ids.device)) & response
+        ends = segment_ends(boundary, response)
+        chosen = [SCALES.index(scale) for scale in self.settings.scales]
+        prefix = scale_prefix_values(head.token, head.segment, head.response, boundary, ends, response)[..., chosen]
+
+        rows = torch.arange(input_ids.size(0), device=input_ids.device)
+        last = last_kept(response)
+        scale_scores = prefix[rows, last]
+        # A segment that is still open when the response stops ends there.
+        ends = ends | (response & ~boundary & (torch.arange(response.size(1), device=last.device) == last[:, None]))
+        at_prompt = head.response.new_zeros(rows.numel(), len(SCALES))
+        at_prompt[:, SCALES.index("response")] = head.response[rows, context]
+        return MultiScaleRewardOutput(
+            logits=mix(scale_scores, head.gate)[:, None],
+            scale_scores=scale_scores,
+            gate=head.gate,
+            prefix_values=prefix,
+            prompt_value=at_prompt[:, chosen],
+            token_scores=head.token * response,
+            segment_scores=head.segment * ends,
+            response_mask=response,
+        )
+
+    def set_layout(self, response_marker_ids: list[int], segment_boundary_ids: list[int]) -> None:
+        """
+        Remember, for saving too, how the response and its segments are found in token ids.
+
+        Args:
+            response_marker_ids (`list[int]`):
+                Ids that the chat template writes before the assistant's turn; empty for plain text.
+            segment_boundary_ids (`list[int]`):
+                Ids that end a segment.
+        """
+        self.settings.response_marker_ids = list(response_marker_ids)
+        self.settings.segment_boundary_ids = list(segment_boundary_ids)
+        self.config.multi_scale = asdict(self.settings)
+        self._boundary_cache = None
+
+    def _boundary_ids(self, device: torch.device) -> Tensor:
+        # Not a buffer: loading by way of the meta device leaves a buffer that the checkpoint lacks undefined.
+        if self._boundary_cache is None or self._boundary_cache.device != device:
+            self._boundary_cache = torch.tensor(self.settings.segment_boundary_ids, dtype=torch.long, device=device)
+        return self._boundary_cache
+
+    def _find_response_start(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        if self.settings.response_marker_ids:
+            return find_response_start(input_ids, attention_mask, self.settings.response_marker_ids)
+        if self.settings.scales == ["response"] and self.settings.context == "none":
+            return last_kept(attention_mask)  # only the last token is read, wherever the response starts
+        raise ValueError(
+            "This reward model was trained on plain text, without a chat template that marks where the response "
+            "starts. Pass `response_start`, or score with `toolkit.RewardFunction`, which knows."
+        )
+
+
+@cache
+def _model_class(config_class: type) -> type[PreTrainedModel]:
+    try:
+        stock = AutoModelForSequenceClassification._model_mapping[config_class]
+    except KeyError:
+        raise ValueError(f"Transformers has no sequence classification class for {config_class.__name__}.") from None
+    # It bears the stock name, since Transformers writes the class's name into `config.json`, and serving engines
+    # that go by that name should find the class that they know.
+    return type(stock.__name__, (MultiScaleMixin, stock), {"__module__": __name__, "__doc__": MultiScaleMixin.__doc__})
+
+
+class AutoModelForMultiScaleReward:
+    """Loads a multi-scale reward model, or begins one from a causal-LM or classification checkpoint."""
+
+    @staticmethod
+    def from_pretrained(
+        name_or_path: str, settings: MultiScaleSettings | None = None, **kwargs: Any
+    ) -> PreTrainedModel | PeftModel:
+        """
+        Load a checkpoint with the architecture's own class and the multi-scale head.
+
+        Args:
+            name_or_path (`str`):
+                Hub name or folder of a model, or folder of a LoRA adapter that `MultiScaleRewardTrainer` saved.
+            settings ([`MultiScaleSettings`], *optional*):
+                Scales and context of a new reward model. Not needed, and taken from the checkpoint, for one that was
+                trained here.
+            kwargs (`dict`, *optional*):
+                What `AutoModelForSequenceClassification.from_pretrained` takes: `dtype`, `attn_implementation`,
+                `quantization_config`, `device_map`, `revision`, …
+
+        Returns:
+            [`~transformers.PreTrainedModel`], or [`~peft.PeftModel`] for an adapter.
+
+        Raises:
+            `ValueError`: If the checkpoint is not a multi-scale reward model and no `settings` are given, or its
+            architecture has no stock reward head.
+        """
+        if os.path.isfile(os.path.join(name_or_path, ADAPTER_CONFIG_NAME)):
+            base = PeftConfig.from_pretrained(name_or_path).base_model_name_or_path
+            settings = settings or _adapter_settings(name_or_path)
+            model = AutoModelForMultiScaleReward.from_pretrained(base, settings, **kwargs)
+            return PeftModel.from_pretrained(model, name_or_path)
+
+        shared = {key: kwargs[key] for key in ("revision", "trust_remote_code", "token", "cache_dir") if key in kwargs}
+        config = AutoConfig.from_pretrained(name_or_path, num_labels=1, **shared)
+        saved = getattr(config, "multi_scale", None)
+        if settings is None and saved is None:
+            raise ValueError(
+                f"'{name_or_path}' is not a multi-scale reward model: its config.json has no `multi_scale`. Train it "
+                "with MultiScaleRewardTrainer first, or pass `settings=MultiScaleSettings()` to begin a new head."
+            )
+        if settings is not None:
+            config.multi_scale = asdict(settings)
+        if quantization := kwargs.get("quantization_config"):
+            # Transformers keeps only the module of the last parameter out of 4-bit by itself.
+            quantization = copy(quantization)
+            quantization.llm_int8_skip_modules = [*(quantization.llm_int8_skip_modules or []), "score"]
+            kwargs["quantization_config"] = quantization
+        return _model_class(type(config)).from_pretrained(name_or_path, config=config, **kwargs)
+
+
+def save_adapter_settings(settings: MultiScaleSettings, folder: str) -> None:
+    """
+    Write the settings beside a LoRA adapter, whose own files have no room for them.
+
+    Args:
+        settings ([`MultiScaleSettings`]):
+            Settings of the model that the adapter belongs to.
+        folder (`str`):
+            Folder of the adapter. A `config.json` there would make stock loaders take it for a whole model.
+    """
+    Path(folder, ADAPTER_SETTINGS_NAME).write_text(json.dumps(asdict(settings), indent=2) + "\n")
+
+
+def _adapter_settings(folder: str) -> MultiScaleSettings:
+    path = Path(folder, ADAPTER_SETTINGS_NAME)
+    if not path.is_file():
+        raise ValueError(
+            f"The adapter in '{folder}' has no {ADAPTER_SETTINGS_NAME} beside it. MultiScaleRewardTrainer writes that "
+            "file when it saves; for an adapter saved otherwise call `save_adapter_settings` or pass `settings`."
+        )
+    return MultiScaleSettings(**json.loads(path.read_text()))

@@ -1,0 +1,309 @@
+"""TRL's `RLOOTrainer` with per-token credit, any baseline, and one generation a prompt where that is enough."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather
+from torch import Tensor
+from transformers import GenerationConfig
+from trl import RLOOTrainer
+
+from .advantages import (
+    Moments,
+    RidgeStatistics,
+    batch_mean_baseline,
+    batch_ridge_statistics,
+    decay_and_add,
+    leave_one_out_baseline,
+    moving_average,
+    prefix_features,
+    reward_to_go,
+    ridge_coefficients,
+    update_moments,
+    whiten,
+)
+from .policy_loss import clipped_policy_loss, reinforce_loss
+from .reinforce_config import ReinforceConfig
+from .reward_function import ResponseScore, RewardFunction
+
+STATE_NAME = "reinforce_state.json"
+
+
+class ReinforceTrainer(RLOOTrainer):
+    """
+    [`trl.RLOOTrainer`] with its own baseline, credit and loss. Generation, vLLM, the reference model, LoRA, ZeRO-3
+    gathering and logging stay TRL's.
+
+    Args:
+        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Policy.
+        reward_funcs (`RewardFunction`, `Callable`, `str`, or a `list` of them):
+            Reward functions, as TRL takes them. The prefix baseline needs exactly one [`RewardFunction`] among them.
+        args ([`ReinforceConfig`]):
+            Configuration.
+        train_dataset ([`~datasets.Dataset`]):
+            Rows with a `prompt`, plain or messages.
+        kwargs (`dict`, *optional*):
+            What [`trl.RLOOTrainer`] takes: `eval_dataset`, `processing_class`, `peft_config`, `callbacks`, …
+
+    Raises:
+        `ValueError`: If the prefix baseline has no reward function to read from, or the policy takes images.
+    """
+
+    _name = "Reinforce"
+
+    def __init__(self, model: Any, reward_funcs: Any, args: ReinforceConfig, **kwargs: Any) -> None:
+        super().__init__(model=model, reward_funcs=reward_funcs, args=args, **kwargs)
+        if self._is_vlm:
+            raise ValueError(f"{type(self).__name__} works on text only, but the policy takes images.")
+        with_prefixes = [func for func in self.reward_funcs if isinstance(func, RewardFunction)]
+        if args.prefix_baseline and len(with_prefixes) != 1:
+            raise ValueError(
+                "`prefix_baseline=True` reads the prefix values of one RewardFunction, but `reward_funcs` has "
+                f"{len(with_prefixes)}. Wrap a multi-scale reward model in toolkit.RewardFunction, or set it to False."
+            )
+        self._prefix_source = with_prefixes[0] if args.prefix_baseline else None
+        scales = len(self._prefix_source.settings.scales) if self._prefix_source else 0
+        # One optimizer step uses up whole generation batches, so the policy that is trained is the one that sampled.
+        self._on_policy = args.gradient_accumulation_steps % (args.steps_per_generation * args.num_iterations) == 0
+        self._moving_average: float | None = None
+        self._reward_moments = Moments()
+        self._prefix_fit = RidgeStatistics.empty(2 * (1 + scales))
+        self._frozen_logps: list[Tensor] = []
+        self._rewards = torch.empty(0)
+
+    # TRL's method does everything from sampling to advantages and returns only their result. These two keep what it
+    # passes by: the rewards, and the log-probabilities without gradient, of the policy first and then the reference.
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        self._rewards = super()._calculate_rewards(*args, **kwargs)
+        return self._rewards
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            self._frozen_logps.append(result[0])
+        return result
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._frozen_logps.clear()
+        output = super()._generate_and_score_completions(inputs)
+        output["old_per_token_logps"] = self._frozen_logps[0]
+        if self.model.training:
+            kl = (
+                self._frozen_logps[0] - self._frozen_logps[1] if self.beta else torch.zeros_like(self._frozen_logps[0])
+            )
+            output["advantages"] = self._token_advantages(inputs, output, kl)
+        else:  # an evaluation has no baseline to keep and no gradient to take
+            output["advantages"] = torch.zeros_like(self._frozen_logps[0])
+        return output
+
+    def _token_advantages(self, inputs: list[dict[str, Any]], output: dict[str, Any], kl: Tensor) -> Tensor:
+        """Advantages `(B, T)` of this process's responses; baselines see the responses of every process."""
+        mask, metrics = output["completion_mask"], self._metrics["train"]
+        scores = self._prefix_source.last_scores if self._prefix_source else []
+        local = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
+
+        rewards = self._weighted(self._rewards)
+        moments = self._reward_moments
+        self._reward_moments = update_moments(moments, rewards)
+        if moments.size == 0:
+            moments = self._reward_moments  # the first batch has none before it
+        rewards = self._shape(rewards, moments)
+        returns = rewards - self.beta * gather((kl * mask).sum(1))
+        baseline = self._baseline(inputs, returns, moments)
+        metrics["baseline"].append(baseline.nanmean().item())
+
+        to_go = reward_to_go(rewards[local], kl, mask, self.beta)
+        # A response that was not scored, or has no other one to compare with, moves nothing.
+        advantages = ((to_go - baseline[local][:, None]) * mask).nan_to_num()
+        if self._prefix_source:
+            scored = mask * ~(rewards - baseline)[local].isnan()[:, None]
+            advantages = self._subtract_prefix(advantages, scores, scored, output)
+        if self.normalize_advantages:
+            count, total, squares = self._reduced_sums(mask, advantages, advantages**2)
+            variance = squares / count - (total / count) ** 2
+            advantages = whiten(advantages, total / count, variance.clamp(min=0).sqrt(), mask)
+        count, total, squares = self._reduced_sums(mask, advantages, advantages**2)
+        metrics["advantage_std"].append((squares / count - (total / count) ** 2).clamp(min=0).sqrt().item())
+        self._log_advantages(advantages[:, 0])
+        return advantages
+
+    def _weighted(self, rewards_per_func: Tensor) -> Tensor:
+        weighted = rewards_per_func * self.reward_weights.to(rewards_per_func.device)
+        return weighted.nansum(1).masked_fill(rewards_per_func.isnan().all(1), torch.nan)
+
+    def _shape(self, rewards: Tensor, moments: Moments) -> Tensor:
+        if self.args.normalize_rewards:
+            rewards = (rewards - moments.mean) / moments.std
+        return rewards.clamp(*self.reward_clip_range) if self.reward_clip_range else rewards
+
+    def _baseline(self, inputs: list[dict[str, Any]], returns: Tensor, moments: Moments) -> Tensor:
+        """Baseline `(N,)` of every process's responses."""
+        if self.args.baseline == "leave_one_out":
+            return leave_one_out_baseline(returns, self.num_generations)
+        if self.args.baseline == "batch_mean":
+            return batch_mean_baseline(returns)
+        if self.args.baseline == "moving_average":
+            earlier = 0.0 if self._moving_average is None else self._moving_average
+            self._moving_average = moving_average(self._moving_average, returns, self.args.moving_average_decay)
+            return torch.full_like(returns, earlier)
+        if self.args.baseline == "greedy":
+            return self._shape(self._greedy_rewards(inputs), moments)
+        return torch.zeros_like(returns)
+
+    def _greedy_rewards(self, inputs: list[dict[str, Any]]) -> Tensor:
+        """Rewards `(N,)` of the greedy responses to the same prompts; each prompt is decoded once."""
+        prompts = [example["prompt"] for example in inputs]
+        distinct = {json.dumps(prompt): prompt for prompt in prompts}
+        sampling, kwargs = self.generation_config, self.generation_kwargs
+        greedy = {key: value for key, value in kwargs.items() if key not in ("temperature", "top_p", "top_k", "min_p")}
+        self.generation_kwargs = {**greedy, "do_sample": False}
+        self.generation_config = GenerationConfig(**self.generation_kwargs, disable_compile=True)
+        try:
+            ids = self._generate_single_turn(*self._tokenize_prompts(list(distinct.values())))
+        finally:
+            self.generation_config, self.generation_kwargs = sampling, kwargs
+        texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
+        found = dict(zip(distinct, zip(ids, texts, strict=True), strict=True))
+        rows = [found[json.dumps(prompt)] for prompt in prompts]
+        plain = isinstance(prompts[0], str)
+        completions = [text if plain else [{"role": "assistant", "content": text}] for _, text in rows]
+        pending = {name: list(values) for name, values in self._pending_metrics.items()}
+        rewards = super()._calculate_rewards(inputs, prompts, completions, [row_ids for row_ids, _ in rows])
+        self._pending_metrics.clear()  # metrics of the sampled responses are logged, not those of the greedy ones
+        self._pending_metrics.update(pending)
+        self._pending_extra_logs.clear()
+        return self._weighted(rewards)
+
+    def _subtract_prefix(
+        self, advantages: Tensor, scores: list[ResponseScore | None], scored: Tensor, output: dict[str, Any]
+    ) -> Tensor:
+        """Subtract the fit of earlier batches `(B, T)`, then let this batch into the fit."""
+        values, prompt_value = self._align(scores, output["completion_ids"], scored)
+        features = prefix_features(values, prompt_value, scored, self.max_completion_length)
+        coefficients = ridge_coefficients(self._prefix_fit, self.args.prefix_penalty).to(features)
+        remaining = advantages - features @ coefficients
+
+        count, _, before, _, after = self._reduced_sums(scored, advantages, advantages**2, remaining, remaining**2)
+        self._metrics["train"]["prefix/explained"].append(
+            (1 - after / before.clamp(min=1e-12)).item() if count else 0.0
+        )
+        batch = batch_ridge_statistics(features[scored.bool()], advantages[scored.bool()])
+        batch = RidgeStatistics(*(self.accelerator.reduce(part, "sum").cpu() for part in batch))
+        self._prefix_fit = decay_and_add(self._prefix_fit, batch, self.args.prefix_decay)
+        return remaining
+
+    def _align(self, scores: list[ResponseScore | None], ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Prefix values `(B, T, S)` after each of the *policy's* tokens, and of the empty response `(B, S)`."""
+        scales = len(self._prefix_source.settings.scales)
+        values, prompt_value = torch.zeros(*ids.shape, scales), torch.zeros(len(ids), scales)
+        for i, score in enumerate(scores):
+            length = int(mask[i].sum())
+            if score is None or length == 0:
+                continue
+            prompt_value[i] = score.prompt_value
+            if score.same_tokens:
+                values[i, :length] = score.prefix_values[:length]
+            else:
+                values[i, :length] = align_by_offsets(score, self._character_ends(ids[i, :length].tolist()))
+        return values.to(ids.device), prompt_value.to(ids.device)
+
+    def _character_ends(self, ids: list[int]) -> list[int]:
+        decode = self.processing_class.decode
+        # Half a character decodes to U+FFFD; it is not there yet.
+        return [
+            len(decode(ids[: t + 1], skip_special_tokens=True).rstrip("\N{REPLACEMENT CHARACTER}"))
+            for t in range(len(ids))
+        ]
+
+    def _reduced_sums(self, mask: Tensor, *values: Tensor) -> Tensor:
+        """Number of kept tokens and the kept sum of each of `values`, over every process."""
+        sums = torch.stack([mask.sum().double(), *((value * mask).double().sum() for value in values)])
+        return self.accelerator.reduce(sums, "sum")
+
+    def _log_advantages(self, first: Tensor) -> None:
+        """Put our advantages, at the first token, in the place of TRL's in its table of completions."""
+        everyone = gather(first).tolist()
+        for _ in range(min(len(everyone), len(self._logs["advantages"]))):
+            self._logs["advantages"].pop()
+        self._logs["advantages"].extend(everyone)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        mask, mode = inputs["completion_mask"], "train" if self.model.training else "eval"
+        logps, entropies, aux_loss = self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
+            torch.cat([inputs["prompt_mask"], mask], dim=1),
+            inputs["completion_ids"].size(1),
+            compute_entropy=True,
+            compute_aux_loss=self.aux_loss_enabled,
+        )
+        if self._on_policy:
+            loss = reinforce_loss(logps, inputs["advantages"], mask)
+        else:
+            old = inputs["old_per_token_logps"]
+            loss, clipped = clipped_policy_loss(
+                logps, old, inputs["advantages"], mask, self.epsilon_low, self.epsilon_high
+            )
+            count, cut = self._reduced_sums(mask, clipped)
+            self._metrics[mode]["clip_ratio"].append((cut / count.clamp(min=1)).item())
+        if self.aux_loss_enabled:
+            loss = loss + self.router_aux_loss_coef * aux_loss
+            self._metrics[mode]["aux_loss"].append(self.accelerator.reduce(aux_loss.detach(), "mean").item())
+        count, entropy = self._reduced_sums(mask, entropies.detach())
+        self._metrics[mode]["entropy"].append((entropy / count.clamp(min=1)).item())
+        return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
+            (folder / STATE_NAME).write_text(json.dumps(self._running_state()))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._restore_running_state(json.loads(Path(checkpoint, STATE_NAME).read_text()))
+
+    def _running_state(self) -> dict[str, Any]:
+        return {
+            "moving_average": self._moving_average,
+            "reward_moments": list(self._reward_moments),
+            "prefix_gram": self._prefix_fit.gram.tolist(),
+            "prefix_moment": self._prefix_fit.moment.tolist(),
+        }
+
+    def _restore_running_state(self, state: dict[str, Any]) -> None:
+        self._moving_average = state["moving_average"]
+        self._reward_moments = Moments(*state["reward_moments"])
+        gram, moment = (torch.tensor(state[key], dtype=torch.float64) for key in ("prefix_gram", "prefix_moment"))
+        if gram.shape != self._prefix_fit.gram.shape:
+            raise ValueError(
+                f"The checkpoint's prefix fit has {len(moment)} features, this run's {len(self._prefix_fit.moment)}. "
+                "Resume with the same reward model and `prefix_baseline`."
+            )
+        self._prefix_fit = RidgeStatistics(gram, moment)
+
+
+def align_by_offsets(score: ResponseScore, ends: list[int]) -> Tensor:
+    """
+    Prefix values at the policy's tokens, when the reward model cuts the same text into other tokens.
+
+    After a policy token that ends at character `c`, the value is that of the last reward-model token that ends at or
+    before `c`: what is known of the prefix without looking ahead.
+
+    Args:
+        score ([`ResponseScore`]):
+            Score of the response, with the character ends of its own tokens.
+        ends (`list[int]` of length `T`):
+            Where each policy token ends in the response text.
+
+    Returns:
+        `torch.Tensor` of shape `(T, S)`.
+    """
+    known = torch.cat([score.prompt_value[None], score.prefix_values])
+    count = torch.searchsorted(torch.tensor(score.ends), torch.tensor(ends), right=True)
+    return known[count]

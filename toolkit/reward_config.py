@@ -1,0 +1,106 @@
+"""Configuration of the reward trainer."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import RewardConfig
+
+from .modeling import check_scales
+from .scales import SCALES
+
+# The five preference models of Table 1 of the paper; each is a set of options and nothing else.
+PREFERENCE_MODELS: dict[str, dict[str, Any]] = {
+    "unbiased": {
+        "scales": ["response"],
+        "context": "none",
+        "loss_type": "pointwise",
+        "weight_by_strength": False,
+    },
+    "simple contrast": {
+        "scales": ["response"],
+        "context": "none",
+        "loss_type": "pairwise",
+        "weight_by_strength": False,
+    },
+    "weighted": {
+        "scales": ["response"],
+        "context": "none",
+        "loss_type": "pairwise",
+        "weight_by_strength": True,
+    },
+    "context-aware": {
+        "scales": ["response"],
+        "context": "head",
+        "loss_type": "pairwise",
+        "weight_by_strength": True,
+    },
+    "multi-scale": {
+        "scales": ["token", "segment", "response"],
+        "context": "gate",
+        "loss_type": "pairwise",
+        "weight_by_strength": True,
+    },
+}
+
+
+@dataclass
+class MultiScaleRewardConfig(RewardConfig):
+    r"""
+    Configuration of the [`MultiScaleRewardTrainer`]: what [`trl.RewardConfig`] has, and the structure of the score.
+
+    `max_length` differs from TRL's: a pair that is too long loses tokens from the left of its prompt instead of being
+    dropped. `label_smoothing_factor` is the probability that a label is wrong.
+
+    Args:
+        scales (`list[str]`, *optional*, defaults to `["token", "segment", "response"]`):
+            Scales that make up the score: 'token', 'segment', 'response', or some of them.
+        context (`str`, *optional*, defaults to `"gate"`):
+            How the prompt enters the score: 'gate' weighs the scales by prompt, 'head' conditions the response head
+            on it, 'none' does neither.
+        loss_type (`str`, *optional*, defaults to `"pairwise"`):
+            'pairwise' compares the two responses of a pair; 'pointwise' labels chosen 1 and rejected 0.
+        scale_loss_weight (`float`, *optional*, defaults to `0.5`):
+            Weight of the loss by which each scale must rank the pair on its own. With one scale it has no effect.
+        weight_by_strength (`bool`, *optional*, defaults to `True`):
+            Whether a pair's loss is weighted by its `strength` over the data set's mean, where it has such a column.
+    """
+
+    scales: list[str] = field(
+        default_factory=lambda: list(SCALES),
+        metadata={"help": "Scales that make up the score: 'token', 'segment', 'response', or some of them."},
+    )
+    context: str = field(
+        default="gate",
+        metadata={
+            "help": "How the prompt enters the score: 'gate' weighs the scales by prompt, 'head' conditions the "
+            "response head on it, 'none' does neither."
+        },
+    )
+    loss_type: str = field(
+        default="pairwise",
+        metadata={
+            "help": "'pairwise' compares the two responses of a pair; 'pointwise' labels chosen 1 and rejected 0."
+        },
+    )
+    scale_loss_weight: float = field(
+        default=0.5,
+        metadata={
+            "help": "Weight of the loss by which each scale must rank the pair on its own. With one scale it has no "
+            "effect."
+        },
+    )
+    weight_by_strength: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether a pair's loss is weighted by its `strength` over the data set's mean, where it has such "
+            "a column."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_scales(self.scales, self.context)
+        if self.loss_type not in ("pairwise", "pointwise"):
+            raise ValueError(f"`loss_type` is '{self.loss_type}'. Use 'pairwise' or 'pointwise'.")
+        if self.scale_loss_weight < 0:
+            raise ValueError(f"`scale_loss_weight` is {self.scale_loss_weight}. It must not be negative.")

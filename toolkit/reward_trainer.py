@@ -1,0 +1,324 @@
+"""TRL's `RewardTrainer` with a score at several scales."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from datasets import Dataset, IterableDataset
+from peft import PeftConfig, PeftModel, TaskType
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.trainer_utils import EvalLoopOutput
+from trl import RewardTrainer
+from trl.trainer.reward_trainer import DataCollatorForPreference
+
+from .data import normalize_pairs
+from .metrics import PairScores, summarize_pairs
+from .modeling import AutoModelForMultiScaleReward, MultiScaleSettings, save_adapter_settings
+from .preference_losses import centering_penalty, multi_scale_loss, strength_weights
+from .reward_config import MultiScaleRewardConfig
+from .tokenization import cut_prompt, encode_response, response_marker_ids, segment_boundary_ids
+
+logger = get_logger(__name__)
+
+
+@dataclass
+class MultiScaleCollator(DataCollatorForPreference):
+    """
+    TRL's collator for pairs, with where each response starts and the weight of each pair.
+
+    A batch of `P` pairs has `2 P` rows, all chosen first: `input_ids` and `attention_mask` `(2 P, T)` int64,
+    `response_start` `(2 P,)` int64, and `margin` and `weight` `(P,)` float32 where the data have them.
+    """
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        batch = super().torch_call(examples)
+        starts = [example[f"{side}_start"] for side in ("chosen", "rejected") for example in examples]
+        batch["response_start"] = torch.tensor(starts)
+        if "weight" in examples[0]:
+            batch["weight"] = torch.tensor([example["weight"] for example in examples], dtype=torch.float)
+        return batch
+
+
+class MultiScaleRewardTrainer(RewardTrainer):
+    """
+    [`trl.RewardTrainer`] for a reward model with several scales. Loading of data, LoRA, ZeRO and saving stay TRL's.
+
+    Args:
+        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Hub name or folder of a causal model, a reward model or an adapter, or a model from
+            [`AutoModelForMultiScaleReward`].
+        args ([`MultiScaleRewardConfig`]):
+            Configuration.
+        train_dataset ([`~datasets.Dataset`]):
+            Pairs in any of TRL's preference formats, with optional columns `margin` and `strength`.
+        eval_dataset ([`~datasets.Dataset`] or `dict` of them, *optional*):
+            Held-out pairs.
+        kwargs (`dict`, *optional*):
+            What [`trl.RewardTrainer`] takes: `processing_class`, `peft_config`, `quantization_config`, `callbacks`, …
+
+    Raises:
+        `ValueError`: If the data, the model or the LoRA configuration do not fit; the message names what and where.
+    """
+
+    _name = "MultiScaleReward"
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: MultiScaleRewardConfig,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        *,
+        quantization_config: Any = None,
+        peft_config: PeftConfig | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if peft_config is not None and peft_config.task_type != TaskType.SEQ_CLS:
+            raise ValueError(
+                f"`peft_config.task_type` is {peft_config.task_type}, with which the score head would be frozen and "
+                "left out of the saved adapter. Set `task_type='SEQ_CLS'`, on the command line `--lora_task_type SEQ_CLS`."
+            )
+        init_kwargs = args.model_init_kwargs
+        if isinstance(model, str):
+            model = self._load(model, args, quantization_config)
+            args.model_init_kwargs = None  # used up; TRL would warn that a loaded model ignores them
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            peft_config=peft_config,
+            **kwargs,
+        )
+        args.model_init_kwargs = init_kwargs
+        self.reward_model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        self.reward_model.set_layout(
+            response_marker_ids(self.processing_class), segment_boundary_ids(self.processing_class)
+        )
+        for name, parameter in self.model.named_parameters():
+            # TRL casts what QLoRA trains to bfloat16, in which a small optimizer step on the head is lost whole.
+            if "score." in name:
+                parameter.data = parameter.data.float()
+        self.data_collator = MultiScaleCollator(
+            pad_token_id=self.processing_class.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of
+        )
+        if self.processing_class.pad_token_id == self.processing_class.eos_token_id:
+            logger.warning(
+                "The padding token is the EOS token. Scores here are read at the last real token; stock classes look "
+                "for the last token that is not padding and would read the one before EOS. Give the tokenizer a "
+                "padding token of its own if the model will be used with them."
+            )
+        self._pairs: dict[str, list[PairScores]] = {"train": [], "eval": []}
+
+    @staticmethod
+    def _load(name_or_path: str, args: MultiScaleRewardConfig, quantization_config: Any) -> Any:
+        set_seed(args.seed)  # the new head is random; TRL seeds here, too
+        kwargs = dict(args.model_init_kwargs or {})
+        if quantization_config is not None:
+            kwargs["quantization_config"] = quantization_config
+        kwargs.setdefault("dtype", "float32")
+        kwargs.setdefault("trust_remote_code", args.trust_remote_code)
+        settings = MultiScaleSettings(scales=args.scales, context=args.context)
+        return AutoModelForMultiScaleReward.from_pretrained(name_or_path, settings, **kwargs)
+
+    def _prepare_dataset(
+        self,
+        dataset: Dataset,
+        processing_class: PreTrainedTokenizerBase,
+        args: MultiScaleRewardConfig,
+        dataset_name: str,
+    ) -> Dataset:
+        if isinstance(dataset, IterableDataset):
+            raise TypeError(
+                f"Data set '{dataset_name}' is streamed. Every pair is checked and the strengths are compared with "
+                "their mean before training, so load it whole."
+            )
+        if "chosen_start" in dataset.column_names:
+            return dataset  # prepared before
+        dataset = normalize_pairs(dataset, dataset_name)
+        with args.main_process_first(desc=f"tokenizing {dataset_name}"):
+            dataset = dataset.map(
+                tokenize_pair,
+                with_indices=True,
+                fn_kwargs={
+                    "tokenizer": processing_class,
+                    "max_length": args.max_length,
+                    "dataset_name": dataset_name,
+                    "needs_prompt": args.context != "none",
+                },
+                num_proc=args.dataset_num_proc,
+                desc=f"Tokenizing {dataset_name}",
+            )
+        cut = [tokens for tokens in dataset["cut_tokens"] if tokens]
+        if cut:
+            logger.warning(
+                f"Data set '{dataset_name}': {len(cut)} of {len(dataset)} pairs were longer than "
+                f"`max_length={args.max_length}` and lost {sum(cut) / len(cut):.0f} tokens on average, "
+                f"{max(cut)} at most, from the left of their prompt."
+            )
+        if args.weight_by_strength and "strength" in dataset.column_names:
+            weights = strength_weights(torch.tensor(dataset["strength"][:], dtype=torch.float64))
+            dataset = dataset.add_column("weight", weights.tolist())
+        elif args.weight_by_strength:
+            logger.info(f"Data set '{dataset_name}' has no column 'strength': all its pairs weigh the same.")
+        return dataset
+
+    def _set_signature_columns_if_needed(self) -> None:
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            self._signature_columns += ["chosen_start", "rejected_start", "weight"]
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        mode = "train" if self.model.training else "eval"
+        outputs = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            response_start=inputs["response_start"],
+            use_cache=False,
+        )
+        pairs = self._score_pairs(outputs, inputs)
+        if mode == "train":
+            tokens = self.accelerator.gather_for_metrics(inputs["attention_mask"].sum()).sum().item()
+            self._total_train_tokens += tokens // self._tp_size
+            self._pairs["train"].append(_detached(self.accelerator.gather_for_metrics(pairs)))
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+        loss = pairs.loss.mean()
+        return (loss, pairs) if return_outputs else loss
+
+    def _score_pairs(self, outputs: Any, inputs: dict[str, Tensor]) -> PairScores:
+        args = self.args
+        chosen, rejected = outputs.logits[:, 0].chunk(2)  # the collator stacks all chosen, then all rejected
+        scale_chosen, scale_rejected = outputs.scale_scores.chunk(2)
+        losses = multi_scale_loss(
+            chosen,
+            rejected,
+            scale_chosen,
+            scale_rejected,
+            pointwise=args.loss_type == "pointwise",
+            weight=inputs.get("weight"),
+            margin=inputs.get("margin"),
+            scale_weight=args.scale_loss_weight,
+            label_smoothing=args.label_smoothing_factor,
+        )
+        total = losses.total
+        if args.center_rewards_coefficient is not None:
+            total = total + args.center_rewards_coefficient * centering_penalty(chosen, rejected)
+        chosen_length, rejected_length = outputs.response_mask.sum(1).chunk(2)
+        return PairScores(
+            chosen=chosen,
+            rejected=rejected,
+            scale_chosen=scale_chosen,
+            scale_rejected=scale_rejected,
+            gate=torch.stack(outputs.gate.chunk(2)).mean(0),
+            chosen_length=chosen_length,
+            rejected_length=rejected_length,
+            loss=total,
+            scale_losses=losses.scales,
+        )
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        """One row a pair, so that what Transformers gathers and cuts to the data set's length are whole pairs."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, pairs = self.compute_loss(model, inputs, return_outputs=True)
+        return loss.detach(), tuple(_detached(pairs)), torch.ones_like(pairs.chosen_length)
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Transformers' loop, with metrics that are exact over all pairs rather than a mean over batches."""
+        output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
+        pairs = PairScores(*(torch.as_tensor(column) for column in output.predictions))
+        summary = summarize_pairs(pairs, self.reward_model.settings.scales)
+        output.metrics.update({f"{metric_key_prefix}_{key}": value for key, value in summary.items()})
+        return output
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the figures of the pairs trained on since the last log, exact over them."""
+        if self._pairs["train"] and self.model.training:
+            pairs = PairScores(*(torch.cat(column) for column in zip(*self._pairs["train"], strict=True)))
+            summary = summarize_pairs(pairs, self.reward_model.settings.scales)
+            summary.pop("loss")  # Transformers logs its own, over the same pairs
+            logs.update(summary)
+            self._pairs["train"].clear()
+        super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        if isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
+            save_adapter_settings(self.reward_model.settings, output_dir or self.args.output_dir)
+
+
+def tokenize_pair(
+    row: dict[str, Any],
+    index: int,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    dataset_name: str,
+    needs_prompt: bool,
+) -> dict[str, Any]:
+    """
+    Token ids of both sides of a pair, where their responses start, and how many prompt tokens were cut off.
+
+    Args:
+        row (`dict[str, Any]`):
+            A normalised pair.
+        index (`int`):
+            Its index, for the error message.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the reward model.
+        max_length (`int` or `None`):
+            Most tokens that a row may have.
+        dataset_name (`str`):
+            Name of the data set, for the error message.
+        needs_prompt (`bool`):
+            Whether the score reads the prompt's last token.
+
+    Returns:
+        `dict[str, Any]`: `chosen_ids`, `rejected_ids`, `chosen_start`, `rejected_start`, `cut_tokens`.
+
+    Raises:
+        `ValueError`: If a response is too long alone or has no token, or the prompt is empty where it is needed.
+    """
+    where = f"Data set '{dataset_name}', row {index + 1}"
+    template_kwargs = {"tools": row.get("tools"), **(row.get("chat_template_kwargs") or {})}
+    sides = [
+        encode_response(tokenizer, row["prompt"], row[side], **template_kwargs) for side in ("chosen", "rejected")
+    ]
+    for column, side in zip(("chosen", "rejected"), sides, strict=True):
+        if side.response_start == len(side.input_ids):
+            raise ValueError(
+                f"{where}, column '{column}': the response has no token after the prompt: nothing to score."
+            )
+        if needs_prompt and side.response_start == 0:
+            raise ValueError(
+                f"{where}, column 'prompt': the prompt is empty, but `context` reads it. Add a prompt, or set "
+                "`context='none'`."
+            )
+    try:
+        sides, cut = cut_prompt(tokenizer, sides, max_length)
+    except ValueError as error:
+        column = max(("chosen", "rejected"), key=lambda name: len(sides[name == "rejected"].input_ids))
+        raise ValueError(f"{where}, column '{column}': {error}") from None
+    return {
+        "chosen_ids": sides[0].input_ids,
+        "rejected_ids": sides[1].input_ids,
+        "chosen_start": sides[0].response_start,
+        "rejected_start": sides[1].response_start,
+        "cut_tokens": cut,
+    }
+
+
+def _detached(pairs: PairScores) -> PairScores:
+    return PairScores(*(column.detach() for column in pairs))

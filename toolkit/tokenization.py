@@ -1,0 +1,194 @@
+"""From text to token ids: the same ids as TRL's trainers, and where the response starts in them."""
+
+import re
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+Messages = list[dict[str, str]]
+
+# A sentence ends in a full stop or its kin, with the quotes and brackets that may close after it; a line ends in a
+# newline. What a single token cannot show (an abbreviation, a decimal point) is taken for an end.
+_BOUNDARY = re.compile(r"\n|[.!?。！？…][\"'”’»)\]]*\s*$")
+
+
+class EncodedResponse(NamedTuple):
+    """Token ids of a prompt with its response."""
+
+    input_ids: list[int]
+    response_start: int  # index of the response's first token
+    ends: list[int]  # of each response token, where it ends in the response text, in characters
+
+
+class TurnParts(NamedTuple):
+    """What the chat template writes around an assistant's last message."""
+
+    prompt: str  # the conversation so far, with the marker that opens the assistant's turn
+    head: str  # between the marker and the message, such as an empty thought
+    tail: str  # after the message, such as the end-of-turn token
+
+
+def segment_boundary_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """
+    Ids of the tokens that end a sentence, a line or a turn.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the reward model.
+
+    Returns:
+        `list[int]`: Sorted ids, special tokens included.
+    """
+    ids = range(len(tokenizer))
+    texts = tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)
+    special = set(tokenizer.all_special_ids)
+    return [i for i, text in zip(ids, texts, strict=True) if i in special or _BOUNDARY.search(text)]
+
+
+def response_marker_ids(tokenizer: PreTrainedTokenizerBase, **template_kwargs: Any) -> list[int]:
+    """
+    Ids that the chat template writes before an assistant's turn, by which a stock pipeline finds the response.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the reward model.
+        template_kwargs:
+            Further arguments of `apply_chat_template`.
+
+    Returns:
+        `list[int]`: Empty without a chat template, or where the template writes nothing before the turn.
+    """
+    if tokenizer.chat_template is None:
+        return []
+    question = [{"role": "user", "content": "a"}]
+    closed = tokenizer.apply_chat_template(question, tokenize=False, **template_kwargs)
+    opened = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True, **template_kwargs)
+    encoding = tokenizer(opened, add_special_tokens=False, return_offsets_mapping=True)
+    common = _common_prefix(closed, opened)
+    return [
+        i for i, (start, _) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True) if start >= common
+    ]
+
+
+def turn_parts(tokenizer: PreTrainedTokenizerBase, prompt: Messages, **template_kwargs: Any) -> TurnParts:
+    """
+    Split the template's rendering of a conversation around the assistant's last message.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer with a chat template.
+        prompt (`list[dict[str, str]]`):
+            Messages before the assistant's.
+        template_kwargs:
+            Further arguments of `apply_chat_template`.
+
+    Returns:
+        [`TurnParts`]
+    """
+    probe = "\N{SNOWMAN}"  # a message that no template writes by itself
+    whole = tokenizer.apply_chat_template(
+        [*prompt, {"role": "assistant", "content": probe}], tokenize=False, **template_kwargs
+    )
+    opened = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True, **template_kwargs)
+    before, _, tail = whole.rpartition(probe)
+    start = _common_prefix(before, opened)
+    return TurnParts(before[:start], before[start:], tail)
+
+
+def encode_response(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str | Messages,
+    response: str | Messages,
+    *,
+    finished: bool = True,
+    **template_kwargs: Any,
+) -> EncodedResponse:
+    """
+    Tokenize a prompt with its response as TRL's `RewardTrainer` does, and find where the response starts.
+
+    Plain text is joined, ends in EOS, and is tokenized as one; a token that spans the border belongs to the response.
+    A conversation is rendered with the chat template, whose own end of turn stands for EOS.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the reward model; a fast one, for its character offsets.
+        prompt (`str` or `list[dict[str, str]]`):
+            Prompt.
+        response (`str` or `list[dict[str, str]]`):
+            Response; in a conversation a list with the assistant's message, or several turns that end with it.
+        finished (`bool`, *optional*, defaults to `True`):
+            Whether the response came to its end. One that was cut off gets no EOS and no end of turn, so that the two
+            do not look the same to the reward model.
+        template_kwargs:
+            Further arguments of `apply_chat_template`.
+
+    Returns:
+        [`EncodedResponse`]
+
+    Raises:
+        `ValueError`: If the tokenizer has no character offsets, or no chat template for a conversation.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(f"{type(tokenizer).__name__} gives no character offsets. Load the tokenizer's fast version.")
+    if isinstance(prompt, str):
+        text, start = prompt + str(response), len(prompt)
+        if finished and not text.endswith(tokenizer.eos_token):
+            text += tokenizer.eos_token
+    else:
+        if tokenizer.chat_template is None:
+            raise ValueError(
+                "The data are conversations, but the tokenizer has no chat template. Set `chat_template_path`, or "
+                "give plain text."
+            )
+        text = tokenizer.apply_chat_template([*prompt, *response], tokenize=False, **template_kwargs)
+        opened = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True, **template_kwargs)
+        start = _common_prefix(opened, text)
+        if not finished:
+            text = text.removesuffix(turn_parts(tokenizer, prompt, **template_kwargs).tail)
+    encoding = tokenizer(text, add_special_tokens=isinstance(prompt, str), return_offsets_mapping=True)
+    token_ends = [end for _, end in encoding["offset_mapping"]]
+    first = next((i for i, end in enumerate(token_ends) if end > start), len(token_ends))
+    return EncodedResponse(encoding["input_ids"], first, [end - start for end in token_ends[first:]])
+
+
+def cut_prompt(
+    tokenizer: PreTrainedTokenizerBase, sides: list[EncodedResponse], max_length: int | None
+) -> tuple[list[EncodedResponse], int]:
+    """
+    Shorten a shared prompt from its left until every response fits. BOS stays, and so does the prompt's last token.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer that encoded them.
+        sides (`list[EncodedResponse]`):
+            Responses to one prompt; all lose the same tokens, so that none is judged on a context of its own.
+        max_length (`int` or `None`):
+            Most tokens that a row may have.
+
+    Returns:
+        `tuple[list[EncodedResponse], int]`: The shortened rows, and how many tokens each lost.
+
+    Raises:
+        `ValueError`: If a response does not fit beside one prompt token.
+    """
+    over = 0 if max_length is None else max(len(side.input_ids) for side in sides) - max_length
+    if over <= 0:
+        return sides, 0
+    keep = int(sides[0].input_ids[0] == tokenizer.bos_token_id)
+    if over > min(side.response_start for side in sides) - keep - 1:
+        longest = max(len(side.input_ids) - side.response_start for side in sides)
+        raise ValueError(
+            f"a response of {longest} tokens does not fit into `max_length={max_length}` beside its prompt's last "
+            "token. Raise `max_length` or drop the row."
+        )
+    return [
+        side._replace(
+            input_ids=side.input_ids[:keep] + side.input_ids[keep + over :], response_start=side.response_start - over
+        )
+        for side in sides
+    ], over
+
+
+def _common_prefix(first: str, second: str) -> int:
+    length = min(len(first), len(second))
+    return next((i for i in range(length) if first[i] != second[i]), length)
