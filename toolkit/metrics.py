@@ -143,34 +143,33 @@ def summarize_pairs(pairs: PairScores, scales: list[str]) -> dict[str, float]:
             Names of the scales.
 
     Returns:
-        `dict[str, float]`: `loss`; `accuracy` of the mixed score with `accuracy_low` and `accuracy_high`, `ties`,
-        `pairs`, `margin`; the same of each scale as `accuracy/<scale>`, `loss/<scale>`, `margin/<scale>`; the mean
-        gate as `gate/<scale>`; `length_correlation` of score and response length; `longer_accuracy`, the accuracy of
-        preferring the longer response.
+        `dict[str, float]`: Of the mixed score `accuracy`, `accuracy_low`, `accuracy_high`, `ties`, `pairs`, `loss`,
+        `margin`, `min_reward`, `mean_reward`, `max_reward` and `length_correlation` (of score and response length).
+        Of each scale `accuracy/<scale>` and the like, `loss/<scale>`, `margin/<scale>`, and its mean weight
+        `gate/<scale>`. Of preferring the longer response `accuracy/longer_wins` and the like.
     """
-    accuracy = pair_accuracy(pairs.chosen, pairs.rejected)
     scores = torch.cat([pairs.chosen, pairs.rejected])
     lengths = torch.cat([pairs.chosen_length, pairs.rejected_length])
     summary = {
+        **_accuracy_figures(pair_accuracy(pairs.chosen, pairs.rejected)),
+        "pairs": float(pairs.chosen.numel()),
         "loss": pairs.loss.double().mean().item(),
-        "accuracy": accuracy.value,
-        "accuracy_low": accuracy.low,
-        "accuracy_high": accuracy.high,
-        "ties": accuracy.ties,
-        "pairs": accuracy.pairs,
         "margin": (pairs.chosen - pairs.rejected).mean().item(),
         "min_reward": scores.min().item(),
         "mean_reward": scores.mean().item(),
         "max_reward": scores.max().item(),
         "length_correlation": correlation(scores, lengths),
-        "longer_accuracy": pair_accuracy(pairs.chosen_length, pairs.rejected_length).value,
+        **_accuracy_figures(pair_accuracy(pairs.chosen_length, pairs.rejected_length), "/longer_wins"),
     }
     for i, scale in enumerate(scales):
-        of_scale = pair_accuracy(pairs.scale_chosen[:, i], pairs.scale_rejected[:, i])
-        summary[f"accuracy/{scale}"] = of_scale.value
-        summary[f"accuracy_low/{scale}"] = of_scale.low
-        summary[f"accuracy_high/{scale}"] = of_scale.high
+        chosen, rejected = pairs.scale_chosen[:, i], pairs.scale_rejected[:, i]
+        summary |= _accuracy_figures(pair_accuracy(chosen, rejected), f"/{scale}")
         summary[f"loss/{scale}"] = pairs.scale_losses[:, i].mean().item()
-        summary[f"margin/{scale}"] = (pairs.scale_chosen[:, i] - pairs.scale_rejected[:, i]).mean().item()
+        summary[f"margin/{scale}"] = (chosen - rejected).mean().item()
         summary[f"gate/{scale}"] = pairs.gate[:, i].mean().item()
     return summary
+
+
+def _accuracy_figures(accuracy: PairAccuracy, suffix: str = "") -> dict[str, float]:
+    figures = {"accuracy": accuracy.value, "accuracy_low": accuracy.low, "accuracy_high": accuracy.high}
+    return {f"{name}{suffix}": value for name, value in {**figures, "ties": float(accuracy.ties)}.items()}

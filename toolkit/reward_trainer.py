@@ -78,7 +78,7 @@ class MultiScaleRewardTrainer(RewardTrainer):
         if peft_config is not None and peft_config.task_type != TaskType.SEQ_CLS:
             raise ValueError(
                 f"`peft_config.task_type` is {peft_config.task_type}, with which the score head would be frozen and "
-                "left out of the saved adapter. Set `task_type='SEQ_CLS'`, on the command line `--lora_task_type SEQ_CLS`."
+                "left out of the saved adapter. Set `task_type='SEQ_CLS'`, or `--lora_task_type SEQ_CLS`."
             )
         init_kwargs = args.model_init_kwargs
         if isinstance(model, str):

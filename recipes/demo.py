@@ -1,0 +1,123 @@
+"""The whole loop in minutes, without a download: a tiny decoder learns to answer in the sandbox, a multi-scale reward
+model learns from preference pairs, REINFORCE tunes the decoder on it, and the gold reward tells what came of it.
+
+    make demo
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from trl import SFTConfig, SFTTrainer, TrlParser
+
+from toolkit import (
+    MultiScaleRewardConfig,
+    MultiScaleRewardTrainer,
+    ReinforceConfig,
+    ReinforceTrainer,
+    RewardFunction,
+)
+from toolkit.metrics import mean_interval, pair_accuracy
+from toolkit.report import accuracies_of, format_interval, plot_loop, print_accuracy, print_table
+from toolkit.sampling import sample_responses
+from toolkit.sandbox import (
+    gold_judge,
+    sample_demonstrations,
+    sample_pairs,
+    sample_prompts,
+    sandbox_decoder,
+    sandbox_tokenizer,
+)
+from toolkit.scripting import SANDBOX_TEST_SEED
+
+
+@dataclass
+class DemoArguments:
+    """Sizes of the demonstration; the defaults fit two cores and a few minutes."""
+
+    output_dir: str = field(default="runs/demo", metadata={"help": "Folder of the run."})
+    pairs: int = field(default=6000, metadata={"help": "Preference pairs for the reward model."})
+    test_size: int = field(default=1000, metadata={"help": "Held-out pairs, and held-out prompts."})
+    sft_steps: int = field(default=500, metadata={"help": "Steps of supervised fine-tuning."})
+    reinforce_steps: int = field(default=150, metadata={"help": "Steps of REINFORCE."})
+    seed: int = field(default=0, metadata={"help": "Seed."})
+
+
+def main(args: DemoArguments) -> None:
+    out = Path(args.output_dir)
+    common = {
+        "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none", "seed": args.seed,
+        "save_strategy": "no", "lr_scheduler_type": "cosine", "weight_decay": 0.01,
+    }  # fmt: skip
+    tokenizer = sandbox_tokenizer()
+
+    print("1. Supervised fine-tuning of a tiny decoder")
+    config = SFTConfig(
+        str(out / "start"), max_steps=args.sft_steps, per_device_train_batch_size=32, learning_rate=3e-3,
+        warmup_steps=20, logging_steps=50, **common,
+    )  # fmt: skip
+    demonstrations = sample_demonstrations(32 * args.sft_steps, seed=args.seed)
+    sft = SFTTrainer(sandbox_decoder(), config, train_dataset=demonstrations, processing_class=tokenizer)
+    sft.train()
+    sft.save_model()
+
+    print("2. The multi-scale reward model")
+    config = MultiScaleRewardConfig(
+        str(out / "reward"), num_train_epochs=1, per_device_train_batch_size=16, per_device_eval_batch_size=64,
+        learning_rate=5e-4, warmup_steps=20, logging_steps=25, **common,
+    )  # fmt: skip
+    reward = MultiScaleRewardTrainer(
+        str(out / "start"),
+        config,
+        train_dataset=sample_pairs(args.pairs, seed=args.seed),
+        eval_dataset=sample_pairs(args.test_size, seed=SANDBOX_TEST_SEED),
+    )
+    reward.train()
+    reward.save_model()
+    reward_metrics = reward.evaluate()
+
+    print("3. REINFORCE on the reward model; the gold reward is logged, not trained on")
+    config = ReinforceConfig(
+        str(out / "policy"), max_steps=args.reinforce_steps, per_device_train_batch_size=64, num_generations=2,
+        baseline="leave_one_out", prefix_baseline=True, normalize_rewards=True, beta=0.02, max_completion_length=48,
+        learning_rate=3e-4, warmup_steps=5, logging_steps=1, reward_weights=[1, 0], **common,
+    )  # fmt: skip
+    reinforce = ReinforceTrainer(
+        str(out / "start"),
+        [RewardFunction(str(out / "reward"), batch_size=64), gold_judge],
+        config,
+        train_dataset=sample_prompts(32 * args.reinforce_steps, seed=args.seed),
+    )
+    reinforce.train()
+    reinforce.save_model()
+
+    print("4. Held-out prompts, before and after")
+    prompts = sample_prompts(args.test_size, seed=SANDBOX_TEST_SEED)["prompt"]
+    texts, gold = {}, {}
+    for name, model in (("before", sft.model), ("after", reinforce.model)):
+        texts[name] = sample_responses(model, tokenizer, prompts, max_new_tokens=48, seed=args.seed)
+        gold[name] = torch.tensor(gold_judge(prompts, texts[name]))
+    start, end, gain = (mean_interval(values) for values in (gold["before"], gold["after"], gold["after"] - gold["before"]))
+    wins = pair_accuracy(gold["after"], gold["before"])
+
+    accuracies = accuracies_of(reward_metrics, reward.args.scales)
+    log = [row for row in reinforce.state.log_history if "reward" in row]
+    print_accuracy(accuracies)
+    rows = [("before", format_interval(start)), ("after", format_interval(end)), ("gain", format_interval(gain))]
+    rows.append(("win rate", f"{format_interval(wins)}, {wins.ties} ties"))
+    print_table(f"Policy: gold reward on {args.test_size} held-out prompts", ("", "mean (95% interval)"), rows)
+    metrics = {"reward_model": reward_metrics, "start": start, "end": end, "gain": gain, "win_rate": wins, "log": log}
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
+    examples = [
+        {"prompt": prompts[i][0]["content"], "before": texts["before"][i], "after": texts["after"][i],
+         "gold_before": gold["before"][i].item(), "gold_after": gold["after"][i].item()}
+        for i in range(4)
+    ]  # fmt: skip
+    by_step = {key: [row[f"rewards/{name}/mean"] for row in log] for key, name in (("gold", "gold_judge"), ("model_reward", "RewardFunction"))}
+    plot_loop(out / "loop.png", accuracies, [row["step"] for row in log], **by_step, start=start, end=end, examples=examples)
+    print(f"Models, metrics.json and loop.png are in {out}/.")
+
+
+if __name__ == "__main__":
+    main(*TrlParser(DemoArguments).parse_args_and_config())

@@ -1,0 +1,66 @@
+"""Accuracy of a reward model on held-out pairs: each scale and their mix, with intervals.
+
+accelerate launch recipes/evaluate_reward.py --reward_model runs/reward --dataset_name pairs.jsonl
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from trl import TrlParser
+
+from toolkit import RewardFunction
+from toolkit.metrics import correlation, pair_accuracy
+from toolkit.report import print_accuracy
+from toolkit.scripting import DataArguments, pair_splits
+
+
+@dataclass
+class EvaluationArguments(DataArguments):
+    """
+    Arguments of this recipe, beside the data's.
+
+    Args:
+        reward_model (`str`, *optional*):
+            Folder or hub name of a multi-scale reward model or adapter.
+        output_file (`str`, *optional*):
+            JSON file for the figures.
+        batch_size (`int`, *optional*, defaults to `16`):
+            Rows of a forward pass.
+        max_length (`int`, *optional*):
+            Most tokens of a row; the model's context length by default.
+    """
+
+    reward_model: str = field(
+        default="runs/reward", metadata={"help": "Folder or hub name of a multi-scale reward model or adapter."}
+    )
+    output_file: str | None = field(default=None, metadata={"help": "JSON file for the figures."})
+    batch_size: int = field(default=16, metadata={"help": "Rows of a forward pass."})
+    max_length: int | None = field(
+        default=None, metadata={"help": "Most tokens of a row; the model's context length by default."}
+    )
+
+
+def main(args: EvaluationArguments) -> None:
+    _, pairs = pair_splits(args, seed=0)
+    reward = RewardFunction(args.reward_model, batch_size=args.batch_size, max_length=args.max_length)
+    prompts, rewards, by_scale, lengths = list(pairs["prompt"]), {}, {}, {}
+    for side in ("chosen", "rejected"):
+        rewards[side] = torch.tensor(reward(prompts, list(pairs[side])))
+        by_scale[side] = torch.stack([score.scale_scores for score in reward.last_scores])
+        lengths[side] = torch.tensor([len(score.token_scores) for score in reward.last_scores])
+
+    accuracies = {"mix": pair_accuracy(rewards["chosen"], rewards["rejected"])}
+    for i, scale in enumerate(reward.settings.scales):
+        accuracies[scale] = pair_accuracy(by_scale["chosen"][:, i], by_scale["rejected"][:, i])
+    accuracies["longer wins"] = pair_accuracy(lengths["chosen"], lengths["rejected"])
+    figures = {name: accuracy._asdict() for name, accuracy in accuracies.items()}
+    figures["length_correlation"] = correlation(torch.cat(list(rewards.values())), torch.cat(list(lengths.values())))
+    print_accuracy(accuracies)
+    if args.output_file:
+        Path(args.output_file).write_text(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main(*TrlParser(EvaluationArguments).parse_args_and_config())

@@ -1,0 +1,53 @@
+"""Make a small decoder from nothing out of preference data: tokenizer, weights, supervised training on chosen answers.
+
+    accelerate launch recipes/pretrain_decoder.py --config recipes/configs/hh_decoder.yaml --dataset_name "data/*.gz"
+
+It stands in for a pretrained checkpoint where none can be downloaded; with one at hand, skip it.
+"""
+
+from dataclasses import dataclass, field
+
+from transformers import set_seed
+from trl import SFTConfig, SFTTrainer, TrlParser
+
+from toolkit.scripting import DataArguments, pair_splits
+from toolkit.small_decoder import new_decoder, train_tokenizer
+
+
+@dataclass
+class DecoderArguments(DataArguments):
+    """
+    Arguments of this recipe, beside the data's.
+
+    Args:
+        hidden_size (`int`, *optional*, defaults to `256`):
+            Width of the decoder, a multiple of 32.
+        layers (`int`, *optional*, defaults to `4`):
+            Number of layers.
+        vocab_size (`int`, *optional*, defaults to `4096`):
+            Number of tokens.
+        context_length (`int`, *optional*, defaults to `1024`):
+            Longest context in tokens.
+    """
+
+    hidden_size: int = field(default=256, metadata={"help": "Width of the decoder, a multiple of 32."})
+    layers: int = field(default=4, metadata={"help": "Number of layers."})
+    vocab_size: int = field(default=4096, metadata={"help": "Number of tokens."})
+    context_length: int = field(default=1024, metadata={"help": "Longest context in tokens."})
+
+
+def main(script_args: DecoderArguments, training_args: SFTConfig) -> None:
+    pairs, _ = pair_splits(script_args, training_args.seed)
+    texts = (message["content"] for row in pairs for column in ("prompt", "chosen") for message in row[column])
+    tokenizer = train_tokenizer(texts, script_args.vocab_size)
+    set_seed(training_args.seed)
+    model = new_decoder(tokenizer, script_args.hidden_size, script_args.layers, script_args.context_length)
+    demonstrations = pairs.select_columns(["prompt", "chosen"]).rename_column("chosen", "completion")
+    trainer = SFTTrainer(model=model, args=training_args, train_dataset=demonstrations, processing_class=tokenizer)
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.save_model()
+    trainer.end()
+
+
+if __name__ == "__main__":
+    main(*TrlParser((DecoderArguments, SFTConfig)).parse_args_and_config())

@@ -1,0 +1,75 @@
+"""Tune a policy by REINFORCE on a multi-scale reward model and on any other reward functions.
+
+accelerate launch recipes/train_reinforce.py --config recipes/configs/sandbox_reinforce.yaml
+"""
+
+from dataclasses import dataclass, field
+
+from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+
+from toolkit import ReinforceConfig, ReinforceTrainer, RewardFunction
+from toolkit.scripting import DataArguments, import_callable, prompt_splits, with_model_arguments
+
+
+@dataclass
+class ReinforceArguments(DataArguments):
+    """
+    Arguments of this recipe, beside the data's.
+
+    Args:
+        reward_model (`str`, *optional*):
+            Folder or hub name of a multi-scale reward model or adapter.
+        reward_funcs (`list[str]`, *optional*):
+            Further reward functions after it: dotted import paths such as `toolkit.sandbox.gold_judge`. With
+            `reward_weights 1 0` the second one is logged and not trained on.
+        reward_batch_size (`int`, *optional*, defaults to `16`):
+            Rows of a forward pass of the reward model.
+        reward_dtype (`str`, *optional*, defaults to `"float32"`):
+            Type of the reward model's weights; its head stays in float32.
+    """
+
+    reward_model: str | None = field(
+        default=None, metadata={"help": "Folder or hub name of a multi-scale reward model or adapter."}
+    )
+    reward_funcs: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Further reward functions after it: dotted import paths such as `toolkit.sandbox.gold_judge`. "
+            "With `reward_weights 1 0` the second one is logged and not trained on."
+        },
+    )
+    reward_batch_size: int = field(default=16, metadata={"help": "Rows of a forward pass of the reward model."})
+    reward_dtype: str = field(
+        default="float32", metadata={"help": "Type of the reward model's weights; its head stays in float32."}
+    )
+
+
+def main(script_args: ReinforceArguments, training_args: ReinforceConfig, model_args: ModelConfig) -> None:
+    train_dataset, _ = prompt_splits(script_args, training_args.seed)
+    reward_funcs = [import_callable(path) for path in script_args.reward_funcs]
+    if script_args.reward_model:
+        reward = RewardFunction(
+            script_args.reward_model,
+            batch_size=script_args.reward_batch_size,
+            model_init_kwargs={"dtype": script_args.reward_dtype},
+        )
+        reward_funcs.insert(0, reward)
+    trainer = ReinforceTrainer(
+        model=model_args.model_name_or_path,
+        reward_funcs=reward_funcs,
+        args=with_model_arguments(training_args, model_args),
+        train_dataset=train_dataset,
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
+    )
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.save_model()
+    trainer.save_metrics(
+        "train", {**trainer.state.log_history[-1], "num_processes": trainer.accelerator.num_processes}
+    )
+    trainer.save_state()
+    trainer.end()
+
+
+if __name__ == "__main__":
+    main(*TrlParser((ReinforceArguments, ReinforceConfig, ModelConfig)).parse_args_and_config())

@@ -1,0 +1,36 @@
+"""Train a multi-scale reward model on preference pairs, and evaluate it on held-out ones.
+
+accelerate launch recipes/train_reward.py --config recipes/configs/sandbox_reward.yaml
+"""
+
+from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+
+from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer
+from toolkit.report import accuracies_of, print_accuracy
+from toolkit.scripting import DataArguments, pair_splits, with_model_arguments
+
+
+def main(script_args: DataArguments, training_args: MultiScaleRewardConfig, model_args: ModelConfig) -> None:
+    train_dataset, eval_dataset = pair_splits(script_args, training_args.seed)
+    model_args.lora_task_type = "SEQ_CLS"
+    trainer = MultiScaleRewardTrainer(
+        model=model_args.model_name_or_path,
+        args=with_model_arguments(training_args, model_args),
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
+    )
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.save_model()
+
+    metrics = trainer.evaluate()
+    trainer.save_metrics("eval", {**metrics, "num_processes": trainer.accelerator.num_processes})
+    trainer.save_state()
+    if trainer.accelerator.is_main_process:
+        print_accuracy(accuracies_of(metrics, training_args.scales))
+    trainer.end()
+
+
+if __name__ == "__main__":
+    main(*TrlParser((DataArguments, MultiScaleRewardConfig, ModelConfig)).parse_args_and_config())

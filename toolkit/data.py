@@ -1,0 +1,399 @@
+"""Preference data: load it, check every row, and bring TRL's formats to one.
+
+After [`normalize_pairs`] a table has the columns `prompt`, `chosen` and `rejected`, all plain text or all lists of
+`{role, content}` messages, and `margin` and `strength` as floats where the data has them.
+"""
+
+import glob
+import gzip
+import json
+import logging
+import math
+import os
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import IO, Any
+
+import datasets
+from datasets import Dataset, Features, List, Value
+from datasets.exceptions import DatasetsError
+from trl.data_utils import extract_prompt
+
+logger = logging.getLogger(__name__)
+
+Messages = list[dict[str, str]]
+RowFunction = Callable[[dict[str, Any], dict[str, str]], dict[str, Any]]
+
+BUILDERS = {".jsonl": "json", ".json": "json", ".jsonl.gz": "json", ".parquet": "parquet"}
+TEXT_COLUMNS = ("prompt", "chosen", "rejected")
+NUMBER_COLUMNS = ("margin", "strength")
+TEXT, MESSAGES, TRANSCRIPT = "plain text", "messages", "a Human/Assistant transcript"
+ROLES = {"Human": "user", "Assistant": "assistant"}
+FLOAT = Value("float64")
+MESSAGES_FEATURE = List({"role": Value("string"), "content": Value("string")})
+FORMS = "`chosen` and `rejected`, as text or lists of {role, content} messages, with such a `prompt` or after it"
+
+
+class _RowError(Exception):
+    """What is wrong with one value of a row, before it is known where the row stands."""
+
+    def __init__(self, column: str, found: str, remedy: str) -> None:
+        super().__init__(column, found, remedy)
+        self.column, self.found, self.remedy = column, found, remedy
+
+    def at(self, name: str, row: int) -> ValueError:
+        return ValueError(f"Data set '{name}', row {row}, column '{self.column}': found {self.found}. {self.remedy}")
+
+
+def load_table(name_or_path: str, split: str | None = None, config: str | None = None) -> Dataset:
+    """
+    Load a table of any columns from the hub, a folder, a file or files.
+
+    Args:
+        name_or_path (`str`):
+            A data set of the hub; a folder that `save_to_disk` wrote or that holds data files; a `.jsonl`,
+            `.jsonl.gz`, `.json` or `.parquet` file; or a pattern of such files (`"data/*_train.jsonl.gz"`). Several
+            files are concatenated in the order of their names. Columns other than `prompt`, `chosen`, `rejected`,
+            `margin` and `strength` stay if every file has them with one type.
+        split (`str`, *optional*):
+            Split of a hub data set or folder; needed where there are several. A file is one split, named `"train"`.
+        config (`str`, *optional*):
+            Configuration of a hub data set or folder.
+
+    Returns:
+        `datasets.Dataset`: The rows as they were found.
+
+    Raises:
+        `ValueError`: If there is no such path, split or configuration, a file is empty, of another kind or not to be
+            read, or files differ in the five columns named above.
+    """
+    return _concatenate(_sources(name_or_path, split, config))
+
+
+def load_pairs(name_or_path: str, split: str | None = None, config: str | None = None) -> Dataset:
+    """[`load_table`], then [`normalize_pairs`] of each file, with their arguments, results and errors."""
+    tables = _sources(name_or_path, split, config)
+    return _concatenate([(name, normalize_pairs(table, name)) for name, table in tables])
+
+
+def load_prompts(name_or_path: str, split: str | None = None, config: str | None = None) -> Dataset:
+    """[`load_table`], then [`normalize_prompts`] of each file, with their arguments, results and errors."""
+    tables = _sources(name_or_path, split, config)
+    return _concatenate([(name, normalize_prompts(table, name)) for name, table in tables])
+
+
+def _sources(name_or_path: str, split: str | None, config: str | None) -> list[tuple[str, Dataset]]:
+    """Tables behind a name, each with the name that errors give it."""
+    path = os.path.expanduser(name_or_path)
+    files, tables = dict[str, list[str]](), dict[str, Dataset]()
+    try:
+        if os.path.isfile(path):
+            files = {"train": [path]}
+        elif any(os.path.isfile(os.path.join(path, file)) for file in ("dataset_dict.json", "state.json")):
+            saved = datasets.load_from_disk(path)
+            tables = dict(saved) if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
+        elif os.path.isdir(path):
+            found = datasets.load_dataset_builder(path, config).config.data_files
+            files = {str(name): [str(file) for file in found[name]] for name in found}
+        elif glob.has_magic(path):
+            files = {"train": sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))}
+        elif not (_builder(path) or path.startswith((".", os.sep)) or path.count("/") > 1):  # else no hub name
+            loaded = datasets.load_dataset(path, config, split=split)
+            tables = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {str(split): loaded}
+    except (DatasetsError, ValueError, OSError) as error:
+        asked = f"'{name_or_path}' (split {split!r}, configuration {config!r}) as file, folder or hub data set"
+        raise ValueError(f"Cannot load {asked}: {error.__cause__ or error}") from error
+    if not tables and not any(files.values()):
+        raise ValueError(f"There is no file or folder '{name_or_path}' in '{os.getcwd()}'. Correct the path.")
+    splits = list(tables or files)
+    split = splits[0] if split is None and len(splits) == 1 else split
+    if split not in splits:
+        raise ValueError(f"'{name_or_path}' has the splits {splits}, but the split is {split!r}. Choose one of them.")
+    return [(name_or_path, tables[split])] if tables else [(file, _load_file(file)) for file in files[split]]
+
+
+def _builder(path: str) -> str | None:
+    return next((builder for suffix, builder in BUILDERS.items() if path.endswith(suffix)), None)
+
+
+def _load_file(path: str) -> Dataset:
+    builder = _builder(path)
+    if builder is None:
+        raise ValueError(f"File '{path}' is none of {list(BUILDERS)}. Convert it, or correct the path.")
+    try:
+        options = {}
+        if builder == "json":
+            with _open(path) as file:
+                # One chunk, as later ones are cast to the types of the first: messages would become text
+                options["chunksize"] = 1 + sum(len(line.encode()) + 1 for line in file)
+        # Escaped, as the loader takes a path for a pattern
+        table = datasets.load_dataset(builder, data_files=glob.escape(os.path.abspath(path)), split="train", **options)
+        rows = len(table)
+    except (DatasetsError, StopIteration, ValueError, OSError, EOFError) as error:
+        rows = _find_odd_row(path) if builder == "json" else 1
+        if rows:
+            raise ValueError(f"File '{path}' is not readable {builder}: {error.__cause__ or error}.") from error
+    if rows == 0:
+        raise ValueError(f"File '{path}' is empty. Write at least one row.")
+    return table
+
+
+def _open(path: str) -> IO[Any]:
+    opener: Callable[..., IO[Any]] = gzip.open if path.endswith(".gz") else open
+    return opener(path, "rt", encoding="utf-8", errors="replace")
+
+
+def _find_odd_row(path: str) -> int:
+    """Raise on the first value of a JSON file that is of another kind than those before it, else count the rows."""
+    count, seen = 0, dict[str, str]()
+    try:
+        for number, row in _json_rows(path):
+            count += 1
+            for column, value in row.items():
+                kind = _describe(value).split(":")[0]
+                if value is not None and seen.setdefault(column, kind) != kind:
+                    raise _RowError(column, _describe(value), f"Rows before have {seen[column]}.").at(path, number)
+    except (OSError, EOFError):  # what the loader said of the file holds
+        return 1
+    return count
+
+
+def _json_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a JSON file and their numbers: the line, blank ones counted, or the place in a list."""
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            is_list = line.lstrip().startswith("[")
+            try:
+                rows = json.loads(line + file.read()) if is_list else [json.loads(line)] if line.strip() else []
+            except json.JSONDecodeError as error:
+                found = f"row {number + error.lineno - 1}, character {error.colno}: not valid JSON ({error.msg})"
+                raise ValueError(f"Data set '{path}', {found}. Write one object a line, or one list.") from None
+            for place, row in enumerate(rows, start=1 if is_list else number):
+                if not isinstance(row, dict):
+                    raise ValueError(f"Data set '{path}', row {place}: found {_describe(row)}. Write an object.")
+                yield place, row
+
+
+def _concatenate(tables: list[tuple[str, Dataset]]) -> Dataset:
+    first_name, first = tables[0]
+    for name, table in tables[1:]:
+        for column in TEXT_COLUMNS + NUMBER_COLUMNS:
+            found = [first.features.get(column), table.features.get(column)]
+            if found[0] != found[1] and (column in TEXT_COLUMNS or None in found):
+                what = f"differ in column '{column}': {found[0]} and {found[1]}"
+                raise ValueError(f"Files '{first_name}' and '{name}' {what}. Bring them to one form.")
+    parts = [table for _, table in tables]
+    for column in [column for column in NUMBER_COLUMNS if column in first.column_names and len(parts) > 1]:
+        parts = [part if part.features[column] == FLOAT else part.cast_column(column, FLOAT) for part in parts]
+    every = list(dict.fromkeys(column for part in parts for column in part.column_names))
+    kept = [c for c in every if all(part.features.get(c) == parts[0].features.get(c) for part in parts)]
+    if len(kept) < len(every):
+        dropped = sorted(set(every) - set(kept))
+        logger.warning(f"Dropped the columns {dropped}: not all files with '{first_name}' have them with one type.")
+    return datasets.concatenate_datasets([part.select_columns(kept) for part in parts])
+
+
+def normalize_pairs(dataset: Dataset, name: str) -> Dataset:
+    r"""
+    Bring preference pairs to one form and check every row.
+
+    A pair has a `prompt`, or its prompt is what `chosen` and `rejected` have in common at the beginning. Values are
+    text, lists of messages, or transcripts that start with `"\n\nHuman:"` (HH-RLHF), which become messages. Responses
+    in plain text to a conversational prompt become the assistant's message. Of a message, role and content stay.
+
+    Args:
+        dataset (`datasets.Dataset`):
+            The pairs, all in one form.
+        name (`str`):
+            Data set or file, as errors shall name it.
+
+    Returns:
+        `datasets.Dataset`: `prompt`, `chosen`, `rejected`, then `margin` and `strength` as floats where they were
+        found, then the other columns unchanged. A prompt may be empty.
+
+    Raises:
+        `ValueError`: If a column is missing, a value is of the wrong kind, rows differ in form, a response is empty or
+            not the assistant's, both responses are the same, a margin is not finite, a strength is negative or not
+            finite, or all strengths are 0.
+    """
+    missing = [column for column in ("chosen", "rejected") if column not in dataset.column_names]
+    if missing:
+        raise ValueError(
+            f"Data set '{name}' has no column {missing}; it has {dataset.column_names}. It needs {FORMS}."
+        )
+    form = _form(dataset, name)
+    numbers = [column for column in NUMBER_COLUMNS if column in dataset.column_names]
+    feature = Value("string") if set(form.values()) == {TEXT} else MESSAGES_FEATURE
+    features: dict[str, Any] = dict.fromkeys(TEXT_COLUMNS, feature) | dict.fromkeys(numbers, FLOAT)
+    result = _map_rows(dataset, name, _normalize_pair, form, features)
+    if "strength" not in numbers or any(result["strength"][:]):
+        return result
+    raise ValueError(f"Data set '{name}', column 'strength': found 0 in every row. Write others, or remove it.")
+
+
+def normalize_prompts(dataset: Dataset, name: str) -> Dataset:
+    r"""
+    Bring prompts to one form and check every row.
+
+    Args:
+        dataset (`datasets.Dataset`):
+            Prompts, as text, lists of messages or transcripts that start with `"\n\nHuman:"`; or preference pairs,
+            whose prompts are taken.
+        name (`str`):
+            Data set or file, as errors shall name it.
+
+    Returns:
+        `datasets.Dataset`: `prompt`, then the other columns, without `chosen`, `rejected`, `margin` and `strength`.
+
+    Raises:
+        `ValueError`: If there is neither a `prompt` nor a pair, a value is of the wrong kind, rows differ in form, a
+            prompt is empty or ends with the assistant's message, or a pair is refused by [`normalize_pairs`].
+    """
+    columns = dataset.column_names
+    dataset = dataset.remove_columns([column for column in NUMBER_COLUMNS if column in columns])
+    if {"chosen", "rejected"} <= set(columns):
+        dataset = normalize_pairs(dataset, name)
+    elif "prompt" not in columns:
+        raise ValueError(f"Data set '{name}' has no column 'prompt'; it has {columns}. Rename it, or give {FORMS}.")
+    dataset = dataset.remove_columns([column for column in ("chosen", "rejected") if column in dataset.column_names])
+    form = _form(dataset, name)
+    features = {"prompt": Value("string") if form["prompt"] == TEXT else MESSAGES_FEATURE}
+    return _map_rows(dataset, name, _normalize_prompt, form, features)
+
+
+def _map_rows(
+    dataset: Dataset, name: str, function: RowFunction, form: dict[str, str], features: dict[str, Any]
+) -> Dataset:
+    """Replace the columns of `features`, which come first in the result, by what `function` makes of each row."""
+    inputs = [column for column in dataset.column_names if column in features]
+    others = {column: feature for column, feature in dataset.features.items() if column not in features}
+
+    def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        values = (dict(zip(inputs, row, strict=True)) for row in zip(*(batch[c] for c in inputs), strict=True))
+        rows = [_at_row(function, name, index, row, form) for index, row in zip(indices, values, strict=True)]
+        return {column: [row[column] for row in rows] for column in features}
+
+    options = {"batched": True, "with_indices": True, "features": Features(features | others)}
+    # Checked anew each time: the cache does not notice when the functions that `convert` calls have changed
+    result = dataset.map(convert, **options, load_from_cache_file=False, desc=f"Checking {name}")
+    return result.select_columns([*features, *others])
+
+
+def _at_row(function: RowFunction, name: str, index: int, row: dict[str, Any], form: dict[str, str]) -> dict[str, Any]:
+    """What the function makes of a row of the given form; its errors get the data set's name and the row's number."""
+    try:
+        for column, kind in form.items():
+            if _kind(row[column], column) != kind:
+                raise _RowError(column, _kind(row[column], column), f"Row 1 has {kind}: bring all rows to one form.")
+        return function(row, form)
+    except _RowError as error:
+        is_json = _builder(name) == "json" and os.path.isfile(name)  # its blank lines count, but hold no row
+        numbers = (number for number, _ in _json_rows(name)) if is_json else iter(())
+        raise error.at(name, next(islice(numbers, index, None), index + 1)) from None
+
+
+def _form(dataset: Dataset, name: str) -> dict[str, str]:
+    """Kind of each text column in the first row, which all rows must share."""
+
+    def kinds(row: dict[str, Any], _: dict[str, str]) -> dict[str, str]:
+        form = {column: _kind(row[column], column) for column in TEXT_COLUMNS if column in row}
+        if form.get("chosen") != form.get("rejected"):
+            raise _RowError("rejected", form["rejected"], f"'chosen' has {form['chosen']}: write both alike.")
+        return form
+
+    if len(dataset) == 0:
+        raise ValueError(f"Data set '{name}' is empty. Give it at least one row.")
+    return _at_row(kinds, name, 0, dataset[0], {})
+
+
+def _kind(value: Any, column: str) -> str:
+    if isinstance(value, list):
+        return MESSAGES
+    if not isinstance(value, str):
+        raise _RowError(column, _describe(value), "Write text or a list of {role, content} messages.")
+    if column != "prompt" and not value.strip():
+        raise _RowError(column, "an empty response", "Write the response, or remove the row.")
+    return TRANSCRIPT if value.startswith("\n\nHuman:") else TEXT
+
+
+def _describe(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, (int, float)):
+        return f"a number: {value}"
+    kind = "text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"
+    return f"{kind}: {str(value)[:40]!r}"
+
+
+def _conversation(value: Any, column: str, kind: str) -> Messages:
+    if kind == TEXT:
+        return [{"role": "assistant", "content": value}]
+    if kind == MESSAGES:
+        for number, message in enumerate(value, start=1):
+            fields = message if isinstance(message, dict) else {}
+            if not (isinstance(fields.get("role"), str) and isinstance(fields.get("content"), str)):
+                raise _RowError(column, f"message {number} as {message}", "Write role and content as text in each.")
+        return [{"role": message["role"], "content": message["content"]} for message in value]
+    _, *turns = re.split(r"\n\n(Human|Assistant):", value)
+    messages = [
+        {"role": ROLES[who], "content": said.strip()} for who, said in zip(turns[::2], turns[1::2], strict=True)
+    ]
+    if column == "prompt" and messages[-1] == {"role": "assistant", "content": ""}:
+        messages.pop()  # the place where the response begins
+    return messages
+
+
+def _is_blank(value: str | Messages) -> bool:
+    """Whether a text, or the last of several messages, says nothing."""
+    return not (value if isinstance(value, str) else value[-1]["content"] if value else "").strip()
+
+
+def _normalize_pair(row: dict[str, Any], form: dict[str, str]) -> dict[str, Any]:
+    plain = set(form.values()) == {TEXT}
+    pair: dict[str, Any] = row if plain else {each: _conversation(row[each], each, form[each]) for each in form}
+    prompt, chosen, rejected = pair.get("prompt", ""), pair["chosen"], pair["rejected"]
+    if form.get("prompt", TEXT) != TEXT:
+        chosen, rejected = (_continuation(pair["prompt"], pair[column], column) for column in ("chosen", "rejected"))
+    elif "prompt" not in form or not plain:
+        prompt = chosen[:0]
+        if chosen and chosen[:1] == rejected[:1]:  # else TRL's function may take a space from the end of `chosen`
+            prompt, chosen, rejected = extract_prompt({"chosen": chosen, "rejected": rejected}).values()
+        if "prompt" in form and row["prompt"].strip() not in ["", *(message["content"].strip() for message in prompt)]:
+            raise _RowError("prompt", "plain text that is not in both conversations", "Write it as messages.")
+    for column, response in (("chosen", chosen), ("rejected", rejected)):
+        if response and not plain and response[-1]["role"] != "assistant":
+            raise _RowError(column, f"a last message from '{response[-1]['role']}'", "End it with the assistant's.")
+        if _is_blank(response):
+            raise _RowError(column, "an empty response", "Write the response, or remove the row.")
+    if chosen == rejected:
+        raise _RowError("rejected", "the same response as in 'chosen'", "Remove the row: it states no preference.")
+    numbers = {column: _number(row[column], column) for column in NUMBER_COLUMNS if column in row}
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **numbers}
+
+
+def _continuation(prompt: Messages, response: Messages, column: str) -> Messages:
+    """The response without the prompt, which whole conversations repeat."""
+    rest = response[len(prompt) :] if response[: len(prompt)] == prompt else response
+    if prompt and rest and rest[0]["role"] != "assistant":
+        found = f"a response that begins with a message from '{rest[0]['role']}'"
+        raise _RowError(column, found, "Begin it with the assistant's, or with all messages of the prompt.")
+    return rest
+
+
+def _number(value: Any, column: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise _RowError(column, _describe(value), "Write a finite number, or remove the column.")
+    if column == "strength" and value < 0:
+        raise _RowError(column, _describe(value), "Write its size, and swap the responses where the sign says so.")
+    return float(value)
+
+
+def _normalize_prompt(row: dict[str, Any], form: dict[str, str]) -> dict[str, Any]:
+    plain = form["prompt"] == TEXT
+    prompt = row["prompt"] if plain else _conversation(row["prompt"], "prompt", form["prompt"])
+    if _is_blank(prompt):
+        raise _RowError("prompt", "an empty prompt", "Write the prompt, or remove the row.")
+    if not plain and prompt[-1]["role"] == "assistant":
+        raise _RowError("prompt", "a last message from 'assistant'", "End it with the user's.")
+    return {"prompt": prompt}

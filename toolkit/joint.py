@@ -1,0 +1,163 @@
+"""The closed loop by stages: the policy answers, a judge labels, the reward model and the policy move on."""
+
+import json
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.logging import get_logger
+from datasets import Dataset, concatenate_datasets
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.trainer_utils import get_last_checkpoint
+from trl import TrlParser
+
+from .labeling import Judge, label_pairs
+from .metrics import PairAccuracy, pair_accuracy
+from .reinforce_config import ReinforceConfig
+from .reinforce_trainer import ReinforceTrainer
+from .reward_config import MultiScaleRewardConfig
+from .reward_function import RewardFunction
+from .reward_trainer import MultiScaleRewardTrainer
+from .sampling import sample_responses
+from .tokenization import Messages
+
+logger = get_logger(__name__)
+
+
+def label_stage(
+    folder: Path,
+    policy: str,
+    prompts: list[str] | list[Messages],
+    judge: Judge,
+    seed: int,
+    max_new_tokens: int,
+) -> None:
+    """
+    Let the policy answer every prompt twice, let a judge label the pairs, and save them into `folder`.
+
+    Args:
+        folder (`Path`):
+            Where the pairs go, as a data set with a `strength`.
+        policy (`str`):
+            Folder or hub name of the policy.
+        prompts (`list[str]` or `list[list[dict[str, str]]]`):
+            Prompts.
+        judge (`Callable`):
+            Scores answers, with the signature of a TRL reward function.
+        seed (`int`):
+            Seed of the answers and of the labels.
+        max_new_tokens (`int`):
+            Most tokens of an answer.
+    """
+    if not PartialState().is_main_process:
+        return
+    model = AutoModelForCausalLM.from_pretrained(policy).to(PartialState().device)
+    twice = [prompt for prompt in prompts for _ in range(2)]
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    answers = sample_responses(model, tokenizer, twice, max_new_tokens=max_new_tokens, seed=seed)
+    if not isinstance(prompts[0], str):
+        answers = [[{"role": "assistant", "content": answer}] for answer in answers]
+    labelled = label_pairs(prompts, answers[::2], answers[1::2], judge, seed)
+    logger.warning(f"{folder}: {len(labelled.pairs)} pairs; {labelled.skipped} prompts gave no two different answers.")
+    labelled.pairs.save_to_disk(folder)
+
+
+def mix_with_earlier(pairs: Dataset, earlier: list[Dataset], seed: int) -> Dataset:
+    """
+    The new pairs and as many earlier ones, so that the reward model does not forget what it has seen.
+
+    Args:
+        pairs ([`~datasets.Dataset`]):
+            Pairs of this round.
+        earlier (`list[datasets.Dataset]`):
+            Pairs of all rounds before, the first of them those that the reward model began with.
+        seed (`int`):
+            Seed of the choice.
+
+    Returns:
+        `datasets.Dataset`
+    """
+    columns = ["prompt", "chosen", "rejected", *(["strength"] if "strength" in earlier[0].column_names else [])]
+    old = concatenate_datasets(
+        [part.select_columns(columns).cast(pairs.select_columns(columns).features) for part in earlier]
+    )
+    old = old.shuffle(seed=seed).select(range(min(len(pairs), len(old))))
+    return concatenate_datasets([pairs.select_columns(columns), old])
+
+
+def train_reward_stage(folder: Path, model: str, config_file: str, train: Dataset) -> None:
+    """
+    Train a reward model on from `model` and save it into `folder`, from the stage's own last checkpoint if it has one.
+
+    Args:
+        folder (`Path`):
+            Where the model goes.
+        model (`str`):
+            Folder or hub name to begin from.
+        config_file (`str`):
+            YAML file with the fields of [`MultiScaleRewardConfig`].
+        train ([`~datasets.Dataset`]):
+            Pairs.
+    """
+    output_dir = str(folder / "checkpoints")
+    arguments = ["--config", config_file, "--output_dir", output_dir]
+    (config,) = TrlParser(MultiScaleRewardConfig).parse_args_and_config(arguments)
+    trainer = MultiScaleRewardTrainer(model=model, args=config, train_dataset=train)
+    trainer.train(resume_from_checkpoint=_last_checkpoint(output_dir))
+    trainer.save_model(str(folder))
+    trainer.end()
+
+
+def train_policy_stage(
+    folder: Path, policy: str, reward: str, config_file: str, prompts: Dataset, judge: Judge
+) -> None:
+    """
+    Tune a policy on from `policy` and save it into `folder` with its log, from the stage's own last checkpoint if it
+    has one. The judge's score is logged with weight 0: the policy is not trained on it.
+
+    Args:
+        folder (`Path`):
+            Where the policy goes.
+        policy (`str`):
+            Folder or hub name to begin from; also the reference of the divergence.
+        reward (`str`):
+            Folder of the reward model.
+        config_file (`str`):
+            YAML file with the fields of [`ReinforceConfig`].
+        prompts ([`~datasets.Dataset`]):
+            Prompts.
+        judge (`Callable`):
+            Scores answers for the log.
+    """
+    output_dir = str(folder / "checkpoints")
+    arguments = ["--config", config_file, "--output_dir", output_dir, "--reward_weights", "1", "0"]
+    (config,) = TrlParser(ReinforceConfig).parse_args_and_config(arguments)
+    trainer = ReinforceTrainer(
+        model=policy, reward_funcs=[RewardFunction(reward), judge], args=config, train_dataset=prompts
+    )
+    trainer.train(resume_from_checkpoint=_last_checkpoint(output_dir))
+    trainer.save_model(str(folder))
+    (folder / "log.json").write_text(json.dumps(trainer.state.log_history))
+    trainer.end()
+
+
+def _last_checkpoint(folder: str) -> str | None:
+    return get_last_checkpoint(folder) if Path(folder).is_dir() else None
+
+
+def reward_accuracy(reward: str, pairs: Dataset) -> PairAccuracy:
+    """
+    Accuracy of a saved reward model on pairs.
+
+    Args:
+        reward (`str`):
+            Folder of the reward model.
+        pairs ([`~datasets.Dataset`]):
+            Pairs with `prompt`, `chosen` and `rejected`.
+
+    Returns:
+        [`PairAccuracy`]
+    """
+    function, prompts = RewardFunction(reward, batch_size=64), list(pairs["prompt"])
+    scores = [torch.tensor(function(prompts, list(pairs[side]))) for side in ("chosen", "rejected")]
+    return pair_accuracy(*scores)

@@ -1,0 +1,186 @@
+"""Tables in the terminal and pictures of a run."""
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from .metrics import Interval, PairAccuracy
+
+matplotlib.use("Agg")
+
+# Colours that stay apart for colour-blind readers (Okabe and Ito, 2008).
+_COLOURS = {
+    "token": "#56B4E9",
+    "segment": "#009E73",
+    "response": "#E69F00",
+    "mix": "#0072B2",
+    "longer wins": "#999999",
+}
+
+
+def accuracies_of(metrics: Mapping[str, float], scales: list[str], prefix: str = "eval_") -> dict[str, PairAccuracy]:
+    """
+    Accuracies out of the metrics that the reward trainer's evaluation returns.
+
+    Args:
+        metrics (`Mapping[str, float]`):
+            Metrics of an evaluation.
+        scales (`list[str]`):
+            Scales of the reward model.
+        prefix (`str`, *optional*, defaults to `"eval_"`):
+            What the names of the metrics begin with.
+
+    Returns:
+        `dict[str, PairAccuracy]`: Of each scale, of the mix, and of preferring the longer response.
+    """
+    names = {"": "mix", "/longer_wins": "longer wins"}
+    suffixes = [*(f"/{scale}" for scale in scales), *names]
+    return {
+        names.get(suffix, suffix[1:]): PairAccuracy(
+            metrics[f"{prefix}accuracy{suffix}"],
+            metrics[f"{prefix}accuracy_low{suffix}"],
+            metrics[f"{prefix}accuracy_high{suffix}"],
+            int(metrics[f"{prefix}ties{suffix}"]),
+            int(metrics[f"{prefix}pairs"]),
+        )
+        for suffix in suffixes
+    }
+
+
+def print_accuracy(accuracies: Mapping[str, PairAccuracy], title: str = "Held-out accuracy") -> None:
+    """
+    Print accuracies with their 95% intervals, in percent.
+
+    Args:
+        accuracies (`Mapping[str, PairAccuracy]`):
+            Accuracies by name.
+        title (`str`, *optional*, defaults to `"Held-out accuracy"`):
+            Title of the table.
+    """
+    rows = [
+        (name, f"{100 * a.value:.1f}", f"{100 * a.low:.1f} to {100 * a.high:.1f}", str(a.ties), str(a.pairs))
+        for name, a in accuracies.items()
+    ]
+    print_table(title, ("score", "accuracy %", "95% interval", "ties", "pairs"), rows)
+
+
+def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """
+    Print a table.
+
+    Args:
+        title (`str`):
+            Title.
+        columns (`tuple[str, ...]`):
+            Names of the columns; all but the first are set to the right.
+        rows (`list[tuple[str, ...]]`):
+            Cells.
+    """
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def format_interval(interval: Interval, digits: int = 3) -> str:
+    """Text of an estimate and its interval, such as `0.512 (0.497 to 0.527)`."""
+    return f"{interval.value:.{digits}f} ({interval.low:.{digits}f} to {interval.high:.{digits}f})"
+
+
+def plot_loop(
+    path: Path,
+    accuracies: Mapping[str, PairAccuracy],
+    steps: list[int],
+    gold: list[float],
+    model_reward: list[float],
+    start: Interval,
+    end: Interval,
+    examples: list[dict[str, Any]],
+) -> None:
+    """
+    Picture of the whole loop: what the reward model learned, what the policy made of it, and how its text changed.
+
+    Args:
+        path (`Path`):
+            PNG file to write.
+        accuracies (`Mapping[str, PairAccuracy]`):
+            Held-out accuracies of the reward model by scale.
+        steps (`list[int]`):
+            Steps of REINFORCE at which rewards were logged.
+        gold (`list[float]`):
+            Mean gold reward of the responses sampled at those steps.
+        model_reward (`list[float]`):
+            Mean reward by the reward model at those steps.
+        start ([`Interval`]):
+            Gold reward of the policy before, on held-out prompts.
+        end ([`Interval`]):
+            The same after.
+        examples (`list[dict[str, Any]]`):
+            Rows with `prompt`, `before`, `after`, `gold_before` and `gold_after`.
+    """
+    figure = Figure(figsize=(13, 10.5), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.25])
+    left, right = top.subplots(1, 2)
+
+    names = list(accuracies)
+    values = [100 * accuracies[name].value for name in names]
+    errors = [
+        [100 * (accuracies[name].value - accuracies[name].low) for name in names],
+        [100 * (accuracies[name].high - accuracies[name].value) for name in names],
+    ]
+    left.bar(names, values, yerr=errors, capsize=4, color=[_COLOURS.get(name, "#555555") for name in names])
+    for i, value in enumerate(values):
+        left.text(i, 41, f"{value:.1f}", ha="center", color="white", fontweight="bold")
+    left.axhline(50, color="black", linewidth=0.8, linestyle=":")
+    left.set(ylim=(40, 100), ylabel="held-out pairs ranked right, %", title="Reward model: accuracy by scale")
+
+    right.plot(steps, gold, color="#0072B2", alpha=0.35, linewidth=1)
+    right.plot(steps, _smooth(gold), color="#0072B2", label="gold reward (sampled prompts)")
+    last = steps[-1] if steps else 1
+    for x, interval, label in ((0, start, "held-out, before"), (last, end, "held-out, after")):
+        error = [[interval.value - interval.low], [interval.high - interval.value]]
+        right.errorbar([x], [interval.value], yerr=error, fmt="o", capsize=4, color="#D55E00")
+        right.annotate(label, (x, interval.value), xytext=(6, -14), textcoords="offset points", color="#D55E00")
+    right.set(xlabel="step", ylabel="gold reward", title="Policy: gold reward by step")
+    twin = right.twinx()
+    twin.plot(steps, _smooth(model_reward), color="#999999", linestyle="--", label="reward by the model")
+    twin.set_ylabel("reward by the model", color="#777777")
+    lines = [*right.get_lines()[1:2], *twin.get_lines()]
+    right.legend(lines, [str(line.get_label()) for line in lines], loc="lower right")
+
+    table_axes = bottom.subplots(1, 1)
+    table_axes.axis("off")
+    table_axes.set_title("The same prompts before and after", loc="left")
+    cells = [
+        [
+            _wrap(row["prompt"]),
+            f"{_wrap(row['before'])}\n[gold {row['gold_before']:.2f}]",
+            f"{_wrap(row['after'])}\n[gold {row['gold_after']:.2f}]",
+        ]
+        for row in examples
+    ]
+    table = table_axes.table(cells, colLabels=["prompt", "before", "after"], loc="upper left", cellLoc="left")
+    table.auto_set_font_size(False)
+    table.set_fontsize(8)
+    heights = [1] + [max(cell.count("\n") + 1 for cell in row) for row in cells]
+    for (row, _), cell in table.get_celld().items():
+        cell.set_height(0.98 * (heights[row] + 0.6) / (sum(heights) + 0.6 * len(heights)))
+        cell.PAD = 0.02
+    figure.savefig(path, dpi=110)
+
+
+def _smooth(values: list[float], window: int = 5) -> list[float]:
+    """Mean of each value and the few before it."""
+    return [sum(part) / len(part) for i in range(len(values)) if (part := values[max(0, i - window + 1) : i + 1])]
+
+
+def _wrap(text: str, width: int = 62) -> str:
+    return "\n".join(line for part in text.splitlines() or [""] for line in textwrap.wrap(part, width) or [""])

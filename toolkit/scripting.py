@@ -1,0 +1,181 @@
+"""What the recipes share: their arguments, and where their data and models come from."""
+
+import glob
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset
+from trl import ModelConfig, ScriptArguments
+
+from .data import load_pairs, load_prompts
+from .sandbox import sample_pairs, sample_prompts
+
+SANDBOX = "sandbox"
+# Held-out rows of the sandbox are drawn with this seed, training rows with the run's own.
+SANDBOX_TEST_SEED = 1_000_003
+
+
+@dataclass
+class DataArguments(ScriptArguments):
+    """
+    Where the data come from: what [`trl.ScriptArguments`] has, with local files and the sandbox.
+
+    `dataset_name` is a hub name, a folder, a file (`.jsonl`, `.jsonl.gz`, `.parquet`), a pattern of files such as
+    `data/*.jsonl.gz`, or `sandbox`.
+
+    Args:
+        eval_dataset_name (`str`, *optional*):
+            Held-out data, named like `dataset_name`. Where it is not given, `dataset_test_split` of `dataset_name`, or
+            fresh rows of the sandbox.
+        train_size (`int`, *optional*):
+            Most rows to train on; so many are drawn from the sandbox (10,000 by default).
+        eval_size (`int`, *optional*, defaults to `2000`):
+            Most rows to evaluate on; so many are drawn from the sandbox.
+    """
+
+    eval_dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Held-out data, named like `dataset_name`. Where it is not given, `dataset_test_split` of "
+            "`dataset_name`, or fresh rows of the sandbox."
+        },
+    )
+    train_size: int | None = field(
+        default=None,
+        metadata={"help": "Most rows to train on; so many are drawn from the sandbox (10,000 by default)."},
+    )
+    eval_size: int = field(
+        default=2000, metadata={"help": "Most rows to evaluate on; so many are drawn from the sandbox."}
+    )
+
+
+def pair_splits(args: DataArguments, seed: int) -> tuple[Dataset, Dataset]:
+    """
+    Pairs to train on and held-out pairs.
+
+    Args:
+        args ([`DataArguments`]):
+            Where they come from.
+        seed (`int`):
+            Seed of the sandbox's training pairs, and of the choice where there are more rows than asked for.
+
+    Returns:
+        `tuple[Dataset, Dataset]`
+
+    Raises:
+        `ValueError`: If the data cannot be found or a row is wrong; the message names file, row and column.
+    """
+    return _splits(args, seed, sample_pairs, load_pairs)
+
+
+def prompt_splits(args: DataArguments, seed: int) -> tuple[Dataset, Dataset]:
+    """
+    Prompts to train on and held-out prompts; from pairs, too. Arguments and errors as in [`pair_splits`].
+    """
+    return _splits(args, seed, sample_prompts, load_prompts)
+
+
+def _splits(
+    args: DataArguments, seed: int, draw: Callable[..., Dataset], load: Callable[..., Dataset]
+) -> tuple[Dataset, Dataset]:
+    if args.dataset_name is None:
+        raise ValueError("`dataset_name` is not set. Give a hub name, a folder, a file, or 'sandbox'.")
+    if args.dataset_name == SANDBOX:
+        return draw(args.train_size or 10_000, seed=seed), draw(args.eval_size, seed=SANDBOX_TEST_SEED)
+    if args.eval_dataset_name is None and _names_files(args.dataset_name):
+        raise ValueError(f"'{args.dataset_name}' is one split. Set `eval_dataset_name` to a file of held-out rows.")
+    test_name = args.eval_dataset_name or args.dataset_name
+    train_split = None if _names_files(args.dataset_name) else args.dataset_train_split
+    test_split = None if _names_files(test_name) else args.dataset_test_split
+    train = load(args.dataset_name, train_split, args.dataset_config)
+    test = load(test_name, test_split, args.dataset_config)
+    return _at_most(train, args.train_size, seed), _at_most(test, args.eval_size, seed)
+
+
+def _names_files(name: str) -> bool:
+    return glob.has_magic(name) or os.path.isfile(name)
+
+
+def _at_most(dataset: Dataset, size: int | None, seed: int) -> Dataset:
+    return dataset if size is None or len(dataset) <= size else dataset.shuffle(seed=seed).select(range(size))
+
+
+def with_model_arguments(training_args: Any, model_args: ModelConfig) -> Any:
+    """
+    Put the model's options of TRL's [`trl.ModelConfig`] where its trainers look for them, as TRL's own scripts do.
+
+    Args:
+        training_args ([`~transformers.TrainingArguments`]):
+            Configuration of a TRL trainer.
+        model_args ([`trl.ModelConfig`]):
+            Model options.
+
+    Returns:
+        `training_args`, with `model_init_kwargs` set.
+    """
+    training_args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **(training_args.model_init_kwargs or {}),
+    }
+    return training_args
+
+
+def import_callable(path: str) -> Callable[..., Any]:
+    """
+    The object at a dotted path, such as `toolkit.sandbox.gold_judge` or `my_rewards.politeness`.
+
+    Args:
+        path (`str`):
+            Module, dot, name. Modules in the current folder are found.
+
+    Returns:
+        `Callable`
+
+    Raises:
+        `ValueError`: If there is no such module or name, or it cannot be called.
+    """
+    module_name, _, name = path.rpartition(".")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"Cannot import '{path}': {error}. Give `module.name` of a function.") from error
+    if not callable(found):
+        raise ValueError(f"'{path}' is a {type(found).__name__}, not a function.")
+    return found
+
+
+def once(folder: Path, make: Callable[..., None], *args: Any) -> str:
+    """
+    Make a folder, unless an earlier run has finished it. It gets its name only when it is complete, so what a killed
+    run left behind is never taken for a result.
+
+    Args:
+        folder (`Path`):
+            The folder.
+        make (`Callable`):
+            Called on every process with the folder to write into, which may hold what a killed run left, and `args`.
+        args:
+            Further arguments of `make`.
+
+    Returns:
+        `str`: `folder`.
+    """
+    state = PartialState()
+    if not folder.exists():
+        part = folder.with_name(folder.name + ".part")
+        part.mkdir(parents=True, exist_ok=True)
+        make(part, *args)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            part.rename(folder)
+        state.wait_for_everyone()
+    return str(folder)
