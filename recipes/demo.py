@@ -8,7 +8,6 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from trl import SFTConfig, SFTTrainer, TrlParser
 
 from toolkit import (
@@ -17,19 +16,11 @@ from toolkit import (
     ReinforceConfig,
     ReinforceTrainer,
     RewardFunction,
+    sandbox,
 )
-from toolkit.metrics import mean_interval, pair_accuracy
-from toolkit.report import accuracies_of, format_interval, plot_loop, print_accuracy, print_table
-from toolkit.sampling import sample_responses
-from toolkit.sandbox import (
-    gold_judge,
-    sample_demonstrations,
-    sample_pairs,
-    sample_prompts,
-    sandbox_decoder,
-    sandbox_tokenizer,
-)
-from toolkit.scripting import SANDBOX_TEST_SEED
+from toolkit.comparison import compare_policies
+from toolkit.report import accuracies_of, plot_loop, print_accuracy, print_comparison
+from toolkit.scripting import SANDBOX_TEST_SEED as TEST_SEED
 
 
 @dataclass
@@ -47,32 +38,28 @@ class DemoArguments:
 def main(args: DemoArguments) -> None:
     out = Path(args.output_dir)
     common = {
-        "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none", "seed": args.seed,
+        "use_cpu": True, "bf16": False, "activation_checkpointing": False, "report_to": "none", "seed": args.seed,
         "save_strategy": "no", "lr_scheduler_type": "cosine", "weight_decay": 0.01,
     }  # fmt: skip
-    tokenizer = sandbox_tokenizer()
+    tokenizer = sandbox.sandbox_tokenizer()
 
     print("1. Supervised fine-tuning of a tiny decoder")
     config = SFTConfig(
         str(out / "start"), max_steps=args.sft_steps, per_device_train_batch_size=32, learning_rate=3e-3,
         warmup_steps=20, logging_steps=50, **common,
     )  # fmt: skip
-    demonstrations = sample_demonstrations(32 * args.sft_steps, seed=args.seed)
-    sft = SFTTrainer(sandbox_decoder(), config, train_dataset=demonstrations, processing_class=tokenizer)
+    demonstrations = sandbox.sample_demonstrations(32 * args.sft_steps, seed=args.seed)
+    sft = SFTTrainer(sandbox.sandbox_decoder(), config, train_dataset=demonstrations, processing_class=tokenizer)
     sft.train()
     sft.save_model()
 
     print("2. The multi-scale reward model")
-    config = MultiScaleRewardConfig(
+    config_reward = MultiScaleRewardConfig(
         str(out / "reward"), num_train_epochs=1, per_device_train_batch_size=16, per_device_eval_batch_size=64,
         learning_rate=5e-4, warmup_steps=20, logging_steps=25, **common,
     )  # fmt: skip
-    reward = MultiScaleRewardTrainer(
-        str(out / "start"),
-        config,
-        train_dataset=sample_pairs(args.pairs, seed=args.seed),
-        eval_dataset=sample_pairs(args.test_size, seed=SANDBOX_TEST_SEED),
-    )
+    pairs, test_pairs = sandbox.sample_pairs(args.pairs, args.seed), sandbox.sample_pairs(args.test_size, TEST_SEED)
+    reward = MultiScaleRewardTrainer(str(out / "start"), config_reward, train_dataset=pairs, eval_dataset=test_pairs)
     reward.train()
     reward.save_model()
     reward_metrics = reward.evaluate()
@@ -85,37 +72,25 @@ def main(args: DemoArguments) -> None:
     )  # fmt: skip
     reinforce = ReinforceTrainer(
         str(out / "start"),
-        [RewardFunction(str(out / "reward"), batch_size=64), gold_judge],
+        [RewardFunction(str(out / "reward"), batch_size=64), sandbox.gold_judge],
         config,
-        train_dataset=sample_prompts(32 * args.reinforce_steps, seed=args.seed),
+        train_dataset=sandbox.sample_prompts(32 * args.reinforce_steps, seed=args.seed),
     )
     reinforce.train()
     reinforce.save_model()
 
     print("4. Held-out prompts, before and after")
-    prompts = sample_prompts(args.test_size, seed=SANDBOX_TEST_SEED)["prompt"]
-    texts, gold = {}, {}
-    for name, model in (("before", sft.model), ("after", reinforce.model)):
-        texts[name] = sample_responses(model, tokenizer, prompts, max_new_tokens=48, seed=args.seed)
-        gold[name] = torch.tensor(gold_judge(prompts, texts[name]))
-    start, end, gain = (mean_interval(values) for values in (gold["before"], gold["after"], gold["after"] - gold["before"]))
-    wins = pair_accuracy(gold["after"], gold["before"])
-
-    accuracies = accuracies_of(reward_metrics, reward.args.scales)
+    prompts = sandbox.sample_prompts(args.test_size, seed=TEST_SEED)["prompt"]
+    comparison = compare_policies(
+        sft.model, reinforce.model, tokenizer, list(prompts), sandbox.gold_judge, max_new_tokens=48, seed=args.seed
+    )
+    accuracies = accuracies_of(reward_metrics, config_reward.scales)
     log = [row for row in reinforce.state.log_history if "reward" in row]
-    print_accuracy(accuracies)
-    rows = [("before", format_interval(start)), ("after", format_interval(end)), ("gain", format_interval(gain))]
-    rows.append(("win rate", f"{format_interval(wins)}, {wins.ties} ties"))
-    print_table(f"Policy: gold reward on {args.test_size} held-out prompts", ("", "mean (95% interval)"), rows)
-    metrics = {"reward_model": reward_metrics, "start": start, "end": end, "gain": gain, "win_rate": wins, "log": log}
+    metrics = {"reward_model": reward_metrics, "policy": comparison._asdict(), "log": log}
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
-    examples = [
-        {"prompt": prompts[i][0]["content"], "before": texts["before"][i], "after": texts["after"][i],
-         "gold_before": gold["before"][i].item(), "gold_after": gold["after"][i].item()}
-        for i in range(4)
-    ]  # fmt: skip
-    by_step = {key: [row[f"rewards/{name}/mean"] for row in log] for key, name in (("gold", "gold_judge"), ("model_reward", "RewardFunction"))}
-    plot_loop(out / "loop.png", accuracies, [row["step"] for row in log], **by_step, start=start, end=end, examples=examples)
+    plot_loop(out / "loop.png", accuracies, log, comparison)
+    print_accuracy(accuracies)
+    print_comparison(comparison, f"Gold reward of the policy on {args.test_size} held-out prompts")
     print(f"Models, metrics.json and loop.png are in {out}/.")
 
 

@@ -22,7 +22,8 @@ def reward_to_go(rewards: Tensor, kl: Tensor, completion_mask: Tensor, beta: flo
 
     $$ G_t = R - \beta \sum_{u \ge t} kl_u $$
 
-    A token has no influence on the divergence of the tokens before it, so that part would only add noise.
+    A token has no influence on the divergence of the tokens before it: that part adds nothing to the expected
+    gradient.
 
     Args:
         rewards (`torch.Tensor` of shape `(N,)`, float):
@@ -39,7 +40,7 @@ def reward_to_go(rewards: Tensor, kl: Tensor, completion_mask: Tensor, beta: flo
     """
     kl = kl * completion_mask
     to_go = kl.flip(1).cumsum(1).flip(1)
-    return (rewards[:, None] - beta * to_go) * completion_mask
+    return (rewards[:, None] - beta * to_go).masked_fill(completion_mask == 0, 0)
 
 
 def batch_mean_baseline(returns: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ def leave_one_out_baseline(returns: Tensor, group_size: int) -> Tensor:
     )
 
 
-def moving_average(previous: float | None, returns: Tensor, decay: float) -> float:
+def moving_average(previous: float | None, returns: Tensor, decay: float) -> float | None:
     r"""
     Exponential moving average of the batches' mean returns.
 
@@ -103,15 +104,15 @@ def moving_average(previous: float | None, returns: Tensor, decay: float) -> flo
         returns (`torch.Tensor` of shape `(N,)`, float):
             Returns of the batch.
         decay (`float`):
-            Share of the old average that stays, in [0, 1).
+            Share of the old average that stays, in [0, 1].
 
     Returns:
-        `float`: The new average. As a baseline, use it for the *next* batch.
+        `float` or `None`: The new average, `None` before the first return. As a baseline, use it for the *next* batch.
     """
     mean = returns.nanmean().item()
     if math.isnan(mean):
-        return math.nan if previous is None else previous
-    return mean if previous is None or math.isnan(previous) else decay * previous + (1 - decay) * mean
+        return previous
+    return mean if previous is None else decay * previous + (1 - decay) * mean
 
 
 class Moments(NamedTuple):
@@ -218,7 +219,7 @@ def decay_and_add(old: RidgeStatistics, new: RidgeStatistics, decay: float) -> R
         new ([`RidgeStatistics`]):
             Statistics of the batch.
         decay (`float`):
-            Weight that a batch keeps when the next one comes, in (0, 1].
+            Weight that a batch keeps when the next one comes, in [0, 1].
 
     Returns:
         [`RidgeStatistics`]
@@ -244,9 +245,12 @@ def ridge_coefficients(statistics: RidgeStatistics, penalty: float) -> Tensor:
     Returns:
         `torch.Tensor` of shape `(F,)`, float64.
     """
-    shrunk = statistics.gram + penalty * torch.diag(statistics.gram.diagonal())
-    inverse: Tensor = torch.linalg.pinv(shrunk, hermitian=True)
-    return inverse @ statistics.moment
+    scale = statistics.gram.diagonal().sqrt()
+    scale = torch.where(scale > 0, scale, 1.0)
+    # In units in which every feature has length 1, so that the pseudo-inverse does not take a small unit for a zero.
+    gram = statistics.gram / scale / scale[:, None]
+    inverse: Tensor = torch.linalg.pinv(gram + penalty * torch.diag(gram.diagonal()), hermitian=True)
+    return inverse @ (statistics.moment / scale) / scale
 
 
 def whiten(advantages: Tensor, mean: Tensor, std: Tensor, completion_mask: Tensor) -> Tensor:

@@ -152,8 +152,6 @@ class MultiScaleHead(nn.Linear):
         if settings.context == "head":
             self.context_prompt = nn.Parameter(torch.empty(CONTEXT_RANK, hidden_size))
             self.context_response = nn.Parameter(torch.empty(CONTEXT_RANK, hidden_size))
-        if "response" not in self.scales:
-            self.weight.requires_grad_(False)  # it takes no part in the score, and stays at its initial 0
         self.settings_context = settings.context
 
     def forward(self, hidden: Tensor, context_index: Tensor) -> HeadOutput:  # type: ignore[override]
@@ -208,7 +206,8 @@ class MultiScaleMixin:
             std = self.config.initializer_range
             for name, parameter in module.named_parameters():
                 # The gate starts even and the prompt has no say at first: training begins as the plain mean of scales.
-                if name in ("gate", "gate_bias", "context_response") or not parameter.requires_grad:
+                unused = name == "weight" and "response" not in module.scales
+                if name in ("gate", "gate_bias", "context_response") or unused:
                     init.zeros_(parameter)
                 elif name != "weight":
                     init.normal_(parameter, mean=0.0, std=std)
@@ -368,7 +367,11 @@ class AutoModelForMultiScaleReward:
             quantization = copy(quantization)
             quantization.llm_int8_skip_modules = [*(quantization.llm_int8_skip_modules or []), "score"]
             kwargs["quantization_config"] = quantization
-        return _model_class(type(config)).from_pretrained(name_or_path, config=config, **kwargs)
+        model = _model_class(type(config)).from_pretrained(name_or_path, config=config, **kwargs)
+        if "response" not in model.settings.scales:
+            # It takes no part in the score and stays 0. Frozen here, since loading makes every parameter trainable.
+            model.score.weight.requires_grad_(False)
+        return model
 
 
 def save_adapter_settings(settings: MultiScaleSettings, folder: str) -> None:

@@ -17,6 +17,8 @@ class ReinforceConfig(RLOOConfig):
     `reward_clip_range` applies after `normalize_rewards`.
 
     Args:
+        disable_dropout (`bool`, *optional*, defaults to `True`):
+            Whether to disable dropout in the model.
         baseline (`str`, *optional*, defaults to `"leave_one_out"`):
             What is subtracted from a response's return: 'none', 'batch_mean', 'moving_average' (of earlier batches),
             'leave_one_out' (the other responses to the prompt) or 'greedy' (the reward of the greedy response).

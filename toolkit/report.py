@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from .metrics import Interval, PairAccuracy
+from .comparison import PolicyComparison
+from .metrics import PairAccuracy
 
 matplotlib.use("Agg")
 
@@ -82,28 +83,35 @@ def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]
         rows (`list[tuple[str, ...]]`):
             Cells.
     """
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    console.print(title, style="bold", soft_wrap=True, highlight=False, markup=False)
+    console.print(table)
 
 
-def format_interval(interval: Interval, digits: int = 3) -> str:
-    """Text of an estimate and its interval, such as `0.512 (0.497 to 0.527)`."""
-    return f"{interval.value:.{digits}f} ({interval.low:.{digits}f} to {interval.high:.{digits}f})"
+def print_comparison(comparison: PolicyComparison, title: str) -> None:
+    """
+    Print what a judge says of two policies, with 95% intervals.
+
+    Args:
+        comparison ([`PolicyComparison`]):
+            The comparison.
+        title (`str`):
+            Title of the table.
+    """
+    named = {"before": comparison.before, "after": comparison.after, "gain": comparison.gain}
+    rows = [(name, f"{i.value:.3f}", f"{i.low:.3f} to {i.high:.3f}") for name, i in named.items()]
+    wins = comparison.win_rate
+    rows.append((f"win rate ({wins.ties} ties)", f"{wins.value:.3f}", f"{wins.low:.3f} to {wins.high:.3f}"))
+    print_table(title, ("", "mean", "95% interval"), rows)
 
 
 def plot_loop(
-    path: Path,
-    accuracies: Mapping[str, PairAccuracy],
-    steps: list[int],
-    gold: list[float],
-    model_reward: list[float],
-    start: Interval,
-    end: Interval,
-    examples: list[dict[str, Any]],
+    path: Path, accuracies: Mapping[str, PairAccuracy], log: list[dict[str, Any]], comparison: PolicyComparison
 ) -> None:
     """
     Picture of the whole loop: what the reward model learned, what the policy made of it, and how its text changed.
@@ -113,19 +121,14 @@ def plot_loop(
             PNG file to write.
         accuracies (`Mapping[str, PairAccuracy]`):
             Held-out accuracies of the reward model by scale.
-        steps (`list[int]`):
-            Steps of REINFORCE at which rewards were logged.
-        gold (`list[float]`):
-            Mean gold reward of the responses sampled at those steps.
-        model_reward (`list[float]`):
-            Mean reward by the reward model at those steps.
-        start ([`Interval`]):
-            Gold reward of the policy before, on held-out prompts.
-        end ([`Interval`]):
-            The same after.
-        examples (`list[dict[str, Any]]`):
-            Rows with `prompt`, `before`, `after`, `gold_before` and `gold_after`.
+        log (`list[dict[str, Any]]`):
+            What REINFORCE logged at each step, with `rewards/gold_judge/mean` and `rewards/RewardFunction/mean`.
+        comparison ([`PolicyComparison`]):
+            Gold reward of the policy before and after, on held-out prompts.
     """
+    steps = [row["step"] for row in log]
+    gold = [row["rewards/gold_judge/mean"] for row in log]
+    model_reward = [row["rewards/RewardFunction/mean"] for row in log]
     figure = Figure(figsize=(13, 10.5), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.25])
     left, right = top.subplots(1, 2)
@@ -145,7 +148,10 @@ def plot_loop(
     right.plot(steps, gold, color="#0072B2", alpha=0.35, linewidth=1)
     right.plot(steps, _smooth(gold), color="#0072B2", label="gold reward (sampled prompts)")
     last = steps[-1] if steps else 1
-    for x, interval, label in ((0, start, "held-out, before"), (last, end, "held-out, after")):
+    for x, interval, label in (
+        (0, comparison.before, "held-out, before"),
+        (last, comparison.after, "held-out, after"),
+    ):
         error = [[interval.value - interval.low], [interval.high - interval.value]]
         right.errorbar([x], [interval.value], yerr=error, fmt="o", capsize=4, color="#D55E00")
         right.annotate(label, (x, interval.value), xytext=(6, -14), textcoords="offset points", color="#D55E00")
@@ -162,10 +168,10 @@ def plot_loop(
     cells = [
         [
             _wrap(row["prompt"]),
-            f"{_wrap(row['before'])}\n[gold {row['gold_before']:.2f}]",
-            f"{_wrap(row['after'])}\n[gold {row['gold_after']:.2f}]",
+            f"{_wrap(row['before'])}\n[gold {row['score_before']:.2f}]",
+            f"{_wrap(row['after'])}\n[gold {row['score_after']:.2f}]",
         ]
-        for row in examples
+        for row in comparison.examples
     ]
     table = table_axes.table(cells, colLabels=["prompt", "before", "after"], loc="upper left", cellLoc="left")
     table.auto_set_font_size(False)

@@ -211,7 +211,7 @@ def sample_demonstrations(size: int, seed: int, tasks: Sequence[str] = TASKS) ->
     for index in range(size):
         rng, task, prompt = _start_row("demonstrations", seed, index, tasks)
         columns["prompt"].append([{"role": "user", "content": prompt}])
-        columns["completion"].append([{"role": "assistant", "content": _write_varied(prompt, rng, 0.3)}])
+        columns["completion"].append([{"role": "assistant", "content": _write_varied(prompt, rng, 0.25)}])
         columns["task"].append(task)
     return Dataset.from_dict(columns)
 
@@ -309,6 +309,8 @@ def sandbox_decoder(hidden_size: int = 128, layers: int = 4, heads: int = 4, see
         num_key_value_heads=max(heads // 2, 1),
         head_dim=hidden_size // heads,
         max_position_embeddings=256,
+        # With the usual 0.02, so small a model takes several times as long to find out that it can copy from the prompt
+        initializer_range=0.05,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
