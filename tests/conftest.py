@@ -76,8 +76,8 @@ OTHER_SENTENCES = [
 
 def pytest_configure(config):
     for entry in (
-        # Torch: an operator that bitsandbytes uses for 4-bit weights has no fast version on the CPU.
-        # PEFT: a base folder that is not on the hub has no config that it could compare the vocabulary with.
+        # PEFT and Accelerate read a property that Transformers has renamed.
+        "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
     ):
         config.addinivalue_line("filterwarnings", entry)
 

@@ -350,7 +350,8 @@ class AutoModelForMultiScaleReward:
             base = PeftConfig.from_pretrained(name_or_path).base_model_name_or_path
             settings = settings or _adapter_settings(name_or_path)
             model = AutoModelForMultiScaleReward.from_pretrained(base, settings, **kwargs)
-            return PeftModel.from_pretrained(model, name_or_path)
+            # PEFT would freeze it, but a whole model can be trained on when it is loaded, and so can this.
+            return PeftModel.from_pretrained(model, name_or_path, is_trainable=True)
 
         shared = {key: kwargs[key] for key in ("revision", "trust_remote_code", "token", "cache_dir") if key in kwargs}
         config = AutoConfig.from_pretrained(name_or_path, num_labels=1, **shared)

@@ -5,7 +5,8 @@ The world's texts and the gold reward are in [`sandbox_world`]; docs/sandbox.md 
 
 import math
 import random
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,14 +15,27 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from .sandbox_world import (
+    ADVICE,
+    ATTRIBUTES,
+    CODE_ASIDES,
+    COURTESY,
+    EMPHASIS,
+    FILLER,
+    FORBIDDEN,
+    FUNCTIONS,
+    OPERATORS,
+    REACTIONS,
+    ROOM,
+    STATES,
     TASKS,
+    TOPICS,
+    VARIABLES,
     GoldReward,
     Text,
     gold_range,
     gold_reward,
     message_text,
     parse_prompt,
-    vocabulary,
     write_prompt,
     write_response,
 )
@@ -247,6 +261,29 @@ def sample_pairs(size: int, seed: int, tasks: Sequence[str] = TASKS) -> Dataset:
 # Models
 
 
+def _strings(table: Any) -> list[str]:
+    """Every text in a table: keys, entries, and entries of entries."""
+    if isinstance(table, str):
+        return [table]
+    entries = [*table, *table.values()] if isinstance(table, Mapping) else table
+    return [text for entry in entries for text in _strings(entry)]
+
+
+def vocabulary() -> list[str]:
+    """Every word, digit and mark of the world's texts, sorted."""
+    people = TOPICS, STATES, REACTIONS, ADVICE, COURTESY, FILLER, FORBIDDEN, ATTRIBUTES, list(EMPHASIS)
+    code = FUNCTIONS, VARIABLES, OPERATORS, CODE_ASIDES, list(ROOM), "0 1 2 3 4 5 6 7 8 9 ! ? #"
+    prompts = (
+        "hi. the rose is red and needs oil. tell me its place and its need.",
+        "hi. summarize this: the rose was old.",
+        "hi. my rose is lost and i feel sad. what now?",
+        "hi. write a function area of x and y. it checks x and adds them.",
+    )
+    points = [point.templates for prompt in prompts for point in parse_prompt(prompt).points]
+    text = re.sub(r"{\w+}", "", " ".join(_strings((people, code, prompts, points))))
+    return sorted(set(re.findall(r"[a-z]+|\d|[^\w\s]", text)))
+
+
 def sandbox_tokenizer() -> PreTrainedTokenizerFast:
     """
     A tokenizer whose tokens are the world's words, each with and without a space in front.
@@ -309,7 +346,7 @@ def sandbox_decoder(hidden_size: int = 128, layers: int = 4, heads: int = 4, see
         num_key_value_heads=max(heads // 2, 1),
         head_dim=hidden_size // heads,
         max_position_embeddings=256,
-        # With the usual 0.02, so small a model takes several times as long to find out that it can copy from the prompt
+        # With the usual 0.02 so small a model takes several times as long to learn to copy from the prompt
         initializer_range=0.05,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,

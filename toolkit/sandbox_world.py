@@ -86,12 +86,6 @@ LONGEST = {"question_answering": 27, "summarization": 28, "dialogue": 24, "code"
 
 SCALE = 4.0  # the weights of every prompt sum to this many nats, so a total lies within plus and minus it
 
-ASIDES = (
-    "the {a} and the {b} are close.",
-    "many people like the {a}.",
-    "we saw the {a} near the {b}.",
-    "there is one {a} here.",
-)
 CODE_ASIDES = (" print({a}, {b})\n", " {a} = {a} + {b}\n", " {b} = {a}\n", " log({a})\n")
 
 ATTRIBUTES = {
@@ -99,6 +93,8 @@ ATTRIBUTES = {
     "place": (PLACES, ("the {key} lives in the {value}.", "the {value} has a {key}.")),
     "need": (NEEDS, ("the {key} needs {value}.", "give the {key} some {value}.")),
 }
+REACTION_TEMPLATES = ("i am {value} about the {key}.", "i feel {value} for your {key}.")
+ADVICE_TEMPLATES = ("you could {value} the {key}.", "you should {value} your {key} now.")
 STATE_TEMPLATES = ("the {key} was {value}.", "the {key} seemed {value}.")
 
 
@@ -145,7 +141,7 @@ def write_prompt(task: str, rng: random.Random) -> str:
         body = f"the {noun} is {rng.choice(COLOURS)} and needs {rng.choice(NEEDS)}."
         body += f" tell me its {' and its '.join(asked)}."
     elif task == "summarization":
-        count = rng.choice((2, 3, 4))
+        count = rng.choice((2, 3))
         nouns, states = rng.sample(TOPICS[topic], count), rng.sample(STATES, count)
         body = "summarize this:" + "".join(f" the {n} was {s}." for n, s in zip(nouns, states, strict=True))
     elif task == "dialogue":
@@ -181,7 +177,7 @@ def parse_prompt(prompt: Text) -> Request:
     greeting, emphasis, room = ("|".join(map(re.escape, cues)) for cues in (COURTESY, EMPHASIS, ROOM))
     match = re.fullmatch(rf"({greeting}) (.*?)(?: ({emphasis}))?(?: ({room}))?", text.strip())
     found = _parse_body(match[2]) if match else None
-    if not match or found is None:
+    if not match or found is None or not all(point.value in point.values for point in found[1]):
         raise ValueError(
             f"The prompt {text[:80]!r} is not from the sandbox, so it has no gold reward. Use prompts of "
             "`sample_prompts`, `sample_demonstrations` or `sample_pairs`, or another reward."
@@ -202,22 +198,20 @@ def _parse_body(body: str) -> tuple[str, list[Point], tuple[str, ...]] | None:
         names = asked.split(" and its ")
         if noun in TOPIC_OF and all(name in answers for name in names):
             points = [Point(noun, answers[name], *ATTRIBUTES[name]) for name in names]
-            return "question_answering", points, _topic_words(noun)
-    elif body.startswith("summarize this: "):
+            return "question_answering", points, TOPICS[TOPIC_OF[noun]]
+    elif re.fullmatch(r"summarize this:(?: the \w+ was \w+\.)+", body):
         facts = re.findall(r"the (\w+) was (\w+)\.", body)
-        if facts and all(noun in TOPIC_OF for noun, _ in facts):
+        if all(noun in TOPIC_OF for noun, _ in facts):
             points = [Point(noun, state, STATES, STATE_TEMPLATES) for noun, state in facts]
-            return "summarization", points, _topic_words(facts[0][0])
+            return "summarization", points, TOPICS[TOPIC_OF[facts[0][0]]]
     elif match := re.fullmatch(r"my (\w+) is (\w+) and i feel (\w+)\. what now\?", body):
         noun, problem, feeling = match.groups()
         if noun in TOPIC_OF and problem in ADVICE and feeling in REACTIONS:
-            reaction = (f"i am {{value}} about the {noun}.", f"i feel {{value}} for your {noun}.")
-            advice = (f"you could {{value}} the {noun}.", f"you should {{value}} your {noun} now.")
             points = [
-                Point("i", REACTIONS[feeling], tuple(REACTIONS.values()), reaction),
-                Point("you", ADVICE[problem], tuple(ADVICE.values()), advice),
+                Point(noun, REACTIONS[feeling], tuple(REACTIONS.values()), REACTION_TEMPLATES),
+                Point(noun, ADVICE[problem], tuple(ADVICE.values()), ADVICE_TEMPLATES),
             ]
-            return "dialogue", points, _topic_words(noun)
+            return "dialogue", points, TOPICS[TOPIC_OF[noun]]
     elif match := re.fullmatch(
         r"write a function (\w+) of (\w) and (\w)\. it (?:checks (\w) and )?(\w+) them\.", body
     ):
@@ -230,10 +224,6 @@ def _parse_body(body: str) -> tuple[str, list[Point], tuple[str, ...]] | None:
             points.append(Point("return", OPERATORS[verb], tuple(OPERATORS.values()), answer))
             return "code", points, (first, second)
     return None
-
-
-def _topic_words(noun: str) -> tuple[str, ...]:
-    return (*TOPICS[TOPIC_OF[noun]], TOPIC_OF[noun])
 
 
 # Gold reward
@@ -358,7 +348,7 @@ def write_response(prompt: Text, quality: tuple[float, float, float], rng: rando
         if aside not in lines:
             lines.insert(rng.randint(min(1, len(lines)), max(len(lines) - 1, min(1, len(lines)))), aside)
     unfitting = next(words for words in COURTESY.values() if words != request.courtesy)
-    rude = (unfitting, unfitting, FILLER, FORBIDDEN)
+    rude = (*[unfitting] * 4, FILLER, FORBIDDEN)
     fitting = math.ceil(len(words_of(" ".join(lines))) / 7)
     for _ in range(fitting if rng.random() < polite else rng.randint(0, fitting)):
         word = rng.choice(request.courtesy if rng.random() < polite else rng.choice(rude))
@@ -386,54 +376,16 @@ def _write_aside(request: Request, relevant: bool, rng: random.Random) -> str:
     """A segment that makes no point, on the topic or off it."""
     if request.task == "code":
         names = request.topic if relevant else tuple(name for name in VARIABLES if name not in request.topic)
-        template = rng.choice(CODE_ASIDES)
-    else:
-        topics = [place for place in PLACES if (place in request.topic) == relevant]
-        names, template = TOPICS[rng.choice(topics)], rng.choice(ASIDES)
-    a, b = rng.sample(names, 2)
-    return template.format(a=a, b=b)
+        a, b = rng.sample(names, 2)
+        return rng.choice(CODE_ASIDES).format(a=a, b=b)
+    # Made of the same words as the points, so that only what it speaks of tells it from them
+    keys = {point.key for point in request.points}
+    nouns = [noun for noun in TOPIC_OF if noun not in keys and (noun in request.topic) == relevant]
+    point = rng.choice(request.points)
+    return rng.choice(point.templates).format(key=rng.choice(nouns), value=rng.choice(point.values))
 
 
 def _add_word(line: str, word: str, task: str, in_front: bool) -> str:
     if task == "code":
         return f"{line[:-1]} # {word}\n" if "#" not in line else f"{line[:-1]} {word}\n"
     return f"{word}, {line}" if in_front else f"{line[:-1]}, {word}{line[-1]}"
-
-
-def vocabulary() -> list[str]:
-    """Every word, digit and mark of the world's texts, sorted."""
-    word_lists = (
-        *TOPICS.values(),
-        PLACES,
-        COLOURS,
-        NEEDS,
-        STATES,
-        FUNCTIONS,
-        VARIABLES,
-        *COURTESY.values(),
-        FILLER,
-        FORBIDDEN,
-    )
-    tables = (*REACTIONS.items(), *ADVICE.items(), *OPERATORS.items())
-    texts = [" ".join(words) for words in (*word_lists, *tables)]
-    texts += [
-        *COURTESY,
-        *ATTRIBUTES,
-        *EMPHASIS,
-        *ROOM,
-        *ASIDES,
-        *CODE_ASIDES,
-        *STATE_TEMPLATES,
-        "# 0 1 2 3 4 5 6 7 8 9 ! ?",
-    ]
-    texts += [template for _, templates in ATTRIBUTES.values() for template in templates]
-    for prompt in (
-        "hi. the rose is red and needs oil. tell me its place and its need.",
-        "hi. summarize this: the rose was old.",
-        "hi. my rose is lost and i feel sad. what now?",
-        "hi. write a function area of x and y. it checks x and adds them.",
-    ):
-        request = parse_prompt(prompt)
-        texts += [prompt, *(template for point in request.points for template in point.templates)]
-    words = set(re.findall(r"[a-z]+|\d|[^\w\s]", " ".join(texts))) - {"{", "}", "key", "value"}
-    return sorted(words)

@@ -1,0 +1,125 @@
+"""Every recipe parses its YAML files, and the whole loop runs at a small size under `accelerate launch`."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from trl import ModelConfig, SFTConfig, TrlParser
+
+from toolkit import MultiScaleRewardConfig, ReinforceConfig
+from toolkit.scripting import DataArguments
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+
+
+def load_recipe(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def classes_of(stem):
+    if stem.endswith("_joint"):
+        return (load_recipe("train_jointly").JointArguments,)
+    if "_joint_" in stem:
+        return (MultiScaleRewardConfig if stem.endswith("_reward") else ReinforceConfig,)
+    if stem.endswith("_decoder"):
+        return (load_recipe("pretrain_decoder").DecoderArguments, SFTConfig)
+    if stem.endswith("_reward"):
+        return (DataArguments, MultiScaleRewardConfig, ModelConfig)
+    return (load_recipe("train_reinforce").ReinforceArguments, ReinforceConfig, ModelConfig)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_yaml_files_hold_only_options_that_exist(path):
+    # On the machine of a test there may be no GPU for bfloat16; the file's own options are what is parsed.
+    extra = (
+        [] if "use_cpu: true" in path.read_text() or path.stem.endswith("_joint") else ["--use_cpu", "--bf16", "no"]
+    )
+    extra += [] if "activation" in path.read_text() or not extra else ["--activation_checkpointing", "no"]
+    TrlParser(classes_of(path.stem)).parse_args_and_config(["--config", str(path), *extra])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_yaml_file_has_its_row_in_the_readme(path):
+    readme = (ROOT / "recipes" / "README.md").read_text()
+    assert path.name in readme or "_joint_" in path.stem
+
+
+def launch(recipe, *arguments, folder):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += [str(ROOT / "recipes" / f"{recipe}.py"), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    sizes = {"pairs": 64, "test_size": 24, "sft_steps": 3, "reinforce_steps": 2}
+    out = launch("demo", *(word for name, size in sizes.items() for word in (f"--{name}", size)), folder=folder)
+    return folder, out
+
+
+def test_the_demo_leaves_models_metrics_and_a_picture(demo):
+    folder, out = demo
+    run = folder / "runs" / "demo"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["reward_model"]["eval_pairs"] == 24
+    assert len(metrics["log"]) == 2
+    assert (run / "loop.png").stat().st_size > 10_000
+    assert all((run / model / "model.safetensors").exists() for model in ("start", "reward", "policy"))
+    assert all(name in out for name in ("token", "segment", "response", "mix", "longer wins", "win rate"))
+
+
+def test_the_loop_of_rounds_goes_on_where_it_stopped(demo):
+    folder, _ = demo
+    for name, steps in (("reward", 2), ("reinforce", 1)):
+        text = (ROOT / "recipes" / "configs" / f"sandbox_joint_{name}.yaml").read_text()
+        lines = [line for line in text.splitlines() if not line.startswith(("max_steps", "num_train_epochs"))]
+        (folder / f"{name}.yaml").write_text("\n".join([*lines, f"max_steps: {steps}", ""]))
+    arguments = ["--config", ROOT / "recipes" / "configs" / "sandbox_joint.yaml", "--train_size", 32]
+    arguments += ["--eval_size", 16, "--pairs_per_round", 24, "--max_new_tokens", 8]
+    arguments += ["--reward_config", "reward.yaml", "--reinforce_config", "reinforce.yaml"]
+    launch("train_jointly", *arguments, "--rounds", 1, folder=folder)
+    first = folder / "runs" / "joint" / "round-1"
+    written = (first / "reward" / "model.safetensors").stat().st_mtime_ns
+    out = launch("train_jointly", *arguments, "--rounds", 2, folder=folder)
+    assert (first / "reward" / "model.safetensors").stat().st_mtime_ns == written
+    assert "Round 2" in out
+    accuracies = json.loads((folder / "runs" / "joint" / "round-2" / "accuracy.json").read_text())
+    assert list(accuracies) == ["trained once", "before this round", "after this round"]
+
+
+def test_training_and_evaluation_of_a_reward_model_agree(demo):
+    folder, _ = demo
+    config = ROOT / "recipes" / "configs" / "sandbox_reward.yaml"
+    sizes = ["--train_size", 32, "--eval_size", 30]
+    launch("train_reward", "--config", config, "--output_dir", "reward", *sizes, folder=folder)
+    trained = json.loads((folder / "reward" / "eval_results.json").read_text())
+    arguments = ["--reward_model", "reward", "--dataset_name", "sandbox", "--eval_size", 30]
+    launch("evaluate_reward", *arguments, "--output_file", "figures.json", folder=folder)
+    evaluated = json.loads((folder / "figures.json").read_text())
+    assert trained["num_processes"] == 1
+    assert evaluated["mix"]["value"] == trained["eval_accuracy"]
+    assert evaluated["token"]["value"] == trained["eval_accuracy/token"]
+    assert evaluated["longer wins"]["value"] == trained["eval_accuracy/longer_wins"]
+
+
+def test_reinforce_runs_from_its_yaml_file(demo):
+    folder, _ = demo
+    config = ROOT / "recipes" / "configs" / "sandbox_reinforce.yaml"
+    arguments = ["--max_steps", 2, "--per_device_train_batch_size", 8, "--train_size", 16, "--save_steps", 1]
+    launch("train_reinforce", "--config", config, *arguments, "--output_dir", "policy", folder=folder)
+    assert (folder / "policy" / "model.safetensors").exists()
+    assert (folder / "policy" / "checkpoint-2" / "reinforce_state.json").exists()
