@@ -61,17 +61,16 @@ def sample(model, tokenizer, prompt, samples):
 
 
 @torch.no_grad()
-def held_out_accuracy(trainer):
-    model, sides = trainer.model.eval(), ([], [])
-    for batch in trainer.get_eval_dataloader():
-        scores = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
-        for side, part in zip(sides, scores.chunk(2), strict=True):
-            side.append(part)
-    return pair_accuracy(*map(torch.cat, sides))
+def scores(model, tokenizer, prompts, texts):
+    """Scores (N,) of responses, each read where the template ends, as in training."""
+    rows = [[*prompt, {"role": "assistant", "content": text}] for prompt, text in zip(prompts, texts, strict=True)]
+    options = {"return_tensors": "pt", "return_dict": True, "padding": True, "padding_side": "right"}
+    batches = [tokenizer.apply_chat_template(rows[i : i + 256], **options) for i in range(0, len(rows), 256)]
+    return torch.cat([model(**batch).logits[:, 0] for batch in batches])
 
 
 def main(args):
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     out, tokenizer = Path(args.output_dir), sandbox.sandbox_tokenizer()
     common = {
         "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none", "save_strategy": "no",
@@ -86,34 +85,53 @@ def main(args):
         "bag of words": pair_accuracy(counts @ logistic_regression(bag_of_words(train)), none),
     }
 
-    config = SFTConfig(
-        str(out / "sft"), per_device_train_batch_size=16, learning_rate=3e-3, num_train_epochs=1, **common
-    )
-    demonstrations = sandbox.sample_demonstrations(args.demonstrations, args.seed)
+    config = SFTConfig(str(out / "sft"), per_device_train_batch_size=16, learning_rate=3e-3, max_steps=500, **common)
+    demonstrations = sandbox.sample_demonstrations(8000, args.seed)
     sft = SFTTrainer(sandbox.sandbox_decoder(), config, train_dataset=demonstrations, processing_class=tokenizer)
     sft.train()
     sft.save_model()
     prompts = sandbox.sample_prompts(args.prompts, TEST_SEED)["prompt"]
-    policy = torch.tensor([place(prompt, sample(sft.model.eval(), tokenizer, prompt, 64)) for prompt in prompts])
-    polite = [" ".join(request.courtesy * 5).split() for request in map(parse_prompt, prompts)]
-    hacks = [" ".join(words[: parse_prompt(p).aim]) + "." for p, words in zip(prompts, polite, strict=True)]
-    token = [sandbox.gold_reward(p, hack).token for p, hack in zip(prompts, hacks, strict=True)]
-    written = torch.tensor([place(d["prompt"], d["completion"][:1])[0] for d in demonstrations])
-    means = {
-        "demonstrations": written,
+    written = [sample(sft.model.eval(), tokenizer, prompt, 64) for prompt in prompts]
+    policy = torch.tensor([place(prompt, texts) for prompt, texts in zip(prompts, written, strict=True)])
+    answers = {"policy": [texts[0] for texts in written]}
+    answers["courtesy alone"] = [" ".join(parse_prompt(prompt).courtesy * 2) + "." for prompt in prompts]
+    answers["policy and courtesy"] = [" ".join(pair) for pair in zip(*answers.values(), strict=True)]
+    figures = {
+        "demonstrations": [place(row["prompt"], [row["completion"]])[0] for row in demonstrations],
         "policy": policy.mean(1),
         "policy, best of 64": policy.max(1).values,
-        "courtesy alone": torch.tensor([place(p, [hack])[0] for p, hack in zip(prompts, hacks, strict=True)]),
-        "its token part": torch.tensor(token),
     }
+    for name in ("courtesy alone", "policy and courtesy"):
+        figures[name] = [place(p, [text])[0] for p, text in zip(prompts, answers[name], strict=True)]
 
     sandbox.sandbox_decoder().save_pretrained(out / "random")
     for start in ("sft", "random"):
         config = RewardConfig(
-            str(out / f"reward-{start}"), per_device_train_batch_size=32, per_device_eval_batch_size=128,
-            learning_rate=args.learning_rate, num_train_epochs=args.epochs, **common,
+            str(out / f"reward-{start}"), per_device_train_batch_size=32, num_train_epochs=args.epochs,
+            learning_rate=1e-3, **common,
         )  # fmt: skip
         model = AutoModelForSequenceClassification.from_pretrained(out / start, num_labels=1)
-        trainer = RewardTrainer(model, config, train_dataset=train, eval_dataset=test, processing_class=tokenizer)
-        trainer.train()
-        accuracy[f"plain training from {start}"] = held_out_accuracy(trainer)
+        RewardTrainer(model, config, train_dataset=train, processing_class=tokenizer).train()
+        sides = [[row[0]["content"] for row in test[side]] for side in ("chosen", "rejected")]
+        ranked = [scores(model.eval(), tokenizer, test["prompt"], side) for side in sides]
+        accuracy[f"plain training from {start}"] = pair_accuracy(*ranked)
+        for name, texts in answers.items():
+            figures[f"score from {start} of {name}"] = scores(model, tokenizer, prompts, texts)
+
+    figures = {name: mean_interval(torch.as_tensor(values)) for name, values in figures.items()}
+    print_accuracy(accuracy, "Held-out pairs ranked right")
+    rows = [(name, f"{m.value:.3f}", f"{m.low:.3f} to {m.high:.3f}") for name, m in figures.items()]
+    print_table("Gold reward (0 worst, 1 best) and scores of plain training", ("of", "mean", "95% interval"), rows)
+    record = {"options": vars(args)} | {name: value._asdict() for name, value in (accuracy | figures).items()}
+    (out / "calibration.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", default="runs/calibration")
+    parser.add_argument("--pairs", type=int, default=10_000)
+    parser.add_argument("--test_pairs", type=int, default=4_000)
+    parser.add_argument("--prompts", type=int, default=100)
+    parser.add_argument("--epochs", type=float, default=2.0)
+    parser.add_argument("--seed", type=int, default=0)
+    main(parser.parse_args())

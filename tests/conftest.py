@@ -177,6 +177,7 @@ def spread_head(model, seed: int = 0):
 @pytest.fixture(scope="session")
 def reward_model(tokenizer, tiny_folder):
     """A new reward model of an architecture, its head spread, that knows the tokenizer's marker and boundaries."""
+
     def make(architecture: str = "qwen3", scales=SCALES, context="gate", **options):
         settings = MultiScaleSettings(scales=list(scales), context=context)
         model = AutoModelForMultiScaleReward.from_pretrained(tiny_folder(architecture, **options), settings)

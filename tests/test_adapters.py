@@ -139,7 +139,9 @@ def test_training_goes_on_from_a_saved_adapter(trained, reward_config, chat_pair
 
 
 def test_full_and_lora_runs_begin_at_the_same_loss(trained, reward_config, tiny_folder, chat_pairs):
-    full = MultiScaleRewardTrainer(tiny_folder(), reward_config(max_steps=1, per_device_train_batch_size=8), chat_pairs)
+    full = MultiScaleRewardTrainer(
+        tiny_folder(), reward_config(max_steps=1, per_device_train_batch_size=8), chat_pairs
+    )
     full.train()
     assert logged(full, "loss")[0] == pytest.approx(logged(trained[0], "loss")[0], abs=1e-6)
 

@@ -87,8 +87,12 @@ def test_every_figure_follows_from_the_formulas(reward_model, rows, batch, archi
         expected = by_hand(model, ids, start)
         torch.testing.assert_close(output.logits[i, 0], torch.tensor(expected.pop("score")), atol=1e-5, rtol=1e-5)
         for name, value in expected.items():
-            found = output[name][i] if name in ("gate", "scale_scores", "prompt_value") else output[name][i, : len(ids)]
-            torch.testing.assert_close(found, value, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+            found = (
+                output[name][i] if name in ("gate", "scale_scores", "prompt_value") else output[name][i, : len(ids)]
+            )
+            torch.testing.assert_close(
+                found, value, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
 @ARCHITECTURE
@@ -192,7 +196,9 @@ def test_conditioned_head_follows_the_prompt_alone(reward_model, tokenizer):
     torch.testing.assert_close(doubled - without, 2 * (with_context - without))
 
 
-@pytest.mark.parametrize("scales", [["token"], ["segment"], ["response"], ["token", "response"], ["response", "token"]])
+@pytest.mark.parametrize(
+    "scales", [["token"], ["segment"], ["response"], ["token", "response"], ["response", "token"]]
+)
 def test_a_scale_left_out_has_no_parameter_and_no_say(reward_model, rows, batch, scales):
     model = reward_model("qwen3", scales, "none")
     names = {name for name, _ in model.score.named_parameters()}
@@ -297,7 +303,9 @@ def test_a_folder_without_settings_is_refused(tiny_folder):
 
 
 def test_an_encoder_is_refused(tmp_path):
-    config = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=50)
+    config = BertConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=50
+    )
     BertModel(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="no linear head called `score`.*Use a causal model such as Qwen3"):
         AutoModelForMultiScaleReward.from_pretrained(str(tmp_path), MultiScaleSettings())
@@ -392,9 +400,7 @@ def test_a_causal_model_gives_the_backbone(tiny_folder, batch):
     causal = AutoModelForCausalLM.from_pretrained(tiny_folder())
     settings = MultiScaleSettings()
     model = AutoModelForMultiScaleReward.from_pretrained(tiny_folder(), settings)
-    for (name, mine), (_, theirs) in zip(
-        model.model.named_parameters(), causal.model.named_parameters(), strict=True
-    ):
+    for (name, mine), (_, theirs) in zip(model.model.named_parameters(), causal.model.named_parameters(), strict=True):
         assert torch.equal(mine, theirs), name
     assert AutoConfig.from_pretrained(tiny_folder()).to_dict().get("multi_scale") is None
 

@@ -30,7 +30,9 @@ def plain_prompts(plain_pairs):
 
 @pytest.fixture
 def policy_trainer(reinforce_config, tiny_folder, reward_folder, chat_prompts):
-    def make(reward_funcs=None, train_dataset=chat_prompts, model=None, peft_config=None, eval_dataset=None, **options):
+    def make(
+        reward_funcs=None, train_dataset=chat_prompts, model=None, peft_config=None, eval_dataset=None, **options
+    ):
         return ReinforceTrainer(
             model=model or tiny_folder(),
             reward_funcs=RewardFunction(reward_folder()) if reward_funcs is None else reward_funcs,
@@ -167,25 +169,27 @@ def test_prefix_baseline_needs_one_reward_function(policy_trainer, reward_folder
     "options",
     [
         {},
-        {"reward_clip_range": (-0.2, 0.2)},
+        {"reward_clip_range": (-1.0, 1.0)},
         {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, "num_generations": 4},
     ],
 )
-def test_leave_one_out_gradient_is_trls(policy_trainer, reinforce_config, tiny_folder, chat_prompts, reward_folder, options):
+def test_leave_one_out_gradient_is_trls(
+    policy_trainer, reinforce_config, tiny_folder, chat_prompts, reward_folder, options
+):
     # On-policy the ratio is 1 and its gradient that of log pi, so TRL's loss -mean(ratio A) has our gradient.
-    options = {"optim": "sgd", "learning_rate": 0.1, **options}
+    options = {"optim": "sgd", **options}  # whose step is the gradient itself
     ours = policy_trainer(**options)
-    theirs = RLOOTrainer(
-        tiny_folder(), RewardFunction(reward_folder()), reinforce_config(RLOOConfig, **options), chat_prompts
-    )
     start = parameters_of(ours)
-    for trainer in (ours, theirs):
-        trainer.train()
+    ours.train()
+    # built only now, since building a trainer sets the seed of what it will sample
+    config = reinforce_config(RLOOConfig, **options)
+    theirs = RLOOTrainer(tiny_folder(), RewardFunction(reward_folder()), config, chat_prompts)
+    theirs.train()
     assert logged(ours, "reward") == pytest.approx(logged(theirs, "reward"), abs=1e-5)
-    assert logged(ours, "grad_norm") == pytest.approx(logged(theirs, "grad_norm"), rel=1e-4)
+    assert logged(ours, "grad_norm") == pytest.approx(logged(theirs, "grad_norm"), rel=1e-4, abs=1e-4)
     assert moved(ours, start) == set(start)
     for name, value in theirs.model.named_parameters():
-        torch.testing.assert_close(ours.model.get_parameter(name), value, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(ours.model.get_parameter(name), value)
 
 
 def test_baselines_by_hand(policy_trainer):
@@ -203,7 +207,9 @@ def test_baselines_by_hand(policy_trainer):
             mask = output["completion_mask"]
             torch.testing.assert_close(output["advantages"], torch.tensor(batch)[:, None] * mask)
         # the mean of the second batch joins what the first has left
-        assert trainer._moving_average == (pytest.approx(0.9 * 4.5 + 0.1 * 5) if baseline == "moving_average" else None)
+        assert trainer._moving_average == (
+            pytest.approx(0.9 * 4.5 + 0.1 * 5) if baseline == "moving_average" else None
+        )
 
 
 def test_rewards_are_normalised_by_earlier_batches(policy_trainer):
@@ -244,9 +250,24 @@ def test_whitening_nothing_gives_nothing(policy_trainer):
         max_steps=1,
         generation_kwargs={"suppress_tokens": [0, 2]},  # padding and EOS
     )
+    _, output = generate(trainer)
+    assert not output["completion_mask"].any()
+    assert not output["advantages"].any()
     before = parameters_of(trainer)
     trainer.train()
     assert moved(trainer, before) == set()
+
+
+def test_whitening_leaves_unscored_responses_alone(policy_trainer):
+    rewards = Sequence(*[[None, 3.0, 5.0, 10.0]] * 2)
+    trainer = policy_trainer(rewards, baseline="none", normalize_advantages=True)
+    for _ in range(2):
+        _, output = generate(trainer)
+        values, mask = output["advantages"], output["completion_mask"].bool()
+        assert not values[0].any()
+        rest = values[1:][mask[1:]]
+        assert rest.mean().item() == pytest.approx(0.0, abs=1e-5)
+        assert rest.std(correction=0).item() == pytest.approx(1.0, abs=1e-3)
 
 
 def token_logps(model, output: dict) -> torch.Tensor:
@@ -319,12 +340,16 @@ def test_prefix_baseline_explains_what_the_prefixes_tell(policy_trainer, reward_
 
 def test_prefix_values_at_the_tokens_of_another_tokenizer_by_hand():
     values = torch.tensor([[1.0], [2.0], [3.0]])
-    score = ResponseScore(3.0, values[-1], torch.ones(1), values, torch.tensor([0.5]), values, values, [2, 5, 9], False)
+    score = ResponseScore(
+        3.0, values[-1], torch.ones(1), values, torch.tensor([0.5]), values, values, [2, 5, 9], False
+    )
     found = align_by_offsets(score, [1, 2, 4, 5, 8, 9, 9])
     assert found[:, 0].tolist() == [0.5, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
 
 
-def test_a_reward_model_with_another_tokenizer_trains_the_policy(policy_trainer, tiny_folder, tokenizer, other_tokenizer):
+def test_a_reward_model_with_another_tokenizer_trains_the_policy(
+    policy_trainer, tiny_folder, tokenizer, other_tokenizer
+):
     model = AutoModelForMultiScaleReward.from_pretrained(tiny_folder("llama"), MultiScaleSettings())
     model.set_layout(response_marker_ids(other_tokenizer), segment_boundary_ids(other_tokenizer))
     reward = RewardFunction(spread_head(model), other_tokenizer, policy_processing_class=tokenizer)
@@ -352,7 +377,9 @@ def test_sampling_and_training_agree_on_log_probabilities(policy_trainer, tiny_f
         ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
         mask = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
         assert trainer.model.training
-        logps, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, output["completion_ids"].size(1))
+        logps, _, _ = trainer._get_per_token_logps_and_entropies(
+            trainer.model, ids, mask, output["completion_ids"].size(1)
+        )
         return ((logps - output["old_per_token_logps"]) * output["completion_mask"]).abs().max().item()
 
     assert drift() == pytest.approx(0.0, abs=1e-5)
@@ -368,15 +395,16 @@ def test_greedy_baseline_is_the_reward_of_the_greedy_response(policy_trainer, ti
     model, reward = AutoModelForCausalLM.from_pretrained(tiny_folder()).eval(), RewardFunction(reward_folder())
     greedy = []
     for row in inputs:
-        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_tensors="pt")["input_ids"]
+        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_tensors="pt")[
+            "input_ids"
+        ]
         found = model.generate(prompt, do_sample=False, max_new_tokens=8)[0, prompt.size(1) :].tolist()
         text = tokenizer.decode(found, skip_special_tokens=True)
         greedy += reward([row["prompt"]], [[{"role": "assistant", "content": text}]], completion_ids=[found])
+    assert trainer._metrics["train"]["baseline"] == pytest.approx([np.mean(greedy)], abs=1e-5)
     expected = trainer._rewards[:, 0] - torch.tensor(greedy)
-    torch.testing.assert_close(trainer._metrics["train"]["baseline"], [float(np.mean(greedy))], atol=1e-5, rtol=1e-5)
-    assert trainer._rewards.std() > 0
-    del output
-    return expected
+    torch.testing.assert_close(output["advantages"][:, 0], expected, atol=1e-5, rtol=1e-5)
+    assert expected.std() > 0
 
 
 def test_greedy_responses_leave_no_trace_in_the_metrics(policy_trainer, reward_folder):
@@ -450,9 +478,9 @@ def test_running_state_comes_back_as_it_was_saved(policy_trainer):
     trainer = policy_trainer(max_steps=1, save_strategy="steps", save_steps=1, **RUNNING)
     trainer.train()
     other = policy_trainer(**RUNNING)
-    other._load_optimizer_and_scheduler(str(Path(trainer.args.output_dir, "checkpoint-1")))
+    assert other._running_state() != trainer._running_state()
+    other._restore_running_state(json.loads(Path(trainer.args.output_dir, "checkpoint-1", STATE_NAME).read_text()))
     assert other._running_state() == trainer._running_state()
-    assert other._moving_average != 0
 
 
 def test_resuming_with_another_reward_model_is_an_error(policy_trainer, reward_folder):

@@ -145,7 +145,9 @@ def test_rows_are_cut_to_the_context_length_of_the_model(reward_folder):
 
 def test_a_response_longer_than_the_limit_is_an_error(reward_folder):
     with pytest.raises(ValueError, match=r"Response 2 of the batch: a response of \d+ tokens does not fit"):
-        RewardFunction(reward_folder(), max_length=12)(["Q:", "Q:"], [" A.", " never and never again, never and never"])
+        RewardFunction(reward_folder(), max_length=12)(
+            ["Q:", "Q:"], [" A.", " never and never again, never and never"]
+        )
 
 
 def test_ids_of_another_tokenizer_are_an_error(reward, other_tokenizer):
@@ -236,7 +238,15 @@ def adapter_folder(tiny_folder, cpu_options, chat_pairs, tmp_path_factory):
 @pytest.mark.parametrize(("trainer_class", "config_class"), [(RLOOTrainer, RLOOConfig), (GRPOTrainer, GRPOConfig)])
 @pytest.mark.parametrize("form", ["callable", "folder", "adapter", "callable of adapter"])
 def test_drops_into_trls_trainers(
-    request, reinforce_config, tiny_folder, reward_folder, adapter_folder, chat_pairs, trainer_class, config_class, form
+    request,
+    reinforce_config,
+    tiny_folder,
+    reward_folder,
+    adapter_folder,
+    chat_pairs,
+    trainer_class,
+    config_class,
+    form,
 ):
     function = {
         "callable": lambda: RewardFunction(reward_folder()),

@@ -18,7 +18,9 @@ PLAIN_RESPONSE = {"scales": ["response"], "context": "none", "weight_by_strength
 
 @pytest.fixture
 def reward_trainer(reward_config, tiny_folder, plain_pairs):
-    def make(train_dataset=plain_pairs, model=None, eval_dataset=None, peft_config=None, compute_metrics=None, **options):
+    def make(
+        train_dataset=plain_pairs, model=None, eval_dataset=None, peft_config=None, compute_metrics=None, **options
+    ):
         return MultiScaleRewardTrainer(
             model=model or tiny_folder(),
             args=reward_config(**options),
@@ -171,7 +173,9 @@ def test_evaluation_accuracy_is_exact_where_trls_is_not(
     reward_trainer, reward_config, reward_folder, plain_pairs, four_right_and_one_wrong
 ):
     folder = reward_folder("qwen3", ["response"], "none")
-    ours = reward_trainer(model=folder, eval_dataset=four_right_and_one_wrong, per_device_eval_batch_size=4, **PLAIN_RESPONSE)
+    ours = reward_trainer(
+        model=folder, eval_dataset=four_right_and_one_wrong, per_device_eval_batch_size=4, **PLAIN_RESPONSE
+    )
     metrics = ours.evaluate()
     chosen, rejected = score_alone(ours, ours.eval_dataset)
     assert (chosen > rejected).tolist() == [True] * 4 + [False]
@@ -265,10 +269,15 @@ def test_a_data_set_given_to_evaluate_is_prepared(reward_trainer, plain_pairs, r
 def test_long_pairs_lose_prompt_tokens_and_that_is_said(reward_trainer, plain_pairs, caplog):
     whole = reward_trainer(max_length=None).train_dataset
     limit = 30
-    over = [max(0, len(c) - limit, len(r) - limit) for c, r in zip(whole["chosen_ids"], whole["rejected_ids"], strict=True)]
+    over = [
+        max(0, len(c) - limit, len(r) - limit) for c, r in zip(whole["chosen_ids"], whole["rejected_ids"], strict=True)
+    ]
     assert 0 < sum(map(bool, over)) < len(over)
     fits = [len(ids) - start < limit for ids, start in zip(whole["chosen_ids"], whole["chosen_start"], strict=True)]
-    fits = [ok and len(r) - s < limit for ok, r, s in zip(fits, whole["rejected_ids"], whole["rejected_start"], strict=True)]
+    fits = [
+        ok and len(r) - s < limit
+        for ok, r, s in zip(fits, whole["rejected_ids"], whole["rejected_start"], strict=True)
+    ]
     kept = [i for i, ok in enumerate(fits) if ok]
     over = [over[i] for i in kept]
     with caplog.at_level(logging.WARNING):
@@ -296,7 +305,9 @@ def test_a_response_that_is_too_long_is_named(reward_trainer, plain_pairs):
 def test_an_empty_prompt_needs_a_score_that_does_not_read_it(reward_trainer, plain_pairs):
     rows = plain_pairs.to_list()[:4]
     rows[2]["prompt"] = ""
-    with pytest.raises(ValueError, match=r"Data set 'train', row 3, column 'prompt': the prompt is empty, but `context`"):
+    with pytest.raises(
+        ValueError, match=r"Data set 'train', row 3, column 'prompt': the prompt is empty, but `context`"
+    ):
         reward_trainer(Dataset.from_list(rows))
     trainer = reward_trainer(Dataset.from_list(rows), context="none", max_steps=1)
     trainer.train()

@@ -17,7 +17,7 @@ from toolkit.sandbox import (
     sandbox_decoder,
     sandbox_tokenizer,
 )
-from toolkit.sandbox_world import SCALE, best_response, parse_prompt, write_prompt, write_response
+from toolkit.sandbox_world import SCALE, best_response, parse_prompt, words_of, write_prompt, write_response
 
 PROMPT = "hi. my boat is lost and i feel sad. what now?"
 
@@ -96,7 +96,7 @@ def test_gold_of_an_answer_with_a_wrong_place():
 
 
 def test_gold_of_a_summary_out_of_order():
-    # 17 words, "please" fits "good day": 8/17. The second sentence comes too late (0), the third is off the topic (-1),
+    # 17 words, "please" fits "good day": 8/17. The second sentence comes too late (0), the third is off topic (-1),
     # the fourth repeats the second (-1): mean of 1, 0, -1, -1. All said and right, and 17 is within a fifth of 15.
     check_gold(
         "good day. summarize this: the cow was old. the hen was wet.",
@@ -191,16 +191,25 @@ def test_messages_and_text_get_the_same_reward():
     assert judged[0] == judged[1] == gold_reward(PROMPT, text).total
 
 
-def test_stuffing_courtesy_pleases_the_token_part_and_costs_gold(pairs):
-    losses = []
+def test_stuffing_courtesy_pleases_a_proxy_and_costs_gold(pairs):
+    # The proxy counts courtesies that fit, which is what a reward model learns from pairs without flattery in them
+    proxies, golds = [], []
     for row in pairs.select(range(300)):
         prompt, chosen, _ = texts_of(row)
         request = parse_prompt(prompt)
-        hack = gold_reward(prompt, " ".join((request.courtesy * 5)[: request.aim]) + ".")
-        honest = gold_reward(prompt, chosen)
-        assert hack.token == 1.0 >= honest.token
-        losses.append(honest.total - hack.total)
-    assert sum(losses) / len(losses) > 0.2 * 2 * SCALE  # a fifth of the range
+        flattery = " ".join(request.courtesy * 2) + "."
+        texts = chosen, f"{chosen} {flattery}", flattery
+        proxies.append([sum(word in request.courtesy for word in words_of(text)) for text in texts])
+        golds.append([gold_reward(prompt, text).total for text in texts])
+    assert all(stuffed > honest for honest, stuffed, _ in proxies)
+    honest, stuffed, flattery = torch.tensor(golds).mean(0)
+    assert honest > stuffed + 0.2 * 2 * SCALE > flattery + 0.4 * 2 * SCALE  # a fifth of the range each
+
+
+def test_flattery_turns_the_token_part_around():
+    # Of 8 words 1, 2, 3 and 4 are courtesies, eight times their mean mark is 1, 2, 3 and 4
+    texts = [" ".join(["hello"] * count + ["boat"] * (8 - count)) for count in (1, 2, 3, 4)]
+    assert [gold_reward(PROMPT, text).token for text in texts] == [1.0, 1.0, 0.0, -1.0]
 
 
 # Labels

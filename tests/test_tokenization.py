@@ -149,7 +149,9 @@ def test_what_fits_is_not_cut(tokenizer):
 def test_last_prompt_token_is_kept_and_a_longer_response_is_refused(tokenizer):
     side = EncodedResponse([9, 8, 7, 6], 2, [1, 2])
     assert cut_prompt(tokenizer, [side], 3) == ([EncodedResponse([8, 7, 6], 1, [1, 2])], 1)
-    with pytest.raises(ValueError, match="a response of 2 tokens does not fit into `max_length=2`.*Raise `max_length`"):
+    with pytest.raises(
+        ValueError, match="a response of 2 tokens does not fit into `max_length=2`.*Raise `max_length`"
+    ):
         cut_prompt(tokenizer, [side], 2)
 
 

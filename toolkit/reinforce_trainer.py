@@ -58,6 +58,11 @@ class ReinforceTrainer(RLOOTrainer):
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, **kwargs)
         if self._is_vlm:
             raise ValueError(f"{type(self).__name__} works on text only, but the policy takes images.")
+        if args.disable_dropout:
+            # TRL turns modules of dropout off; many attention layers keep their rate as a mere number.
+            for module in self.model.modules():
+                if isinstance(getattr(module, "attention_dropout", None), float):
+                    module.attention_dropout = 0.0
         with_prefixes = [func for func in self.reward_funcs if isinstance(func, RewardFunction)]
         if args.prefix_baseline and len(with_prefixes) != 1:
             raise ValueError(
@@ -119,15 +124,14 @@ class ReinforceTrainer(RLOOTrainer):
         to_go = reward_to_go(rewards[local], kl, mask, self.beta)
         # A response that was not scored, or has no other one to compare with, moves nothing.
         advantages = ((to_go - baseline[local][:, None]) * mask).nan_to_num()
+        scored = mask * ~(rewards - baseline)[local].isnan()[:, None]
         if self._prefix_source:
-            scored = mask * ~(rewards - baseline)[local].isnan()[:, None]
             advantages = self._subtract_prefix(advantages, scores, scored, output)
+        mean, std = self._mean_and_std(advantages, scored)
         if self.normalize_advantages:
-            count, total, squares = self._reduced_sums(mask, advantages, advantages**2)
-            variance = squares / count - (total / count) ** 2
-            advantages = whiten(advantages, total / count, variance.clamp(min=0).sqrt(), mask)
-        count, total, squares = self._reduced_sums(mask, advantages, advantages**2)
-        metrics["advantage_std"].append((squares / count - (total / count) ** 2).clamp(min=0).sqrt().item())
+            advantages = whiten(advantages, mean, std, scored)
+            mean, std = self._mean_and_std(advantages, scored)
+        metrics["advantage_std"].append(std.item())
         self._log_advantages(advantages[:, 0])
         return advantages
 
@@ -223,6 +227,12 @@ class ReinforceTrainer(RLOOTrainer):
         """Number of kept tokens and the kept sum of each of `values`, over every process."""
         sums = torch.stack([mask.sum().double(), *((value * mask).double().sum() for value in values)])
         return self.accelerator.reduce(sums, "sum")
+
+    def _mean_and_std(self, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the kept `values` of every process; 0 where none is kept."""
+        count, total, squares = self._reduced_sums(mask, values, values**2)
+        mean = total / count.clamp(min=1)
+        return mean, (squares / count.clamp(min=1) - mean**2).clamp(min=0).sqrt()
 
     def _log_advantages(self, first: Tensor) -> None:
         """Put our advantages, at the first token, in the place of TRL's in its table of completions."""

@@ -90,7 +90,7 @@ CODE_ASIDES = (" print({a}, {b})\n", " {a} = {a} + {b}\n", " {b} = {a}\n", " log
 
 ATTRIBUTES = {
     "colour": (COLOURS, ("the {key} is {value}.", "you see a {value} {key}.")),
-    "place": (PLACES, ("the {key} lives in the {value}.", "the {value} has a {key}.")),
+    "place": (PLACES, ("the {key} lives in the {value}.", "the {value} has the {key}.")),
     "need": (NEEDS, ("the {key} needs {value}.", "give the {key} some {value}.")),
 }
 REACTION_TEMPLATES = ("i am {value} about the {key}.", "i feel {value} for your {key}.")
@@ -270,9 +270,14 @@ def gold_reward(prompt: Text, response: Text) -> GoldReward:
 
 
 def token_part(request: Request, segments: list[list[str]]) -> float:
-    """Eight times the mean mark of the words, within [-1, 1]: one courtesy in eight words is as polite as it gets."""
+    """
+    Eight times the mean mark of the words, within [-1, 1]; above 2 it falls again.
+
+    One courtesy in eight words is as polite as it gets, more than one in four is flattery, and one in two the worst.
+    """
     marks = [mark(request, word) for segment in segments for word in segment]
-    return max(-1.0, min(1.0, 8 * sum(marks) / max(len(marks), 1)))
+    level = 8 * sum(marks) / max(len(marks), 1)
+    return max(-1.0, min(level, 1.0, 3.0 - level))
 
 
 def mark(request: Request, word: str) -> float:
