@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 
-from toolkit import AutoModelForMultiScaleReward, MultiScaleRewardTrainer
+from toolkit import AutoModelForMultiScaleReward, MultiScaleRewardConfig, MultiScaleRewardTrainer
 from toolkit.scales import SCALES
 from toolkit.tokenization import encode_response
 
@@ -29,8 +29,6 @@ def batch(tokenizer, chat_pairs):
 @pytest.fixture(scope="module")
 def trained(tiny_folder, chat_pairs, cpu_options, tmp_path_factory):
     """A trainer after a few LoRA steps, and the folder into which it has saved."""
-    from toolkit import MultiScaleRewardConfig
-
     folder = str(tmp_path_factory.mktemp("adapter"))
     config = MultiScaleRewardConfig(output_dir=folder, max_steps=5, learning_rate=3e-2, **cpu_options)
     trainer = MultiScaleRewardTrainer(tiny_folder(), config, chat_pairs, peft_config=lora())

@@ -24,8 +24,12 @@ ALL = list(SCALES)
 
 @pytest.fixture(scope="module")
 def rows(tokenizer, chat_pairs):
-    """Token ids of a few conversations, and where their responses start."""
-    encoded = [encode_response(tokenizer, pair["prompt"], pair["chosen"]) for pair in chat_pairs.select(range(6))]
+    """Token ids of a few conversations, and where their responses start; every other one was cut off in mid-word."""
+    encoded = []
+    for i, pair in enumerate(chat_pairs.select(range(6))):
+        text = pair["chosen"][0]["content"]
+        response = [{"role": "assistant", "content": text if i % 2 else text[:-2]}]
+        encoded.append(encode_response(tokenizer, pair["prompt"], response, finished=i % 2 == 1))
     return [row.input_ids for row in encoded], [row.response_start for row in encoded]
 
 
@@ -182,8 +186,8 @@ def test_gate_reads_the_prompt_and_nothing_else(reward_model, rows, tokenizer):
     assert not torch.allclose(score(model, pad_rows([other], [starts[1]], tokenizer.pad_token_id)).gate, gate[:1])
 
 
-def test_conditioned_head_follows_the_prompt_alone(reward_model, tokenizer):
-    # with G = 0 for one row only: the conditioned part is <P h_c, C h_t>, so doubling C doubles what it adds
+def test_conditioned_part_is_bilinear(reward_model, tokenizer):
+    # it is <P h_c, C h_t>, so doubling C doubles what it adds
     model = reward_model("qwen3", ["response"], "head")
     ids = tokenizer("<|im_start|>user\nHm?<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n")["input_ids"]
     batch = pad_rows([ids], [len(ids) - 4], tokenizer.pad_token_id)
@@ -298,7 +302,7 @@ def test_without_a_mask_every_token_is_real(reward_model, rows):
 
 
 def test_a_folder_without_settings_is_refused(tiny_folder):
-    with pytest.raises(ValueError, match="is not a multi-scale reward model: its config.json has no `multi_scale`"):
+    with pytest.raises(ValueError, match=r"is not a multi-scale reward model: its config.json has no `multi_scale`"):
         AutoModelForMultiScaleReward.from_pretrained(tiny_folder())
 
 
@@ -307,7 +311,7 @@ def test_an_encoder_is_refused(tmp_path):
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=50
     )
     BertModel(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="no linear head called `score`.*Use a causal model such as Qwen3"):
+    with pytest.raises(ValueError, match=r"no linear head called `score`.*Use a causal model such as Qwen3"):
         AutoModelForMultiScaleReward.from_pretrained(str(tmp_path), MultiScaleSettings())
 
 

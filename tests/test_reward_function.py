@@ -5,9 +5,10 @@ import torch
 from conftest import logged
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from toolkit import AutoModelForMultiScaleReward, MultiScaleRewardTrainer, RewardFunction
+from toolkit import AutoModelForMultiScaleReward, MultiScaleRewardConfig, MultiScaleRewardTrainer, RewardFunction
 from toolkit.tokenization import encode_response
 
 CHAT = [{"role": "user", "content": "Who wrote Faust?"}]
@@ -151,7 +152,7 @@ def test_a_response_longer_than_the_limit_is_an_error(reward_folder):
 
 
 def test_ids_of_another_tokenizer_are_an_error(reward, other_tokenizer):
-    with pytest.raises(ValueError, match="The ids of a response do not decode to its text.*policy_processing_class"):
+    with pytest.raises(ValueError, match=r"The ids of a response do not decode to its text.*policy_processing_class"):
         reward(["Q:"], [" Through the throne."], completion_ids=[sampled(other_tokenizer, " Through the throne.")])
 
 
@@ -213,9 +214,17 @@ def test_a_model_with_an_adapter_is_taken(reward_model, reward, tokenizer):
     assert found == pytest.approx(reward(["Q:"], [" A."]), abs=1e-5)  # a new adapter adds nothing
 
 
-def test_a_stock_reward_model_is_refused(tiny_folder):
-    from transformers import AutoModelForSequenceClassification
+def test_a_model_in_four_bits_scores(reward_folder):
+    folder = reward_folder("qwen3", hidden_size=64, head_dim=32)  # bitsandbytes packs 64 weights a row for the CPU
+    quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    function = RewardFunction(folder, model_init_kwargs={"quantization_config": quantization})
+    found = function(["Q: Who?\nA:"] * 2, [" A man.", " Nobody, never."])
+    whole = RewardFunction(folder)(["Q: Who?\nA:"] * 2, [" A man.", " Nobody, never."])
+    assert all(map(math.isfinite, found))
+    assert found != whole
 
+
+def test_a_stock_reward_model_is_refused(tiny_folder):
     model = AutoModelForSequenceClassification.from_pretrained(tiny_folder(), num_labels=1)
     with pytest.raises(ValueError, match="Qwen3ForSequenceClassification is not a multi-scale reward model"):
         RewardFunction(model)
@@ -224,8 +233,6 @@ def test_a_stock_reward_model_is_refused(tiny_folder):
 @pytest.fixture(scope="module")
 def adapter_folder(tiny_folder, cpu_options, chat_pairs, tmp_path_factory):
     """A reward model trained with LoRA for two steps."""
-    from toolkit import MultiScaleRewardConfig
-
     folder = str(tmp_path_factory.mktemp("adapter"))
     config = MultiScaleRewardConfig(output_dir=folder, max_steps=2, learning_rate=1e-2, **cpu_options)
     lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear")

@@ -315,7 +315,7 @@ def test_an_empty_prompt_needs_a_score_that_does_not_read_it(reward_trainer, pla
 
 
 def test_a_streamed_data_set_is_refused(reward_trainer, plain_pairs):
-    with pytest.raises(TypeError, match="Data set 'train' is streamed.*load it whole"):
+    with pytest.raises(TypeError, match=r"Data set 'train' is streamed.*load it whole"):
         reward_trainer(plain_pairs.to_iterable_dataset())
 
 

@@ -56,6 +56,12 @@ def test_pairs_differ_and_chosen_and_rejected_are_messages(pairs):
         ]  # fmt: skip
 
 
+def test_an_equal_response_is_written_again(monkeypatch):
+    texts = iter(["a", "a", "a", "b"])
+    monkeypatch.setattr("toolkit.sandbox._write_varied", lambda prompt, rng: next(texts))
+    assert set(texts_of(sample_pairs(1, seed=0)[0])[1:]) == {"a", "b"}
+
+
 def test_gold_reward_ranks_85_to_92_percent_of_the_labels_right(pairs):
     chosen = gold_judge(pairs["prompt"], pairs["chosen"])
     rejected = gold_judge(pairs["prompt"], pairs["rejected"])
@@ -204,6 +210,12 @@ def test_stuffing_courtesy_pleases_a_proxy_and_costs_gold(pairs):
     assert all(stuffed > honest for honest, stuffed, _ in proxies)
     honest, stuffed, flattery = torch.tensor(golds).mean(0)
     assert honest > stuffed + 0.2 * 2 * SCALE > flattery + 0.4 * 2 * SCALE  # a fifth of the range each
+
+
+@pytest.mark.parametrize(("word", "token"), [("hello", 0.5), ("kindly", -0.5), ("um", -0.25), ("fool", -0.75)])
+def test_marks_of_words(word, token):
+    # One word in 16 counts: eight times its mark, 1, -1, -0.5 or -1.5, over 16. "hello" fits "hi", "kindly" does not
+    assert gold_reward(PROMPT, f"{word} " + "boat " * 15).token == pytest.approx(token)
 
 
 def test_flattery_turns_the_token_part_around():

@@ -2,10 +2,11 @@ import copy
 
 import pytest
 import torch
-from conftest import PAIRS
+from conftest import PAIRS, train_tokenizer
 from datasets import Dataset
 from trl import RewardConfig, RewardTrainer
 
+from toolkit.layout import find_response_start, segment_ends
 from toolkit.tokenization import (
     EncodedResponse,
     cut_prompt,
@@ -116,7 +117,7 @@ def test_unfinished_responses_have_no_end(tokenizer):
 def test_conversation_without_a_template_is_an_error(tokenizer):
     bare = copy.copy(tokenizer)
     bare.chat_template = None
-    with pytest.raises(ValueError, match="the tokenizer has no chat template. Set `chat_template_path`"):
+    with pytest.raises(ValueError, match=r"the tokenizer has no chat template. Set `chat_template_path`"):
         encode_response(bare, QUESTION, ANSWER)
 
 
@@ -150,7 +151,7 @@ def test_last_prompt_token_is_kept_and_a_longer_response_is_refused(tokenizer):
     side = EncodedResponse([9, 8, 7, 6], 2, [1, 2])
     assert cut_prompt(tokenizer, [side], 3) == ([EncodedResponse([8, 7, 6], 1, [1, 2])], 1)
     with pytest.raises(
-        ValueError, match="a response of 2 tokens does not fit into `max_length=2`.*Raise `max_length`"
+        ValueError, match=r"a response of 2 tokens does not fit into `max_length=2`.*Raise `max_length`"
     ):
         cut_prompt(tokenizer, [side], 2)
 
@@ -176,8 +177,6 @@ def test_boundaries_are_the_tokens_that_end_a_sentence_a_line_or_a_turn(tokenize
 
 
 def test_closing_quotes_belong_to_the_sentence():
-    from conftest import train_tokenizer
-
     sayings = train_tokenizer(['He said: "No."', "(So it is.)", "(So it is.)", 'She said: "No."'] * 3, 290)
     boundaries = set(segment_boundary_ids(sayings))
     closed = [i for i in range(len(sayings)) if sayings.decode([i]) in ('."', ".)")]
@@ -186,8 +185,6 @@ def test_closing_quotes_belong_to_the_sentence():
 
 
 def test_segments_of_an_answer_by_hand(tokenizer):
-    from toolkit.layout import segment_ends
-
     row = encode_response(tokenizer, QUESTION, [{"role": "assistant", "content": "Me. You.\n\nAnd him"}])
     ids = torch.tensor([row.input_ids])
     response = torch.arange(ids.size(1))[None] >= row.response_start
@@ -206,8 +203,6 @@ def test_marker_is_what_opens_the_assistants_turn(tokenizer):
 
 
 def test_marker_is_found_in_every_conversation(tokenizer, chat_pairs):
-    from toolkit.layout import find_response_start
-
     marker = response_marker_ids(tokenizer)
     for pair in chat_pairs:
         row = encode_response(tokenizer, pair["prompt"], pair["chosen"])

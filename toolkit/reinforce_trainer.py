@@ -1,6 +1,7 @@
 """TRL's `RLOOTrainer` with per-token credit, any baseline, and one generation a prompt where that is enough."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -212,16 +213,12 @@ class ReinforceTrainer(RLOOTrainer):
             if score.same_tokens:
                 values[i, :length] = score.prefix_values[:length]
             else:
-                values[i, :length] = align_by_offsets(score, self._character_ends(ids[i, :length].tolist()))
+                values[i, :length] = align_by_offsets(score, self._settled_lengths(ids[i, :length].tolist()))
         return values.to(ids.device), prompt_value.to(ids.device)
 
-    def _character_ends(self, ids: list[int]) -> list[int]:
+    def _settled_lengths(self, ids: list[int]) -> list[int]:
         decode = self.processing_class.decode
-        # Half a character decodes to U+FFFD; it is not there yet.
-        return [
-            len(decode(ids[: t + 1], skip_special_tokens=True).rstrip("\N{REPLACEMENT CHARACTER}"))
-            for t in range(len(ids))
-        ]
+        return [settled_length(decode(ids[: t + 1], skip_special_tokens=True)) for t in range(len(ids))]
 
     def _reduced_sums(self, mask: Tensor, *values: Tensor) -> Tensor:
         """Number of kept tokens and the kept sum of each of `values`, over every process."""
@@ -298,18 +295,35 @@ class ReinforceTrainer(RLOOTrainer):
         self._prefix_fit = RidgeStatistics(gram, moment)
 
 
+def settled_length(text: str) -> int:
+    """
+    Characters at the beginning of a text that any continuation leaves cut into the same tokens.
+
+    The word in progress is not among them: after "numbe" a tokenizer may already know whether "r" or "#" follows, so
+    a baseline that read its tokens would depend on the very token whose log-probability it multiplies.
+
+    Args:
+        text (`str`):
+            Beginning of a response.
+
+    Returns:
+        `int`: Where the last space after a word stands; 0 without one.
+    """
+    return max((space.start() for space in re.finditer(r"(?<=\S) ", text)), default=0)
+
+
 def align_by_offsets(score: ResponseScore, ends: list[int]) -> Tensor:
     """
     Prefix values at the policy's tokens, when the reward model cuts the same text into other tokens.
 
-    After a policy token that ends at character `c`, the value is that of the last reward-model token that ends at or
-    before `c`: what is known of the prefix without looking ahead.
+    After a policy token, the value is that of the last reward-model token that ends within the settled length of the
+    text so far: what is known of the prefix without looking ahead.
 
     Args:
         score ([`ResponseScore`]):
             Score of the response, with the character ends of its own tokens.
         ends (`list[int]` of length `T`):
-            Where each policy token ends in the response text.
+            Settled length of the response text after each policy token, from [`settled_length`].
 
     Returns:
         `torch.Tensor` of shape `(T, S)`.

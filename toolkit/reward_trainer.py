@@ -110,7 +110,7 @@ class MultiScaleRewardTrainer(RewardTrainer):
                 "for the last token that is not padding and would read the one before EOS. Give the tokenizer a "
                 "padding token of its own if the model will be used with them."
             )
-        self._pairs: dict[str, list[PairScores]] = {"train": [], "eval": []}
+        self._train_pairs: list[PairScores] = []  # since the last log
 
     @staticmethod
     def _load(name_or_path: str, args: MultiScaleRewardConfig, quantization_config: Any) -> Any:
@@ -184,7 +184,7 @@ class MultiScaleRewardTrainer(RewardTrainer):
         if mode == "train":
             tokens = self.accelerator.gather_for_metrics(inputs["attention_mask"].sum()).sum().item()
             self._total_train_tokens += tokens // self._tp_size
-            self._pairs["train"].append(_detached(self.accelerator.gather_for_metrics(pairs)))
+            self._train_pairs.append(_detached(self.accelerator.gather_for_metrics(pairs)))
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         loss = pairs.loss.mean()
         return (loss, pairs) if return_outputs else loss
@@ -246,12 +246,12 @@ class MultiScaleRewardTrainer(RewardTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the figures of the pairs trained on since the last log, exact over them."""
-        if self._pairs["train"] and self.model.training:
-            pairs = PairScores(*(torch.cat(column) for column in zip(*self._pairs["train"], strict=True)))
+        if self._train_pairs and self.model.training:
+            pairs = PairScores(*(torch.cat(column) for column in zip(*self._train_pairs, strict=True)))
             summary = summarize_pairs(pairs, self.reward_model.settings.scales)
             summary.pop("loss")  # Transformers logs its own, over the same pairs
             logs.update(summary)
-            self._pairs["train"].clear()
+            self._train_pairs.clear()
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
