@@ -12,6 +12,7 @@ from accelerate import PartialState
 from datasets import load_from_disk
 from trl import TrlParser
 
+from toolkit import MultiScaleRewardConfig, ReinforceConfig
 from toolkit.joint import label_stage, mix_with_earlier, reward_accuracy, train_policy_stage, train_reward_stage
 from toolkit.report import print_accuracy
 from toolkit.scripting import DataArguments, import_callable, once, pair_splits, prompt_splits
@@ -45,6 +46,9 @@ class JointArguments(DataArguments):
 
 
 def main(args: JointArguments) -> None:
+    # Read here too, so that a wrong option stops the run at its start; it also tells accelerate of the processes.
+    TrlParser(MultiScaleRewardConfig).parse_args_and_config(["--config", args.reward_config])
+    TrlParser(ReinforceConfig).parse_args_and_config(["--config", args.reinforce_config])
     judge = import_callable(args.judge)
     first_pairs, _ = pair_splits(args, args.seed)
     all_prompts, test_prompts = prompt_splits(args, args.seed)

@@ -4,7 +4,6 @@ tokens, segments and the response, mixed by a gate that reads the prompt."""
 import inspect
 import json
 import os
-from copy import copy
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -185,7 +184,7 @@ class MultiScaleMixin:
     from it are ours.
     """
 
-    _keep_in_fp32_modules_strict = frozenset({"score"})
+    _keep_in_fp32_modules_strict = frozenset({"score"})  # which also keeps it out of 4-bit and 8-bit
     _boundary_cache: Tensor | None = None
 
     def __init__(self, config: Any) -> None:
@@ -363,11 +362,6 @@ class AutoModelForMultiScaleReward:
             )
         if settings is not None:
             config.multi_scale = asdict(settings)
-        if quantization := kwargs.get("quantization_config"):
-            # Transformers keeps only the module of the last parameter out of 4-bit by itself.
-            quantization = copy(quantization)
-            quantization.llm_int8_skip_modules = [*(quantization.llm_int8_skip_modules or []), "score"]
-            kwargs["quantization_config"] = quantization
         model = _model_class(type(config)).from_pretrained(name_or_path, config=config, **kwargs)
         if "response" not in model.settings.scales:
             # It takes no part in the score and stays 0. Frozen here, since loading makes every parameter trainable.

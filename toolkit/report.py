@@ -154,7 +154,8 @@ def plot_loop(
     ):
         error = [[interval.value - interval.low], [interval.high - interval.value]]
         right.errorbar([x], [interval.value], yerr=error, fmt="o", capsize=4, color="#D55E00")
-        right.annotate(label, (x, interval.value), xytext=(6, -14), textcoords="offset points", color="#D55E00")
+        side = {"xytext": (6, -14)} if x == 0 else {"xytext": (-6, 8), "ha": "right"}
+        right.annotate(label, (x, interval.value), textcoords="offset points", color="#D55E00", **side)
     right.set(xlabel="step", ylabel="gold reward", title="Policy: gold reward by step")
     twin = right.twinx()
     twin.plot(steps, _smooth(model_reward), color="#999999", linestyle="--", label="reward by the model")
