@@ -8,6 +8,8 @@ INSTALLED := $(VENV)/.installed
 TORCH ?= torch==2.13.0
 
 export HF_HUB_DISABLE_TELEMETRY := 1
+# Tiny models gain nothing from a second thread, and lose several times over when the machine is busy.
+export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test check setup clean
 

@@ -28,10 +28,10 @@ class DemoArguments:
     """Sizes of the demonstration; the defaults fit two cores and a few minutes."""
 
     output_dir: str = field(default="runs/demo", metadata={"help": "Folder of the run."})
-    pairs: int = field(default=6000, metadata={"help": "Preference pairs for the reward model."})
+    pairs: int = field(default=8000, metadata={"help": "Preference pairs for the reward model."})
     test_size: int = field(default=1000, metadata={"help": "Held-out pairs, and held-out prompts."})
     sft_steps: int = field(default=500, metadata={"help": "Steps of supervised fine-tuning."})
-    reinforce_steps: int = field(default=150, metadata={"help": "Steps of REINFORCE."})
+    reinforce_steps: int = field(default=60, metadata={"help": "Steps of REINFORCE."})
     seed: int = field(default=0, metadata={"help": "Seed."})
 
 
@@ -55,8 +55,8 @@ def main(args: DemoArguments) -> None:
 
     print("2. The multi-scale reward model")
     config_reward = MultiScaleRewardConfig(
-        str(out / "reward"), num_train_epochs=1, per_device_train_batch_size=16, per_device_eval_batch_size=64,
-        learning_rate=5e-4, warmup_steps=20, logging_steps=25, **common,
+        str(out / "reward"), num_train_epochs=2, per_device_train_batch_size=32, per_device_eval_batch_size=64,
+        learning_rate=1e-3, warmup_steps=20, logging_steps=25, **common,
     )  # fmt: skip
     pairs, test_pairs = sandbox.sample_pairs(args.pairs, args.seed), sandbox.sample_pairs(args.test_size, TEST_SEED)
     reward = MultiScaleRewardTrainer(str(out / "start"), config_reward, train_dataset=pairs, eval_dataset=test_pairs)
@@ -67,8 +67,8 @@ def main(args: DemoArguments) -> None:
     print("3. REINFORCE on the reward model; the gold reward is logged, not trained on")
     config = ReinforceConfig(
         str(out / "policy"), max_steps=args.reinforce_steps, per_device_train_batch_size=64, num_generations=2,
-        baseline="leave_one_out", prefix_baseline=True, normalize_rewards=True, beta=0.02, max_completion_length=48,
-        learning_rate=3e-4, warmup_steps=5, logging_steps=1, reward_weights=[1, 0], **common,
+        baseline="leave_one_out", prefix_baseline=True, normalize_rewards=True, beta=0.05, max_completion_length=48,
+        learning_rate=2e-4, warmup_steps=5, logging_steps=1, reward_weights=[1, 0], **common,
     )  # fmt: skip
     reinforce = ReinforceTrainer(
         str(out / "start"),

@@ -52,6 +52,17 @@ def test_a_row_is_labelled_the_same_whatever_stands_around_it():
     assert whole[:7] == part
 
 
+def test_votes_on_even_answers_are_a_coin_and_depend_on_seed_and_row():
+    def even(prompts, completions, **kwargs):
+        return [0.0] * len(prompts)
+
+    def winners(size, seed):
+        return label_pairs(["p"] * size, ["a"] * size, ["b"] * size, even, seed).pairs["chosen"][:]
+
+    assert winners(400, 0)[:100] == winners(100, 0) != winners(100, 1)
+    assert 160 < winners(400, 0).count("a") < 240  # four standard deviations of 400 throws of a coin
+
+
 def test_lists_of_unequal_length_are_refused():
     with pytest.raises(ValueError, match="got 2, 1 and 2"):
         label_pairs(["p", "q"], ["a"], ["b", "c"], by_length, seed=0)

@@ -10,14 +10,13 @@ from toolkit.sandbox import (
     gold_judge,
     gold_range,
     gold_reward,
-    label_pairs,
     sample_demonstrations,
     sample_pairs,
     sample_prompts,
     sandbox_decoder,
     sandbox_tokenizer,
 )
-from toolkit.sandbox_world import SCALE, best_response, parse_prompt, words_of, write_prompt, write_response
+from toolkit.sandbox_world import SCALE, parse_prompt, words_of, write_prompt, write_response
 
 PROMPT = "hi. my boat is lost and i feel sad. what now?"
 
@@ -225,42 +224,6 @@ def test_flattery_turns_the_token_part_around():
 
 
 # Labels
-
-
-def test_label_pairs_counts_what_it_leaves_out():
-    good, bad = best_response(PROMPT), "rubbish."
-    pairs, skipped = label_pairs([PROMPT] * 4, [good, good, "", bad], [good, bad, bad, good], seed=0)
-    assert skipped == 2
-    # The gap is the whole range, 8 nats: the odds of one vote against are 1 to 3,000
-    assert [texts_of(row) for row in pairs] == [[PROMPT, good, bad]] * 2
-    assert pairs["strength"] == [1.0, 1.0]
-    assert pairs["task"] == ["dialogue"] * 2
-    assert pairs.column_names == sample_pairs(1, seed=0).column_names
-
-
-def test_label_pairs_follows_its_judge():
-    def shortest_wins(prompts, completions, **kwargs):
-        return [-100.0 * len(completion) for completion in completions]
-
-    pairs, skipped = label_pairs([PROMPT] * 2, ["a", "bbb"], ["aa", "b"], seed=0, judge=shortest_wins)
-    assert ([texts_of(row)[1] for row in pairs], skipped) == (["a", "b"], 0)
-
-
-def test_votes_of_even_answers_are_a_coin_and_depend_on_seed_and_row():
-    def even(prompts, completions, **kwargs):
-        return [0.0] * len(prompts)
-
-    def winners(size, seed):
-        labelled = label_pairs([PROMPT] * size, ["a"] * size, ["b"] * size, seed, even).pairs
-        return [texts_of(row)[1] for row in labelled]
-
-    assert winners(400, 0)[:100] == winners(100, 0) != winners(100, 1)
-    assert 160 < winners(400, 0).count("a") < 240  # four standard deviations of 400 throws of a coin
-
-
-def test_label_pairs_wants_two_answers_a_prompt():
-    with pytest.raises(ValueError, match="got 2, 1 and 2"):
-        label_pairs([PROMPT] * 2, ["a"], ["b", "c"], seed=0)
 
 
 # Tokenizer and decoder

@@ -3,17 +3,17 @@
 The world's texts and the gold reward are in [`sandbox_world`]; docs/sandbox.md describes both.
 """
 
-import math
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from datasets import Dataset
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from .labeling import ANNOTATORS, vote
 from .sandbox_world import (
     ADVICE,
     ATTRIBUTES,
@@ -34,47 +34,24 @@ from .sandbox_world import (
     Text,
     gold_range,
     gold_reward,
-    message_text,
     parse_prompt,
     write_prompt,
     write_response,
 )
+from .small_decoder import CHAT_TEMPLATE
 
 __all__ = [
     "TASKS",
     "GoldReward",
-    "LabelledPairs",
     "gold_judge",
     "gold_range",
     "gold_reward",
-    "label_pairs",
     "sample_demonstrations",
     "sample_pairs",
     "sample_prompts",
     "sandbox_decoder",
     "sandbox_tokenizer",
 ]
-
-ANNOTATORS = 5  # odd, so that a vote is never tied
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% if message['role'] == 'assistant' %}"
-    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
-    "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}"
-    "{{ '\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
-
-class LabelledPairs(NamedTuple):
-    """Pairs that a judge labelled, and how many it could not label."""
-
-    pairs: Dataset  # columns prompt, chosen, rejected, strength, task
-    skipped: int  # rows left out, as their two answers were equal or one was empty
-
 
 # Judging
 
@@ -97,16 +74,6 @@ def gold_judge(prompts: Sequence[Text], completions: Sequence[Text], **kwargs: A
     return [gold_reward(prompt, text).total for prompt, text in zip(prompts, completions, strict=True)]
 
 
-def _vote(gap: float, rng: random.Random) -> int:
-    """
-    Votes for the first of two responses less votes for the second.
-
-    Each annotator prefers the first with the Bradley-Terry probability, the logistic of `gap`, in nats.
-    """
-    probability = 0.5 * (1 + math.tanh(gap / 2))
-    return sum(1 if rng.random() < probability else -1 for _ in range(ANNOTATORS))
-
-
 def _pair_row(prompt: str, texts: tuple[str, str], votes: int, task: str) -> dict[str, Any]:
     chosen, rejected = texts if votes > 0 else texts[::-1]
     return {
@@ -116,53 +83,6 @@ def _pair_row(prompt: str, texts: tuple[str, str], votes: int, task: str) -> dic
         "strength": abs(votes) / ANNOTATORS,
         "task": task,
     }
-
-
-def label_pairs(
-    prompts: Sequence[Text],
-    first: Sequence[Text],
-    second: Sequence[Text],
-    seed: int,
-    judge: Callable[..., Sequence[float]] = gold_judge,
-) -> LabelledPairs:
-    """
-    Label pairs of answers by the votes of simulated annotators who see a judge's scores.
-
-    Args:
-        prompts (list of `str` or of lists of messages):
-            Prompts of the sandbox.
-        first (list of `str` or of lists of messages):
-            An answer to each prompt.
-        second (list of `str` or of lists of messages):
-            Another answer to each prompt.
-        seed (`int`):
-            Seed of the votes. Those of a row depend on the seed, its place and its scores alone.
-        judge (`Callable`, *optional*, defaults to [`gold_judge`]):
-            Reward function with TRL's signature. Its scores are read as Bradley-Terry rewards in nats.
-
-    Returns:
-        [`LabelledPairs`]: The pairs, and the number of rows left out because their two answers were equal or one was
-        empty.
-
-    Raises:
-        `ValueError`: If the three lists differ in length or a prompt is not from the sandbox.
-    """
-    if not len(prompts) == len(first) == len(second):
-        raise ValueError(
-            f"`prompts`, `first` and `second` must have one entry a row, got {len(prompts)}, {len(first)} and "
-            f"{len(second)}. Give two answers for each prompt."
-        )
-    scores = zip(judge(prompts=prompts, completions=first), judge(prompts=prompts, completions=second), strict=True)
-    rows = []
-    for index, (prompt, one, other, (score, rival)) in enumerate(zip(prompts, first, second, scores, strict=True)):
-        texts = message_text(one, "assistant"), message_text(other, "assistant")
-        if texts[0].strip() == texts[1].strip() or not all(text.strip() for text in texts):
-            continue
-        votes = _vote(score - rival, _row_rng("votes", seed, index))
-        rows.append(_pair_row(message_text(prompt, "user"), texts, votes, parse_prompt(prompt).task))
-    columns = ("prompt", "chosen", "rejected", "strength", "task")
-    table = Dataset.from_dict({column: [row[column] for row in rows] for column in columns})
-    return LabelledPairs(table, len(prompts) - len(rows))
 
 
 # Data sets
@@ -253,7 +173,7 @@ def sample_pairs(size: int, seed: int, tasks: Sequence[str] = TASKS) -> Dataset:
         while other == one:
             other = _write_varied(prompt, rng)
         gap = gold_reward(prompt, one).total - gold_reward(prompt, other).total
-        rows.append(_pair_row(prompt, (one, other), _vote(gap, rng), task))
+        rows.append(_pair_row(prompt, (one, other), vote(gap, rng), task))
     columns = ("prompt", "chosen", "rejected", "strength", "task")
     return Dataset.from_dict({column: [row[column] for row in rows] for column in columns})
 
