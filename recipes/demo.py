@@ -28,10 +28,10 @@ class DemoArguments:
     """Sizes of the demonstration; the defaults fit two cores and a few minutes."""
 
     output_dir: str = field(default="runs/demo", metadata={"help": "Folder of the run."})
-    pairs: int = field(default=8000, metadata={"help": "Preference pairs for the reward model."})
+    pairs: int = field(default=6000, metadata={"help": "Preference pairs for the reward model."})
     test_size: int = field(default=1000, metadata={"help": "Held-out pairs, and held-out prompts."})
-    sft_steps: int = field(default=500, metadata={"help": "Steps of supervised fine-tuning."})
-    reinforce_steps: int = field(default=60, metadata={"help": "Steps of REINFORCE."})
+    sft_steps: int = field(default=450, metadata={"help": "Steps of supervised fine-tuning."})
+    reinforce_steps: int = field(default=50, metadata={"help": "Steps of REINFORCE."})
     seed: int = field(default=0, metadata={"help": "Seed."})
 
 
