@@ -15,7 +15,8 @@ RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 LAYERS = [
     {"layout", "metrics"},
     {"scales", "preference_losses", "advantages", "policy_loss", "sandbox_world"},
-    {"tokenization", "data", "modeling", "small_decoder"},
+    {"tokenization", "data", "head", "small_decoder"},
+    {"modeling"},
     {"reward_config", "reinforce_config", "reward_function", "sampling", "labeling"},
     {"reward_trainer", "reinforce_trainer", "comparison"},
     {"sandbox", "report"},

@@ -10,7 +10,7 @@ from peft import LoraConfig
 from torch.nn.functional import logsigmoid
 from trl import RewardConfig, RewardTrainer
 
-from toolkit import PREFERENCE_MODELS, AutoModelForMultiScaleReward, MultiScaleRewardTrainer
+from toolkit import PREFERENCE_MODELS, AutoModelForMultiScaleReward, MultiScaleRewardTrainer, MultiScaleSettings
 from toolkit.metrics import PairScores
 
 PLAIN_RESPONSE = {"scales": ["response"], "context": "none", "weight_by_strength": False}
@@ -341,3 +341,10 @@ def test_a_saved_model_goes_on_with_the_same_figures(reward_trainer, plain_pairs
     first, second = trainer.evaluate(), again.evaluate()
     for key in EXPECTED - {"num_tokens"}:
         assert second[f"eval_{key}"] == pytest.approx(first[f"eval_{key}"], abs=1e-6), key
+
+
+def test_a_model_and_a_configuration_that_disagree_are_refused(reward_trainer, tiny_folder, plain_pairs):
+    settings = MultiScaleSettings(scales=["token"], context="none")
+    model = AutoModelForMultiScaleReward.from_pretrained(tiny_folder(), settings)
+    with pytest.raises(ValueError, match=r"The model has `scales=\['token'\]`"):
+        reward_trainer(plain_pairs, model=model)

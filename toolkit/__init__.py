@@ -1,6 +1,7 @@
 """prefscale: reward models that score at several scales, and REINFORCE that learns from them, on TRL's trainers."""
 
-from .modeling import AutoModelForMultiScaleReward, MultiScaleRewardOutput, MultiScaleSettings
+from .head import MultiScaleSettings
+from .modeling import AutoModelForMultiScaleReward, MultiScaleRewardOutput
 from .reinforce_config import ReinforceConfig
 from .reinforce_trainer import ReinforceTrainer
 from .reward_config import PREFERENCE_MODELS, MultiScaleRewardConfig

@@ -146,21 +146,25 @@ def plot_loop(
     left.set(ylim=(40, 100), ylabel="held-out pairs ranked right, %", title="Reward model: accuracy by scale")
 
     right.plot(steps, gold, color="#0072B2", alpha=0.35, linewidth=1)
-    right.plot(steps, _smooth(gold), color="#0072B2", label="gold reward (sampled prompts)")
-    last = steps[-1] if steps else 1
-    for x, interval, label in (
-        (0, comparison.before, "held-out, before"),
-        (last, comparison.after, "held-out, after"),
-    ):
-        error = [[interval.value - interval.low], [interval.high - interval.value]]
-        right.errorbar([x], [interval.value], yerr=error, fmt="o", capsize=4, color="#D55E00")
-        side = {"xytext": (6, -14)} if x == 0 else {"xytext": (-6, 8), "ha": "right"}
-        right.annotate(label, (x, interval.value), textcoords="offset points", color="#D55E00", **side)
+    (smooth,) = right.plot(steps, _smooth(gold), color="#0072B2", label="gold, training prompts")
+    ends = (comparison.before, comparison.after)
+    error = [[e.value - e.low for e in ends], [e.high - e.value for e in ends]]
+    held_out = right.errorbar(
+        [0, steps[-1]],
+        [e.value for e in ends],
+        error,
+        fmt="o",
+        capsize=4,
+        color="#D55E00",
+        label="gold, held-out prompts",
+    )
     right.set(xlabel="step", ylabel="gold reward", title="Policy: gold reward by step")
     twin = right.twinx()
-    twin.plot(steps, _smooth(model_reward), color="#999999", linestyle="--", label="reward by the model")
+    (model_line,) = twin.plot(
+        steps, _smooth(model_reward), color="#999999", linestyle="--", label="reward by the model"
+    )
     twin.set_ylabel("reward by the model", color="#777777")
-    lines = [*right.get_lines()[1:2], *twin.get_lines()]
+    lines = [smooth, held_out, model_line]
     right.legend(lines, [str(line.get_label()) for line in lines], loc="lower right")
 
     table_axes = bottom.subplots(1, 1)

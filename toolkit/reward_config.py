@@ -5,7 +5,7 @@ from typing import Any
 
 from trl import RewardConfig
 
-from .modeling import check_scales
+from .head import check_scales
 from .scales import SCALES
 
 # The five preference models of Table 1 of the paper; each is a set of options and nothing else.

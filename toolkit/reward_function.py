@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.utils import get_config_model_id
 
-from .modeling import AutoModelForMultiScaleReward, MultiScaleMixin, MultiScaleRewardOutput
+from .modeling import AutoModelForMultiScaleReward, MultiScaleRewardOutput, base_reward_model
 from .tokenization import EncodedResponse, Messages, TurnParts, cut_prompt, encode_response, turn_parts
 
 logger = get_logger(__name__)
@@ -82,12 +82,7 @@ class RewardFunction:
             model = AutoModelForMultiScaleReward.from_pretrained(model, **(model_init_kwargs or {}))
             if getattr(model, "hf_device_map", None) is None:
                 model = model.to(device or PartialState().device)
-        base = model.get_base_model() if isinstance(model, PeftModel) else model
-        if not isinstance(base, MultiScaleMixin):
-            raise ValueError(
-                f"{type(base).__name__} is not a multi-scale reward model. Give a stock reward model to the trainer's "
-                "`reward_funcs` directly, or load one with AutoModelForMultiScaleReward."
-            )
+        base = base_reward_model(model)
         self.model = model
         self.settings = base.settings
         self.processing_class = processing_class or AutoTokenizer.from_pretrained(get_config_model_id(base.config))

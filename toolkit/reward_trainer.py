@@ -14,8 +14,9 @@ from trl import RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from .data import normalize_pairs
+from .head import MultiScaleSettings
 from .metrics import PairScores, summarize_pairs
-from .modeling import AutoModelForMultiScaleReward, MultiScaleSettings, save_adapter_settings
+from .modeling import AutoModelForMultiScaleReward, base_reward_model, save_adapter_settings
 from .preference_losses import centering_penalty, multi_scale_loss, strength_weights
 from .reward_config import MultiScaleRewardConfig
 from .tokenization import cut_prompt, encode_response, response_marker_ids, segment_boundary_ids
@@ -84,6 +85,13 @@ class MultiScaleRewardTrainer(RewardTrainer):
         if isinstance(model, str):
             model = self._load(model, args, quantization_config)
             args.model_init_kwargs = None  # used up; TRL would warn that a loaded model ignores them
+        self.reward_model = base_reward_model(model)
+        settings = self.reward_model.settings
+        if (settings.scales, settings.context) != (args.scales, args.context):
+            raise ValueError(
+                f"The model has `scales={settings.scales}` and `context='{settings.context}'`, the configuration "
+                f"`scales={args.scales}` and `context='{args.context}'`. Give both the same."
+            )
         super().__init__(
             model=model,
             args=args,
@@ -93,7 +101,6 @@ class MultiScaleRewardTrainer(RewardTrainer):
             **kwargs,
         )
         args.model_init_kwargs = init_kwargs
-        self.reward_model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         self.reward_model.set_layout(
             response_marker_ids(self.processing_class), segment_boundary_ids(self.processing_class)
         )

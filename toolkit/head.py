@@ -1,0 +1,128 @@
+"""The head of the multi-scale reward model: a linear map a scale, and the gate or the prompt-conditioned part."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .scales import SCALES
+
+CONTEXTS = ("none", "gate", "head")
+
+# Rank of the prompt-conditioned part of the head in the "head" context: two (rank, hidden) matrices, since a full
+# bilinear map would have as many parameters as an attention layer.
+CONTEXT_RANK = 16
+
+
+@dataclass
+class MultiScaleSettings:
+    """
+    What a checkpoint must remember beside its weights. Stored in its `config.json` under `multi_scale`.
+
+    Args:
+        scales (`list[str]`, *optional*, defaults to `["token", "segment", "response"]`):
+            Scales that make up the score.
+        context (`str`, *optional*, defaults to `"gate"`):
+            How the prompt enters: `"gate"` weighs the scales, `"head"` conditions the response head, `"none"` not at
+            all (several scales are then averaged).
+        response_marker_ids (`list[int]`, *optional*):
+            Token ids that the chat template writes before the assistant's turn. Empty: a caller must say where the
+            response starts.
+        segment_boundary_ids (`list[int]`, *optional*):
+            Token ids that end a segment.
+    """
+
+    scales: list[str] = field(default_factory=lambda: list(SCALES))
+    context: str = "gate"
+    response_marker_ids: list[int] = field(default_factory=list)
+    segment_boundary_ids: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_scales(self.scales, self.context)
+
+
+def check_scales(scales: list[str], context: str) -> None:
+    """
+    Refuse scales or a context that do not exist or do not go together.
+
+    Args:
+        scales (`list[str]`):
+            Names of scales.
+        context (`str`):
+            How the prompt enters.
+
+    Raises:
+        `ValueError`: Naming what is wrong and what may stand there.
+    """
+    unknown = [scale for scale in scales if scale not in SCALES]
+    if unknown or not scales or len(set(scales)) < len(scales):
+        raise ValueError(f"`scales` is {scales}. Name one or more of {list(SCALES)}, each once.")
+    if context not in CONTEXTS:
+        raise ValueError(f"`context` is '{context}'. Use one of {list(CONTEXTS)}.")
+    if context == "gate" and len(scales) == 1:
+        raise ValueError(f"`context='gate'` weighs scales, but there is only {scales}. Use 'none' or 'head'.")
+    if context == "head" and "response" not in scales:
+        raise ValueError(f"`context='head'` conditions the response head, but `scales` is {scales}. Add 'response'.")
+
+
+class HeadOutput(NamedTuple):
+    """What the head reads from the hidden states."""
+
+    token: Tensor  # (B, T) float32
+    segment: Tensor  # (B, T) float32
+    response: Tensor  # (B, T) float32
+    gate: Tensor  # (B, S) float32, a row sums to 1
+
+
+class MultiScaleHead(nn.Linear):
+    """
+    The linear map of a stock reward model, with those of the other scales and the gate beside it.
+
+    `weight` is the response head, under the key `score.weight` that stock classes read. The others are parameters of
+    this one module rather than modules of their own: PEFT saves a module called `score` whole, and neither LoRA's
+    `all-linear` nor 4-bit quantisation can take hold of a part of it.
+
+    Args:
+        hidden_size (`int`):
+            Width of the decoder.
+        settings ([`MultiScaleSettings`]):
+            Scales and context.
+    """
+
+    def __init__(self, hidden_size: int, settings: MultiScaleSettings) -> None:
+        super().__init__(hidden_size, 1, bias=False)
+        self.scales = list(settings.scales)
+        for scale in ("token", "segment"):
+            if scale in self.scales:
+                self.register_parameter(scale, nn.Parameter(torch.empty(1, hidden_size)))
+        if settings.context == "gate":
+            self.gate = nn.Parameter(torch.empty(len(self.scales), hidden_size))
+            self.gate_bias = nn.Parameter(torch.empty(len(self.scales)))
+        if settings.context == "head":
+            self.context_prompt = nn.Parameter(torch.empty(CONTEXT_RANK, hidden_size))
+            self.context_response = nn.Parameter(torch.empty(CONTEXT_RANK, hidden_size))
+        self.context = settings.context
+
+    def forward(self, hidden: Tensor, context_index: Tensor) -> HeadOutput:  # type: ignore[override]
+        """Read `(B, T, H)` hidden states of any dtype; `context_index` `(B,)` is each row's last prompt token."""
+        # In bfloat16 two good responses tie: an 8-bit mantissa cannot tell 4.01 from 4.02. Autocast would undo this.
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden = hidden.float()
+            prompt = hidden[torch.arange(hidden.size(0), device=hidden.device), context_index]
+            zeros = hidden.new_zeros(hidden.shape[:2])
+            response = F.linear(hidden, self.weight)[..., 0] if "response" in self.scales else zeros
+            if self.context == "head":
+                by_prompt = F.linear(prompt, self.context_prompt)[:, None]
+                response = response + (F.linear(hidden, self.context_response) * by_prompt).sum(-1)
+            if self.context == "gate":
+                gate = F.linear(prompt, self.gate, self.gate_bias).softmax(-1)
+            else:
+                gate = hidden.new_full((hidden.size(0), len(self.scales)), 1 / len(self.scales))
+            return HeadOutput(
+                token=F.linear(hidden, self.token)[..., 0] if "token" in self.scales else zeros,
+                segment=F.linear(hidden, self.segment)[..., 0] if "segment" in self.scales else zeros,
+                response=response,
+                gate=gate,
+            )
