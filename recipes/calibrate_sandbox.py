@@ -1,8 +1,6 @@
-"""How hard the sandbox is: the ceiling of its labels, and what simple rules, plain training and a small policy reach.
+"""How hard the sandbox is, in about 10 minutes of one core; docs/sandbox.md says what the figures are for.
 
-    python recipes/calibrate_sandbox.py --output_dir runs/calibration
-
-About 15 minutes of one core. What the figures are for is in docs/sandbox.md.
+python recipes/calibrate_sandbox.py --output_dir runs/calibration
 """
 
 import argparse
@@ -16,122 +14,87 @@ from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 from toolkit import sandbox
 from toolkit.metrics import mean_interval, pair_accuracy
 from toolkit.report import print_accuracy, print_table
+from toolkit.sampling import sample_responses
 from toolkit.sandbox_world import parse_prompt, words_of
 
-TEST_SEED = 10_000
+TEST_SEED, SIDES = 10_000, ("chosen", "rejected")
 
 
 def bag_of_words(pairs):
     """Word counts of the chosen less those of the rejected response, (P, V)."""
-    index = {word: i for i, word in enumerate(sandbox.vocabulary())}
-    counts = torch.zeros(len(pairs), len(index))
-    for row, pair in enumerate(pairs):
-        for side, sign in (("chosen", 1), ("rejected", -1)):
-            for word in words_of(pair[side][0]["content"]):
-                counts[row, index[word]] += sign
-    return counts
+    sides, vocabulary = ([words_of(row[0]["content"]) for row in pairs[side]] for side in SIDES), sandbox.vocabulary()
+    return torch.tensor([[c.count(w) - r.count(w) for w in vocabulary] for c, r in zip(*sides, strict=True)]).float()
 
 
 def logistic_regression(features, penalty=1e-3):
-    """Weights (V,) of a logistic regression whose every label is 1."""
-    weights = torch.zeros(features.size(1), requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=200)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = penalty * weights.square().sum() - torch.nn.functional.logsigmoid(features @ weights).mean()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return weights.detach()
+    """Weights (V,) of a logistic regression whose every label is 1, by Newton's method."""
+    weights, ridge = torch.zeros(features.size(1)), 2 * penalty * len(features)
+    for _ in range(10):
+        wrong = torch.sigmoid(-features @ weights)
+        curvature = (features.T * wrong * (1 - wrong)) @ features + ridge * torch.eye(len(weights))
+        weights += torch.linalg.solve(curvature, features.T @ wrong - ridge * weights)
+    return weights
 
 
-def place(prompt, texts):
-    """Gold reward of responses as a place between the worst, 0, and the best, 1, that the sandbox writes."""
-    low, high = sandbox.gold_range(prompt)
-    return [(total - low) / (high - low) for total in sandbox.gold_judge([prompt] * len(texts), texts)]
+def place(prompts, answers):
+    """Gold rewards (N,) from 0, the worst that the sandbox writes for a prompt, to 1, the best."""
+    low, high = torch.tensor([sandbox.gold_range(prompt) for prompt in prompts]).T
+    return (torch.tensor(sandbox.gold_judge(prompts, answers)) - low) / (high - low)
 
 
 @torch.no_grad()
-def sample(model, tokenizer, prompt, samples):
-    inputs = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    written = model.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=48, num_return_sequences=samples)
-    return tokenizer.batch_decode(written[:, inputs["input_ids"].size(1) :], skip_special_tokens=True)
-
-
-@torch.no_grad()
-def scores(model, tokenizer, prompts, texts):
-    """Scores (N,) of responses, each read where the template ends, as in training."""
-    rows = [[*prompt, {"role": "assistant", "content": text}] for prompt, text in zip(prompts, texts, strict=True)]
-    options = {"return_tensors": "pt", "return_dict": True, "padding": True, "padding_side": "right"}
-    batches = [tokenizer.apply_chat_template(rows[i : i + 256], **options) for i in range(0, len(rows), 256)]
-    return torch.cat([model(**batch).logits[:, 0] for batch in batches])
+def scores(model, tokenizer, prompts, answers):
+    """Scores (N,) of answers, each read where the template ends, as in training."""
+    rows = [[*prompt, {"role": "assistant", "content": a}] for prompt, a in zip(prompts, answers, strict=True)]
+    texts = tokenizer.apply_chat_template(rows, tokenize=False)
+    batches = [texts[i : i + 256] for i in range(0, len(texts), 256)]
+    inputs = (tokenizer(batch, return_tensors="pt", padding=True, padding_side="right") for batch in batches)
+    return torch.cat([model.eval()(**batch).logits[:, 0] for batch in inputs])
 
 
 def main(args):
     torch.set_num_threads(1)
     out, tokenizer = Path(args.output_dir), sandbox.sandbox_tokenizer()
-    common = {
-        "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none", "save_strategy": "no",
-        "seed": args.seed, "warmup_steps": 20, "lr_scheduler_type": "cosine", "logging_steps": 50,
-    }  # fmt: skip
-    train, test = sandbox.sample_pairs(args.pairs, args.seed), sandbox.sample_pairs(args.test_pairs, TEST_SEED)
-    gold = [torch.tensor(sandbox.gold_judge(test["prompt"], test[side])) for side in ("chosen", "rejected")]
+    common = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none", "seed": args.seed}
+    common |= {"save_strategy": "no", "warmup_steps": 20, "lr_scheduler_type": "cosine", "num_train_epochs": 2}
+    train, test = sandbox.sample_pairs(args.pairs, args.seed), sandbox.sample_pairs(4000, TEST_SEED)
+    sides = [[row[0]["content"] for row in test[side]] for side in SIDES]
     counts, none = bag_of_words(test), torch.zeros(len(test))
     accuracy = {
-        "gold reward": pair_accuracy(*gold),
+        "gold reward": pair_accuracy(*(torch.tensor(sandbox.gold_judge(test["prompt"], side)) for side in sides)),
         "longer wins": pair_accuracy(counts.sum(1), none),
         "bag of words": pair_accuracy(counts @ logistic_regression(bag_of_words(train)), none),
     }
-
     config = SFTConfig(str(out / "sft"), per_device_train_batch_size=16, learning_rate=3e-3, max_steps=500, **common)
     demonstrations = sandbox.sample_demonstrations(8000, args.seed)
     sft = SFTTrainer(sandbox.sandbox_decoder(), config, train_dataset=demonstrations, processing_class=tokenizer)
     sft.train()
     sft.save_model()
-    prompts = sandbox.sample_prompts(args.prompts, TEST_SEED)["prompt"]
-    written = [sample(sft.model.eval(), tokenizer, prompt, 64) for prompt in prompts]
-    policy = torch.tensor([place(prompt, texts) for prompt, texts in zip(prompts, written, strict=True)])
-    answers = {"policy": [texts[0] for texts in written]}
-    answers["courtesy alone"] = [" ".join(parse_prompt(prompt).courtesy * 2) + "." for prompt in prompts]
-    answers["policy and courtesy"] = [" ".join(pair) for pair in zip(*answers.values(), strict=True)]
-    figures = {
-        "demonstrations": [place(row["prompt"], [row["completion"]])[0] for row in demonstrations],
-        "policy": policy.mean(1),
-        "policy, best of 64": policy.max(1).values,
-    }
-    for name in ("courtesy alone", "policy and courtesy"):
-        figures[name] = [place(p, [text])[0] for p, text in zip(prompts, answers[name], strict=True)]
-
-    sandbox.sandbox_decoder().save_pretrained(out / "random")
-    for start in ("sft", "random"):
-        config = RewardConfig(
-            str(out / f"reward-{start}"), per_device_train_batch_size=32, num_train_epochs=args.epochs,
-            learning_rate=1e-3, **common,
-        )  # fmt: skip
-        model = AutoModelForSequenceClassification.from_pretrained(out / start, num_labels=1)
-        RewardTrainer(model, config, train_dataset=train, processing_class=tokenizer).train()
-        sides = [[row[0]["content"] for row in test[side]] for side in ("chosen", "rejected")]
-        ranked = [scores(model.eval(), tokenizer, test["prompt"], side) for side in sides]
-        accuracy[f"plain training from {start}"] = pair_accuracy(*ranked)
-        for name, texts in answers.items():
-            figures[f"score from {start} of {name}"] = scores(model, tokenizer, prompts, texts)
-
-    figures = {name: mean_interval(torch.as_tensor(values)) for name, values in figures.items()}
+    prompts = list(sandbox.sample_prompts(100, TEST_SEED)["prompt"])
+    repeated = [prompt for prompt in prompts for _ in range(64)]
+    written = sample_responses(sft.model, tokenizer, repeated, max_new_tokens=48, seed=args.seed)
+    policy = place(repeated, written).view(-1, 64)
+    figures = {"policy": policy.mean(1), "policy, best of 64": policy.max(1).values}
+    figures["demonstrations"] = place(list(demonstrations["prompt"]), demonstrations["completion"])
+    config = RewardConfig(str(out / "reward"), per_device_train_batch_size=32, learning_rate=5e-4, **common)
+    model = AutoModelForSequenceClassification.from_pretrained(out / "sft", num_labels=1)
+    RewardTrainer(model, config, train_dataset=train, processing_class=tokenizer).train()
+    accuracy["plain training"] = pair_accuracy(*(scores(model, tokenizer, test["prompt"], side) for side in sides))
+    # The hack: twelve courtesies in place of the policy's response, or after it
+    courtesy = [" ".join(parse_prompt(prompt).courtesy * 2) + "." for prompt in prompts]
+    both = [" ".join(texts) for texts in zip(written[::64], courtesy, strict=True)]
+    for name, texts in (("policy's first", written[::64]), ("that and courtesy", both), ("courtesy alone", courtesy)):
+        figures[name], figures[f"score of {name}"] = place(prompts, texts), scores(model, tokenizer, prompts, texts)
     print_accuracy(accuracy, "Held-out pairs ranked right")
+    figures = {name: mean_interval(values) for name, values in figures.items()}
     rows = [(name, f"{m.value:.3f}", f"{m.low:.3f} to {m.high:.3f}") for name, m in figures.items()]
     print_table("Gold reward (0 worst, 1 best) and scores of plain training", ("of", "mean", "95% interval"), rows)
-    record = {"options": vars(args)} | {name: value._asdict() for name, value in (accuracy | figures).items()}
+    record = vars(args) | {name: value._asdict() for name, value in (accuracy | figures).items()}
     (out / "calibration.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", default="runs/calibration")
-    parser.add_argument("--pairs", type=int, default=10_000)
-    parser.add_argument("--test_pairs", type=int, default=4_000)
-    parser.add_argument("--prompts", type=int, default=100)
-    parser.add_argument("--epochs", type=float, default=2.0)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, value in {"output_dir": "runs/calibration", "pairs": 10_000, "seed": 0}.items():
+        parser.add_argument(f"--{name}", type=type(value), default=value)
     main(parser.parse_args())
