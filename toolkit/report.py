@@ -5,15 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from .comparison import PolicyComparison
 from .metrics import PairAccuracy
-
-matplotlib.use("Agg")
 
 # Colours that stay apart for colour-blind readers (Okabe and Ito, 2008).
 _COLOURS = {
