@@ -96,14 +96,12 @@ class ReinforceTrainer(RLOOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._frozen_logps.clear()
         output = super()._generate_and_score_completions(inputs)
-        output["old_per_token_logps"] = self._frozen_logps[0]
-        if self.model.training:
-            kl = (
-                self._frozen_logps[0] - self._frozen_logps[1] if self.beta else torch.zeros_like(self._frozen_logps[0])
-            )
-            output["advantages"] = self._token_advantages(inputs, output, kl)
-        else:  # an evaluation has no baseline to keep and no gradient to take
-            output["advantages"] = torch.zeros_like(self._frozen_logps[0])
+        sampled, *reference = self._frozen_logps
+        output["old_per_token_logps"] = sampled
+        kl = sampled - reference[0] if reference else torch.zeros_like(sampled)
+        # An evaluation has no baseline to keep and no gradient to take.
+        training = self.model.training
+        output["advantages"] = self._token_advantages(inputs, output, kl) if training else torch.zeros_like(sampled)
         return output
 
     def _token_advantages(self, inputs: list[dict[str, Any]], output: dict[str, Any], kl: Tensor) -> Tensor:
@@ -176,10 +174,9 @@ class ReinforceTrainer(RLOOTrainer):
         rows = [found[json.dumps(prompt)] for prompt in prompts]
         plain = isinstance(prompts[0], str)
         completions = [text if plain else [{"role": "assistant", "content": text}] for _, text in rows]
-        pending = {name: list(values) for name, values in self._pending_metrics.items()}
         rewards = super()._calculate_rewards(inputs, prompts, completions, [row_ids for row_ids, _ in rows])
-        self._pending_metrics.clear()  # metrics of the sampled responses are logged, not those of the greedy ones
-        self._pending_metrics.update(pending)
+        # The sampled responses' own have been logged by now; those of the greedy ones would mix with the next batch's.
+        self._pending_metrics.clear()
         self._pending_extra_logs.clear()
         return self._weighted(rewards)
 
@@ -211,7 +208,8 @@ class ReinforceTrainer(RLOOTrainer):
                 continue
             prompt_value[i] = score.prompt_value
             if score.same_tokens:
-                values[i, :length] = score.prefix_values[:length]
+                known = score.prefix_values[:length]  # one short where the reward model's template writes no end
+                values[i, : len(known)] = known
             else:
                 values[i, :length] = align_by_offsets(score, self._settled_lengths(ids[i, :length].tolist()))
         return values.to(ids.device), prompt_value.to(ids.device)
