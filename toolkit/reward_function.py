@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
-from accelerate.logging import get_logger
 from peft import PeftModel
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import get_logger
 from trl.trainer.utils import get_config_model_id
 
 from .modeling import AutoModelForMultiScaleReward, MultiScaleRewardOutput, base_reward_model
