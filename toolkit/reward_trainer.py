@@ -169,7 +169,7 @@ class MultiScaleRewardTrainer(RewardTrainer):
             weights = strength_weights(torch.tensor(dataset["strength"][:], dtype=torch.float64))
             dataset = dataset.add_column("weight", weights.tolist())
         elif args.weight_by_strength:
-            logger.info(f"Data set '{dataset_name}' has no column 'strength': all its pairs weigh the same.")
+            logger.warning(f"Data set '{dataset_name}' has no column 'strength': all its pairs weigh the same.")
         return dataset
 
     def _set_signature_columns_if_needed(self) -> None:
