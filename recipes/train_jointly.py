@@ -72,6 +72,7 @@ def main(args: JointArguments) -> None:
         reinforce = (args.reinforce_config, prompts, judge)
         policy = once(folder / "policy", train_policy_stage, policy, new_reward, *reinforce)
         reward, earlier = new_reward, [*earlier, pairs]
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -105,7 +105,6 @@ def train_reward_stage(folder: Path, model: str, config_file: str, train: Datase
     trainer = MultiScaleRewardTrainer(model=model, args=config, train_dataset=train)
     trainer.train(resume_from_checkpoint=_last_checkpoint(output_dir))
     trainer.save_model(str(folder))
-    trainer.end()
 
 
 def train_policy_stage(
@@ -138,7 +137,6 @@ def train_policy_stage(
     trainer.train(resume_from_checkpoint=_last_checkpoint(output_dir))
     trainer.save_model(str(folder))
     (folder / "log.json").write_text(json.dumps(trainer.state.log_history))
-    trainer.end()
 
 
 def _last_checkpoint(folder: str) -> str | None:
