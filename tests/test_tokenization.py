@@ -11,6 +11,7 @@ from toolkit.tokenization import (
     EncodedResponse,
     cut_prompt,
     encode_response,
+    end_ids,
     response_marker_ids,
     segment_boundary_ids,
     turn_parts,
@@ -246,3 +247,15 @@ def test_every_answer_comes_back_from_its_ids(tokenizer):
     for _, good, bad in PAIRS:
         for text in (good, bad):
             assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_a_response_ends_with_eos_padding_or_the_end_of_turn_and_nothing_else(tokenizer):
+    ends = end_ids(tokenizer)
+    assert ends == {tokenizer.eos_token_id, tokenizer.pad_token_id}
+    assert tokenizer.convert_tokens_to_ids("<|im_start|>") not in ends
+
+
+def test_the_end_of_turn_of_the_template_ends_a_response_where_it_is_not_eos(tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = tokenizer.chat_template.replace("<|im_end|>", "<|im_start|>")
+    assert end_ids(other) == end_ids(tokenizer) | {tokenizer.convert_tokens_to_ids("<|im_start|>")}

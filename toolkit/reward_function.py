@@ -12,7 +12,7 @@ from transformers.utils.logging import get_logger
 from trl.trainer.utils import get_config_model_id
 
 from .modeling import AutoModelForMultiScaleReward, MultiScaleRewardOutput, base_reward_model
-from .tokenization import EncodedResponse, Messages, TurnParts, cut_prompt, encode_response, turn_parts
+from .tokenization import EncodedResponse, Messages, TurnParts, cut_prompt, encode_response, end_ids, turn_parts
 
 logger = get_logger(__name__)
 
@@ -39,7 +39,8 @@ class RewardFunction:
     lists. It is not a module, since TRL would then feed it re-decoded text without BOS and EOS, in one batch.
 
     Token ids that the policy sampled are scored as they are where they are ids of the reward model's tokenizer, which
-    is found out by decoding them. A response whose last id is no special token was cut off, and gets no EOS.
+    is found out by decoding them. A response whose last id is neither EOS nor the template's end of turn was cut off,
+    and gets no EOS.
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -91,6 +92,7 @@ class RewardFunction:
         context_length = getattr(base.config.get_text_config(), "max_position_embeddings", None)
         self.max_length = max_length or context_length
         self.chat_template_kwargs = chat_template_kwargs or {}
+        self._end_ids = end_ids(policy_processing_class or self.processing_class, **self.chat_template_kwargs)
         self.last_scores: list[ResponseScore | None] = []
 
     def __call__(
@@ -168,7 +170,7 @@ class RewardFunction:
                 f"'{policy_tokenizer.name_or_path}': the policy has another one. Give it to RewardFunction as "
                 "`policy_processing_class`."
             )
-        finished = bool(ids) and ids[-1] in policy_tokenizer.all_special_ids
+        finished = bool(ids) and ids[-1] in self._end_ids
         if policy_tokenizer is not tokenizer and tokenizer.decode(ids, skip_special_tokens=True) != text:
             return self._encode_text(prompt, completion, parts, finished), False
         if parts is None:

@@ -95,6 +95,27 @@ def turn_parts(tokenizer: PreTrainedTokenizerBase, prompt: Messages, **template_
     return TurnParts(before[:start], before[start:], tail)
 
 
+def end_ids(tokenizer: PreTrainedTokenizerBase, **template_kwargs: Any) -> set[int]:
+    """
+    Ids with which a response comes to its own end: EOS, padding (EOS of some base models), the template's end of turn.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the policy.
+        template_kwargs:
+            Further arguments of `apply_chat_template`.
+
+    Returns:
+        `set[int]`
+    """
+    ends = {tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
+    if tokenizer.chat_template is not None:
+        tail = turn_parts(tokenizer, [{"role": "user", "content": "a"}], **template_kwargs).tail
+        first = tokenizer(tail, add_special_tokens=False)["input_ids"][:1]
+        ends |= set(first) & set(tokenizer.all_special_ids)
+    return ends
+
+
 def encode_response(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str | Messages,
