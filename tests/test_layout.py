@@ -5,18 +5,18 @@ from toolkit.layout import find_response_start, last_kept, positions_from, respo
 
 
 def mask(*rows: str) -> torch.Tensor:
-    """A mask drawn as text, a row a string, with `x` where it is True."""
-    return torch.tensor([[sign == "x" for sign in row] for row in rows])
+    """A mask drawn as text, a row a string, with `o` where it is True."""
+    return torch.tensor([[sign == "o" for sign in row] for row in rows])
 
 
 def test_last_kept_is_the_right_most_kept_token_on_either_side_of_the_padding():
-    keep = mask("xxx..", "..xxx", "x....", ".x.x.", "xxxxx")
+    keep = mask("ooo..", "..ooo", "o....", ".o.o.", "ooooo")
     assert last_kept(keep).tolist() == [2, 4, 0, 3, 4]
     assert last_kept(keep.long()).tolist() == [2, 4, 0, 3, 4]
 
 
 def test_last_kept_of_an_empty_row_is_its_last_token():
-    assert last_kept(mask("....", "x...")).tolist() == [3, 0]
+    assert last_kept(mask("....", "o...")).tolist() == [3, 0]
 
 
 def test_last_kept_agrees_with_a_search_from_the_right():
@@ -26,21 +26,21 @@ def test_last_kept_agrees_with_a_search_from_the_right():
 
 
 def test_positions_count_from_the_first_real_token():
-    positions = positions_from(mask("xxx..", "..xxx", "xxxxx"))
+    positions = positions_from(mask("ooo..", "..ooo", "ooooo"))
     # padding on the right repeats the last position and padding on the left is 0; neither is ever read
     assert positions.tolist() == [[0, 1, 2, 2, 2], [0, 0, 0, 1, 2], [0, 1, 2, 3, 4]]
     assert positions.dtype == torch.int64
 
 
 def test_padding_on_the_left_moves_no_position():
-    attention = mask("xxxx", "xx..")
+    attention = mask("oooo", "oo..")
     padded = torch.cat([torch.zeros(2, 3, dtype=torch.bool), attention], dim=1)
     torch.testing.assert_close(positions_from(padded)[:, 3:], positions_from(attention))
 
 
 def test_response_mask_runs_from_the_start_to_the_last_real_token():
-    attention = mask("xxxxx.", ".xxxxx", "xxxxxx")
-    expected = mask("..xxx.", "....xx", "xxxxxx")
+    attention = mask("ooooo.", ".ooooo", "oooooo")
+    expected = mask("..ooo.", "....oo", "oooooo")
     torch.testing.assert_close(response_mask(torch.tensor([2, 4, 0]), attention), expected)
     torch.testing.assert_close(response_mask(torch.tensor([2, 4, 0]), attention.long()), expected)
 
@@ -48,7 +48,7 @@ def test_response_mask_runs_from_the_start_to_the_last_real_token():
 def test_response_starts_after_the_last_marker():
     # the marker (7, 8) opens every assistant's turn; the response is the last turn
     ids = torch.tensor([[7, 8, 1, 7, 8, 2, 3, 0], [0, 0, 0, 5, 7, 8, 4, 4]])
-    attention = mask("xxxxxxx.", "...xxxxx")
+    attention = mask("ooooooo.", "...ooooo")
     assert find_response_start(ids, attention, [7, 8]).tolist() == [5, 6]
 
 
@@ -78,22 +78,22 @@ def test_a_row_shorter_than_the_marker_lacks_it():
 def test_nothing_after_the_marker_is_nothing_to_score():
     ids = torch.tensor([[1, 7, 8, 2], [1, 1, 7, 8], [1, 7, 8, 0]])
     with pytest.raises(ValueError, match=r"Rows \[1, 2\] of the batch have no token after the response marker"):
-        find_response_start(ids, mask("xxxx", "xxxx", "xxx."), [7, 8])
+        find_response_start(ids, mask("oooo", "oooo", "ooo."), [7, 8])
 
 
 def test_a_run_of_boundaries_ends_one_segment():
-    boundary = mask("..x..xxx.", "x.x.x.x.x")
-    torch.testing.assert_close(segment_ends(boundary, mask("xxxxxxxxx", "xxxxxxxxx")), mask("..x..x...", "x.x.x.x.x"))
+    boundary = mask("..o..ooo.", "o.o.o.o.o")
+    torch.testing.assert_close(segment_ends(boundary, mask("ooooooooo", "ooooooooo")), mask("..o..o...", "o.o.o.o.o"))
 
 
 def test_boundaries_of_the_prompt_end_no_segment():
     # the prompt's boundary stands right before the response, whose first token is a boundary too and counts
-    boundary, response = mask("x.xx.x.", "x.xx.x."), mask("...xxxx", "...xx..")
-    torch.testing.assert_close(segment_ends(boundary, response), mask("...x.x.", "...x..."))
+    boundary, response = mask("o.oo.o.", "o.oo.o."), mask("...oooo", "...oo..")
+    torch.testing.assert_close(segment_ends(boundary, response), mask("...o.o.", "...o..."))
 
 
 def test_a_response_without_boundaries_completes_no_segment():
-    assert not segment_ends(mask("......"), mask("..xxxx")).any()
+    assert not segment_ends(mask("......"), mask("..oooo")).any()
 
 
 def test_later_tokens_do_not_change_which_earlier_ones_end_a_segment():
@@ -105,7 +105,7 @@ def test_later_tokens_do_not_change_which_earlier_ones_end_a_segment():
 
 
 def test_segment_ends_leaves_its_arguments_alone():
-    boundary, response = mask("x.xx.x."), mask("...xxxx")
+    boundary, response = mask("o.oo.o."), mask("...oooo")
     segment_ends(boundary, response)
-    torch.testing.assert_close(boundary, mask("x.xx.x."))
-    torch.testing.assert_close(response, mask("...xxxx"))
+    torch.testing.assert_close(boundary, mask("o.oo.o."))
+    torch.testing.assert_close(response, mask("...oooo"))
