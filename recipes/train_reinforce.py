@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from toolkit import ReinforceConfig, ReinforceTrainer, RewardFunction
-from toolkit.scripting import DataArguments, import_callable, prompt_splits, with_model_arguments
+from toolkit.scripting import DataArguments, checkpoint_to_resume, import_callable, prompt_splits, with_model_arguments
 
 
 @dataclass
@@ -62,7 +62,7 @@ def main(script_args: ReinforceArguments, training_args: ReinforceConfig, model_
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
     trainer.save_model()
     trainer.save_metrics(
         "train", {**trainer.state.log_history[-1], "num_processes": trainer.accelerator.num_processes}

@@ -7,7 +7,7 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer
 from toolkit.report import accuracies_of, print_accuracy
-from toolkit.scripting import DataArguments, pair_splits, with_model_arguments
+from toolkit.scripting import DataArguments, checkpoint_to_resume, pair_splits, with_model_arguments
 
 
 def main(script_args: DataArguments, training_args: MultiScaleRewardConfig, model_args: ModelConfig) -> None:
@@ -21,7 +21,7 @@ def main(script_args: DataArguments, training_args: MultiScaleRewardConfig, mode
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
     trainer.save_model()
 
     metrics = trainer.evaluate()

@@ -13,11 +13,11 @@ MODULES = sorted((ROOT / "toolkit").glob("[!_]*.py"))
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 
 LAYERS = [
-    {"layout", "metrics"},
+    {"layout", "metrics", "memory"},
     {"scales", "preference_losses", "advantages", "policy_loss", "sandbox_world"},
-    {"tokenization", "data", "head", "small_decoder"},
+    {"tokenization", "data", "head", "small_decoder", "checkpoints"},
     {"modeling"},
-    {"reward_config", "reinforce_config", "reward_function", "sampling", "labeling"},
+    {"reward_config", "reinforce_config", "reward_function", "sampling", "labeling", "plan"},
     {"reward_trainer", "reinforce_trainer", "comparison"},
     {"sandbox", "report"},
     {"joint", "scripting"},

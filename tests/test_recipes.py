@@ -127,4 +127,4 @@ def test_reinforce_runs_from_its_yaml_file(demo):
     arguments = ["--max_steps", 2, "--per_device_train_batch_size", 8, "--train_size", 16, "--save_steps", 1]
     launch("train_reinforce", "--config", config, *arguments, "--output_dir", "policy", folder=folder)
     assert (folder / "policy" / "model.safetensors").exists()
-    assert (folder / "policy" / "checkpoint-2" / "reinforce_state.json").exists()
+    assert (folder / "policy" / "checkpoint-2" / "resume_state_0.pt").exists()

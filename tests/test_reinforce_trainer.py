@@ -1,4 +1,3 @@
-import json
 import math
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from trl import RLOOConfig, RLOOTrainer
 
 from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings, ReinforceTrainer, RewardFunction
 from toolkit.reinforce_config import BASELINES
-from toolkit.reinforce_trainer import STATE_NAME, align_by_offsets, settled_length
+from toolkit.reinforce_trainer import align_by_offsets, settled_length
 from toolkit.reward_function import ResponseScore
 from toolkit.tokenization import response_marker_ids, segment_boundary_ids
 
@@ -484,35 +483,6 @@ def test_an_unscored_batch_does_not_silence_the_next(policy_trainer):
 RUNNING = {"baseline": "moving_average", "prefix_baseline": True, "normalize_rewards": True, "beta": 0.05}
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(policy_trainer):
-    whole = policy_trainer(max_steps=4, save_strategy="steps", save_steps=2, **RUNNING)
-    whole.train()
-    checkpoint = Path(whole.args.output_dir, "checkpoint-2")
-    saved = json.loads((checkpoint / STATE_NAME).read_text())
-    assert saved["moving_average"] is not None
-    assert saved["reward_moments"][0] == 8
-    resumed = policy_trainer(max_steps=4, **RUNNING)
-    resumed.train(resume_from_checkpoint=str(checkpoint))
-    assert logged(resumed, "reward") == pytest.approx(logged(whole, "reward"), abs=1e-6)
-    assert logged(resumed, "advantage_std") == pytest.approx(logged(whole, "advantage_std"), abs=1e-5)
-    first, second = whole._running_state(), resumed._running_state()
-    assert second["moving_average"] == pytest.approx(first["moving_average"])
-    assert second["reward_moments"] == pytest.approx(first["reward_moments"])
-    np.testing.assert_allclose(second["prefix_gram"], first["prefix_gram"])
-    np.testing.assert_allclose(second["prefix_moment"], first["prefix_moment"])
-    for name, value in whole.model.named_parameters():
-        torch.testing.assert_close(resumed.model.get_parameter(name), value)
-
-
-def test_running_state_comes_back_as_it_was_saved(policy_trainer):
-    trainer = policy_trainer(max_steps=1, save_strategy="steps", save_steps=1, **RUNNING)
-    trainer.train()
-    other = policy_trainer(**RUNNING)
-    assert other._running_state() != trainer._running_state()
-    other._restore_running_state(json.loads(Path(trainer.args.output_dir, "checkpoint-1", STATE_NAME).read_text()))
-    assert other._running_state() == trainer._running_state()
-
-
 def test_resuming_with_another_reward_model_is_an_error(policy_trainer, reward_folder):
     trainer = policy_trainer(max_steps=1, save_strategy="steps", save_steps=1, **RUNNING)
     trainer.train()
@@ -524,11 +494,11 @@ def test_resuming_with_another_reward_model_is_an_error(policy_trainer, reward_f
 def test_evaluation_logs_rewards_and_keeps_no_baseline(policy_trainer, chat_prompts):
     options = {"baseline": "moving_average", "prefix_baseline": True, "num_generations": 1}
     trainer = policy_trainer(eval_dataset=chat_prompts.select(range(4)), per_device_eval_batch_size=4, **options)
-    state = trainer._running_state()
+    state = trainer._resume_state()
     metrics = trainer.evaluate()
     assert math.isfinite(metrics["eval_reward"])
     assert metrics["eval_loss"] == 0.0
-    assert trainer._running_state() == state
+    assert trainer._resume_state() == state
 
 
 def test_evaluation_works_where_training_is_off_policy(policy_trainer, chat_prompts):

@@ -81,6 +81,6 @@ def test_policy_processes_stay_together(results):
     first, second = results["2-0"], results["2-1"]
     assert first["policy_weight"] == second["policy_weight"]
     assert first["policy_state"] == second["policy_state"]
-    assert first["policy_state"]["reward_moments"][0] == 12  # three batches of four responses, from both processes
+    assert first["policy_state"][1][0] == 12  # three batches of four responses, from both processes
     assert all(map(math.isfinite, logged(first["policy_log"], "grad_norm")))
     assert len(logged(first["policy_log"], "prefix/explained")) == 3

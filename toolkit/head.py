@@ -108,21 +108,22 @@ class MultiScaleHead(nn.Linear):
     def forward(self, hidden: Tensor, context_index: Tensor) -> HeadOutput:  # type: ignore[override]
         """Read `(B, T, H)` hidden states of any dtype; `context_index` `(B,)` is each row's last prompt token."""
         # In bfloat16 two good responses tie: an 8-bit mantissa cannot tell 4.01 from 4.02. Autocast would undo this.
+        # DeepSpeed in bfloat16 casts the weights, too, and keeps float32 copies of them in the optimizer.
         with torch.autocast(hidden.device.type, enabled=False):
             hidden = hidden.float()
             prompt = hidden[torch.arange(hidden.size(0), device=hidden.device), context_index]
             zeros = hidden.new_zeros(hidden.shape[:2])
-            response = F.linear(hidden, self.weight)[..., 0] if "response" in self.scales else zeros
+            response = F.linear(hidden, self.weight.float())[..., 0] if "response" in self.scales else zeros
             if self.context == "head":
-                by_prompt = F.linear(prompt, self.context_prompt)[:, None]
-                response = response + (F.linear(hidden, self.context_response) * by_prompt).sum(-1)
+                by_prompt = F.linear(prompt, self.context_prompt.float())[:, None]
+                response = response + (F.linear(hidden, self.context_response.float()) * by_prompt).sum(-1)
             if self.context == "gate":
-                gate = F.linear(prompt, self.gate, self.gate_bias).softmax(-1)
+                gate = F.linear(prompt, self.gate.float(), self.gate_bias.float()).softmax(-1)
             else:
                 gate = hidden.new_full((hidden.size(0), len(self.scales)), 1 / len(self.scales))
             return HeadOutput(
-                token=F.linear(hidden, self.token)[..., 0] if "token" in self.scales else zeros,
-                segment=F.linear(hidden, self.segment)[..., 0] if "segment" in self.scales else zeros,
+                token=F.linear(hidden, self.token.float())[..., 0] if "token" in self.scales else zeros,
+                segment=F.linear(hidden, self.segment.float())[..., 0] if "segment" in self.scales else zeros,
                 response=response,
                 gate=gate,
             )

@@ -8,9 +8,9 @@ from accelerate import PartialState
 from accelerate.logging import get_logger
 from datasets import Dataset, concatenate_datasets
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
+from .checkpoints import last_complete_checkpoint
 from .labeling import Judge, label_pairs
 from .metrics import PairAccuracy, pair_accuracy
 from .reinforce_config import ReinforceConfig
@@ -103,7 +103,7 @@ def train_reward_stage(folder: Path, model: str, config_file: str, train: Datase
     arguments = ["--config", config_file, "--output_dir", output_dir]
     (config,) = TrlParser(MultiScaleRewardConfig).parse_args_and_config(arguments)
     trainer = MultiScaleRewardTrainer(model=model, args=config, train_dataset=train)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(output_dir))
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(output_dir))
     trainer.save_model(str(folder))
 
 
@@ -134,13 +134,9 @@ def train_policy_stage(
     trainer = ReinforceTrainer(
         model=policy, reward_funcs=[RewardFunction(reward), judge], args=config, train_dataset=prompts
     )
-    trainer.train(resume_from_checkpoint=_last_checkpoint(output_dir))
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(output_dir))
     trainer.save_model(str(folder))
     (folder / "log.json").write_text(json.dumps(trainer.state.log_history))
-
-
-def _last_checkpoint(folder: str) -> str | None:
-    return get_last_checkpoint(folder) if Path(folder).is_dir() else None
 
 
 def reward_accuracy(reward: str, pairs: Dataset) -> PairAccuracy:

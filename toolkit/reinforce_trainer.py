@@ -2,10 +2,10 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.logging import get_logger
 from accelerate.utils import gather
 from torch import Tensor
 from transformers import GenerationConfig
@@ -25,14 +25,15 @@ from .advantages import (
     update_moments,
     whiten,
 )
+from .checkpoints import ExactResume
 from .policy_loss import clipped_policy_loss, reinforce_loss
 from .reinforce_config import ReinforceConfig
 from .reward_function import ResponseScore, RewardFunction
 
-STATE_NAME = "reinforce_state.json"
+logger = get_logger(__name__)
 
 
-class ReinforceTrainer(RLOOTrainer):
+class ReinforceTrainer(ExactResume, RLOOTrainer):
     """
     [`trl.RLOOTrainer`] with its own baseline, credit and loss. Generation, vLLM, the reference model, LoRA, ZeRO-3
     gathering and logging stay TRL's.
@@ -262,35 +263,44 @@ class ReinforceTrainer(RLOOTrainer):
         self._metrics[mode]["entropy"].append((entropy / count.clamp(min=1)).item())
         return loss
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
-            (folder / STATE_NAME).write_text(json.dumps(self._running_state()))
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        self._train_sampler = super()._get_train_sampler(dataset)
+        return self._train_sampler
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            self._restore_running_state(json.loads(Path(checkpoint, STATE_NAME).read_text()))
+        if checkpoint is not None and self.shuffle_dataset:
+            # TRL's sampler draws a new order an epoch from one generator, so that of a later epoch follows from the
+            # draws before it.
+            for _ in range(int(self.state.epoch)):
+                torch.randperm(self._train_sampler.num_samples, generator=self._train_sampler.generator)
 
-    def _running_state(self) -> dict[str, Any]:
+    def _resume_state(self) -> dict[str, Any]:
+        used_up = self._step % (self.args.steps_per_generation * self.num_iterations) == 0
         return {
+            "step": self._step,
+            "generations": None if used_up else self._buffered_inputs,
             "moving_average": self._moving_average,
-            "reward_moments": list(self._reward_moments),
-            "prefix_gram": self._prefix_fit.gram.tolist(),
-            "prefix_moment": self._prefix_fit.moment.tolist(),
+            "reward_moments": tuple(self._reward_moments),
+            "prefix_fit": tuple(self._prefix_fit),
         }
 
-    def _restore_running_state(self, state: dict[str, Any]) -> None:
+    def _restore_resume_state(self, state: dict[str, Any], same_processes: bool) -> None:
+        self._step, self._buffered_inputs = state["step"], state["generations"]
+        if not same_processes and self._buffered_inputs is not None:
+            logger.warning(
+                "The generations that the checkpoint has not used up are those of other processes: new ones."
+            )
+            self._buffered_inputs = None
         self._moving_average = state["moving_average"]
         self._reward_moments = Moments(*state["reward_moments"])
-        gram, moment = (torch.tensor(state[key], dtype=torch.float64) for key in ("prefix_gram", "prefix_moment"))
-        if gram.shape != self._prefix_fit.gram.shape:
+        fit = RidgeStatistics(*(part.cpu() for part in state["prefix_fit"]))
+        if fit.gram.shape != self._prefix_fit.gram.shape:
             raise ValueError(
-                f"The checkpoint's prefix fit has {len(moment)} features, this run's {len(self._prefix_fit.moment)}. "
-                "Resume with the same reward model and `prefix_baseline`."
+                f"The checkpoint's prefix fit has {len(fit.moment)} features, this run's "
+                f"{len(self._prefix_fit.moment)}. Resume with the same reward model and `prefix_baseline`."
             )
-        self._prefix_fit = RidgeStatistics(gram, moment)
+        self._prefix_fit = fit
 
 
 def settled_length(text: str) -> int:

@@ -86,6 +86,8 @@ def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]
     for row in rows:
         table.add_row(*row)
     console = Console()
+    if not console.is_terminal:
+        console.width = 200  # a file has no width to fit into, and cells would be cut to that of a terminal
     console.print(title, style="bold", soft_wrap=True, highlight=False, markup=False)
     console.print(table)
 

@@ -1,14 +1,18 @@
 """A multi-scale reward model as a plain callable, for the `reward_funcs` of TRL's trainers and for anything else."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
+from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.logging import get_logger
+from trl.models import prepare_deepspeed
 from trl.trainer.utils import get_config_model_id
 
 from .modeling import AutoModelForMultiScaleReward, MultiScaleRewardOutput, base_reward_model
@@ -81,10 +85,13 @@ class RewardFunction:
         if isinstance(model, str):
             processing_class = processing_class or AutoTokenizer.from_pretrained(model)
             model = AutoModelForMultiScaleReward.from_pretrained(model, **(model_init_kwargs or {}))
-            if getattr(model, "hf_device_map", None) is None:
+            if getattr(model, "hf_device_map", None) is None and not _is_partitioned(model):
                 model = model.to(device or PartialState().device)
         base = base_reward_model(model)
         self.model = model
+        # Weights in 4 bits are not parameters that DeepSpeed could partition, and a quarter of the size anyway.
+        self._quantized = getattr(base, "is_quantized", False)
+        self._partitioned = False
         self.settings = base.settings
         self.processing_class = processing_class or AutoTokenizer.from_pretrained(get_config_model_id(base.config))
         self.policy_processing_class = policy_processing_class
@@ -193,14 +200,20 @@ class RewardFunction:
         return row._replace(ends=[end - before for end in row.ends])
 
     def _score(self, rows: dict[int, tuple[EncodedResponse, bool]]) -> dict[int, ResponseScore]:
+        if is_deepspeed_zero3_enabled() and not self._partitioned and not self._quantized:
+            self.model, self._partitioned = prepare_deepspeed(self.model, Accelerator()), True
         training, scores = self.model.training, {}
         self.model.eval()
         # Rows of like length share a batch, so that little is padded.
         order = sorted(rows, key=lambda i: len(rows[i][0].input_ids))
+        passes = math.ceil(len(order) / self.batch_size)
+        if self._partitioned:
+            # A forward pass gathers each layer from every process, so all must make as many, with rows left or not.
+            passes = max(gather_object([passes]))
         with torch.no_grad():
-            for first in range(0, len(order), self.batch_size):
+            for first in range(0, passes * self.batch_size, self.batch_size):
                 chunk = order[first : first + self.batch_size]
-                output = self._forward([rows[i][0] for i in chunk])
+                output = self._forward([rows[i][0] for i in chunk] or [EncodedResponse([0, 0], 1, [])])
                 for k, i in enumerate(chunk):
                     scores[i] = _response_score(output, k, *rows[i])
         self.model.train(training)
@@ -215,6 +228,11 @@ class RewardFunction:
             attention_mask[k, : len(row.input_ids)] = 1
         start = torch.tensor([row.response_start for row in rows], device=device)
         return self.model(input_ids=input_ids, attention_mask=attention_mask, response_start=start, use_cache=False)
+
+
+def _is_partitioned(model: PreTrainedModel | PeftModel) -> bool:
+    """Whether the weights were partitioned as they were loaded, which Transformers does under ZeRO-3."""
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
 def _response_score(output: MultiScaleRewardOutput, k: int, row: EncodedResponse, same_tokens: bool) -> ResponseScore:

@@ -13,6 +13,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from trl import RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
+from .checkpoints import ExactResume
 from .data import normalize_pairs
 from .head import MultiScaleSettings
 from .metrics import PairScores, summarize_pairs
@@ -42,7 +43,7 @@ class MultiScaleCollator(DataCollatorForPreference):
         return batch
 
 
-class MultiScaleRewardTrainer(RewardTrainer):
+class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
     """
     [`trl.RewardTrainer`] for a reward model with several scales. Loading of data, LoRA, ZeRO and saving stay TRL's.
 
@@ -104,10 +105,7 @@ class MultiScaleRewardTrainer(RewardTrainer):
         self.reward_model.set_layout(
             response_marker_ids(self.processing_class), segment_boundary_ids(self.processing_class)
         )
-        for name, parameter in self.model.named_parameters():
-            # TRL casts what QLoRA trains to bfloat16, in which a small optimizer step on the head is lost whole.
-            if "score." in name:
-                parameter.data = parameter.data.float()
+        self._settle_dtypes()
         self.data_collator = MultiScaleCollator(
             pad_token_id=self.processing_class.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of
         )
@@ -118,6 +116,18 @@ class MultiScaleRewardTrainer(RewardTrainer):
                 "padding token of its own if the model will be used with them."
             )
         self._train_pairs: list[PairScores] = []  # since the last log
+
+    def _settle_dtypes(self) -> None:
+        """The head in float32, or all that LoRA trains in the one dtype that DeepSpeed can divide up."""
+        engine_dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else torch.float32
+        for name, parameter in self.model.named_parameters():
+            if self.is_deepspeed_enabled:
+                # Its optimizer keeps and steps a float32 copy of every weight, so here nothing is lost in bfloat16.
+                if parameter.requires_grad and isinstance(self.model, PeftModel):
+                    parameter.data = parameter.data.to(engine_dtype)
+            elif "score." in name:
+                # TRL casts what QLoRA trains to bfloat16, in which a small optimizer step on the head is lost whole.
+                parameter.data = parameter.data.float()
 
     @staticmethod
     def _load(name_or_path: str, args: MultiScaleRewardConfig, quantization_config: Any) -> Any:
@@ -261,9 +271,16 @@ class MultiScaleRewardTrainer(RewardTrainer):
             self._train_pairs.clear()
         super().log(logs, start_time)
 
+    def _resume_state(self) -> dict[str, Any]:
+        return {"num_tokens": self._total_train_tokens, "pairs": [tuple(pairs) for pairs in self._train_pairs]}
+
+    def _restore_resume_state(self, state: dict[str, Any], same_processes: bool) -> None:
+        self._total_train_tokens = state["num_tokens"]
+        self._train_pairs = [PairScores(*pairs) for pairs in state["pairs"]]
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
-        if isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
+        if self.args.should_save and isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
             save_adapter_settings(self.reward_model.settings, output_dir or self.args.output_dir)
 
 

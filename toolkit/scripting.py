@@ -13,6 +13,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from trl import ModelConfig, ScriptArguments
 
+from .checkpoints import last_complete_checkpoint
 from .data import load_pairs, load_prompts
 from .sandbox import sample_pairs, sample_prompts
 
@@ -126,6 +127,24 @@ def with_model_arguments(training_args: Any, model_args: ModelConfig) -> Any:
         **(training_args.model_init_kwargs or {}),
     }
     return training_args
+
+
+def checkpoint_to_resume(training_args: Any) -> str | None:
+    """
+    The checkpoint that `resume_from_checkpoint` means: `true` is the last complete one of `output_dir`, or none where
+    there is none yet, so that one command line starts a run and goes on with it after every interruption.
+
+    Args:
+        training_args ([`~transformers.TrainingArguments`]):
+            Configuration of a trainer.
+
+    Returns:
+        `str` or `None`: For the `resume_from_checkpoint` of [`~transformers.Trainer.train`].
+    """
+    wanted = training_args.resume_from_checkpoint
+    if str(wanted).lower() in ("true", "false"):
+        wanted = last_complete_checkpoint(training_args.output_dir) if str(wanted).lower() == "true" else None
+    return wanted
 
 
 def import_callable(path: str) -> Callable[..., Any]:

@@ -64,7 +64,7 @@ result = {
     "evaluation": evaluation,
     "weight": weight,
     "policy_log": policy.state.log_history,
-    "policy_state": policy._running_state(),
+    "policy_state": [policy._moving_average, policy._reward_moments, policy._prefix_fit.moment.tolist()],
     "policy_weight": policy.model.get_input_embeddings().weight.detach().double().sum().item(),
 }
 (work / f"result-{processes}-{rank}.json").write_text(json.dumps(result))

@@ -1,0 +1,222 @@
+"""Both trainers under plain data parallelism and every stage of ZeRO, on CPU processes: `python tests/backends.py`.
+
+Prints a table that compares each with the reference at the same global batch, says what each process held, and loads
+what each has saved into a plain process. Results go into `--work` as they come; what is there is not run again.
+"""
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings
+from toolkit.report import print_table
+from toolkit.sandbox import sample_pairs, sandbox_decoder, sandbox_tokenizer
+from toolkit.tokenization import encode_response, response_marker_ids, segment_boundary_ids
+
+TESTS = Path(__file__).parent
+STAGES = ("ddp", "zero1", "zero2", "zero3", "zero3_offload")
+STEPS, ROWS = 12, 4  # of each run, and of the batch of all processes together
+
+# With `use_cpu`, MULTI_GPU is what starts several processes with gloo; DeepSpeed starts them without it.
+LAUNCH = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: {kind}
+{more}
+num_machines: 1
+machine_rank: 0
+num_processes: {processes}
+main_process_port: {port}
+main_training_function: main
+rdzv_backend: static
+same_network: true
+"""
+
+
+def prepare(work: Path) -> None:
+    """A decoder, a reward model, pairs and a batch to score, all small and from the sandbox."""
+    if (work / "batch.json").exists():
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    tokenizer = sandbox_tokenizer()
+    sandbox_decoder(hidden_size=64, layers=2, heads=2).save_pretrained(work / "base")
+    tokenizer.save_pretrained(work / "base")
+    torch.manual_seed(0)
+    reward = AutoModelForMultiScaleReward.from_pretrained(str(work / "base"), MultiScaleSettings())
+    reward.set_layout(response_marker_ids(tokenizer), segment_boundary_ids(tokenizer))
+    for parameter in reward.score.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    reward.save_pretrained(work / "reward")
+    tokenizer.save_pretrained(work / "reward")
+    pairs = sample_pairs(48, seed=0)
+    pairs.to_json(work / "pairs.jsonl")
+    pairs.select(range(20)).to_json(work / "few_pairs.jsonl")
+    rows = [encode_response(tokenizer, pair["prompt"], pair["chosen"]) for pair in pairs.select(range(4))]
+    ids = [torch.tensor(row.input_ids) for row in rows]
+    batch = {
+        "input_ids": torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id),
+        "attention_mask": torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+        "response_start": torch.tensor([row.response_start for row in rows]),
+    }
+    (work / "batch.json").write_text(json.dumps({key: value.tolist() for key, value in batch.items()}))
+
+
+def launcher(work: Path, stage: str, processes: int) -> list[str]:
+    """Words that start a script with so many CPU processes under a stage."""
+    if processes == 1:
+        return [sys.executable]
+    if stage == "ddp":
+        kind, more = "MULTI_GPU", "use_cpu: true\nmixed_precision: 'no'"
+    else:
+        config = json.loads((TESTS.parent / "deepspeed_configs" / f"{stage}.json").read_text())
+        zero = config["zero_optimization"]
+        if stage.startswith("zero3"):
+            zero["stage3_param_persistence_threshold"] = int(
+                os.environ.get("THR", 0)
+            )  # or all of a small model stays whole
+        if "offload_optimizer" in zero:
+            config["zero_force_ds_cpu_optimizer"] = False  # torch's Adam, so that nothing is compiled
+        (work / f"{stage}.json").write_text(json.dumps(config))
+        init = str(stage.startswith("zero3")).lower()
+        kind = "DEEPSPEED"
+        more = f"deepspeed_config:\n  deepspeed_config_file: {work / stage}.json\n  zero3_init_flag: {init}"
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    file = work / f"{stage}-{processes}.yaml"
+    file.write_text(LAUNCH.format(kind=kind, more=more, processes=processes, port=port))
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
+
+
+def specification(work: Path, name: str, trainer: str, adapter: str, processes: int, **options) -> dict:
+    """What `scripts/train.py` reads."""
+    shared = {
+        "output_dir": str(work / name),
+        "per_device_train_batch_size": ROWS // processes,
+        "max_steps": STEPS,
+        "learning_rate": 1e-4,
+        "seed": 0,
+    }
+    if trainer == "reinforce":
+        shared |= {"num_generations": 1, "baseline": "moving_average", "normalize_rewards": True, "beta": 0.05}
+        shared |= {"prefix_baseline": True, "max_completion_length": 16}
+    if adapter == "qlora":
+        shared |= {"model_init_kwargs": {"dtype": "bfloat16"}}
+    return {
+        "trainer": trainer,
+        "adapter": adapter,
+        "base": str(work / "base"),
+        "reward": str(work / "reward"),
+        "pairs": str(work / "pairs.jsonl"),
+        "batch": str(work / "batch.json"),
+        "result": str(work / f"{name}.result"),
+        "options": {**shared, **options},
+    }
+
+
+def start(work: Path, stage: str, processes: int, name: str, spec: dict) -> subprocess.Popen:
+    (work / f"{name}.spec").write_text(json.dumps(spec))
+    command = [*launcher(work, stage, processes), str(TESTS / "scripts" / "train.py"), str(work / f"{name}.spec")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(TESTS.parent)}
+    with (work / f"{name}.log").open("w") as log:
+        # A session of its own, so that all its processes can be ended together.
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def run(work: Path, stage: str, processes: int, trainer: str, adapter: str, **options) -> list[dict]:
+    """Results of every process of one run; from its files where it has been run before."""
+    name = f"{trainer}-{adapter}-{stage}-{processes}"
+    files = [work / f"{name}.result-{rank}.json" for rank in range(processes)]
+    if not all(file.is_file() for file in files):
+        spec = specification(work, name, trainer, adapter, processes, **options)
+        start(work, stage, processes, name, spec).wait()
+    # By its files, not its exit code: a process now and then aborts when it leaves, after all is done.
+    if not all(file.is_file() for file in files):
+        raise RuntimeError(f"{name} wrote no result:\n{(work / f'{name}.log').read_text()[-3000:]}")
+    return [json.loads(file.read_text()) for file in files]
+
+
+def reloaded_scores(work: Path, name: str, trainer: str, adapter: str) -> list[float]:
+    """What a plain process says of the saved folder, as `scripts/train.py` says it of the model in training."""
+    batch = {key: torch.tensor(value) for key, value in json.loads((work / "batch.json").read_text()).items()}
+    folder = str(work / name)
+    with torch.no_grad():
+        if trainer == "reward":
+            return AutoModelForMultiScaleReward.from_pretrained(folder).eval()(**batch).logits[:, 0].tolist()
+        if adapter == "none":
+            model = AutoModelForCausalLM.from_pretrained(folder)
+        else:
+            model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(str(work / "base")), folder)
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        logps = model.eval()(ids, attention_mask=mask).logits[:, :-1].log_softmax(-1)
+        return (logps.gather(2, ids[:, 1:, None])[..., 0] * mask[:, 1:]).sum(1).tolist()
+
+
+def series(result: dict, key: str) -> torch.Tensor:
+    return torch.tensor([entry[key] for entry in result["log"] if key in entry])
+
+
+def worst_difference(first: dict, second: dict, trainer: str) -> float:
+    """Of losses (reward) and gradient norms, the largest relative difference over all steps."""
+    keys = ("loss", "grad_norm") if trainer == "reward" else ("grad_norm", "reward", "kl")
+    worst = 0.0
+    for key in keys:
+        a, b = series(first, key), series(second, key)
+        assert len(a) == len(b) == STEPS, (key, len(a), len(b))
+        worst = max(worst, ((a - b).abs() / b.abs().clamp(min=1)).max().item())
+    return worst
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs/backends"), help="folder for models and results")
+    parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
+    args = parser.parse_args()
+    work = args.work.resolve()
+    prepare(work)
+    rows, worst = [], 0.0
+    for trainer in ("reward", "reinforce"):
+        for adapter in ("none", "lora"):
+            one = run(work, "ddp", 1, trainer, adapter)[0]
+            for processes in args.processes:
+                reference = one if trainer == "reward" else run(work, "ddp", processes, trainer, adapter)[0]
+                for stage in STAGES:
+                    results = run(work, stage, processes, trainer, adapter)
+                    assert all(result["processes"] == processes for result in results)
+                    difference = worst_difference(results[0], reference, trainer)
+                    name = f"{trainer}-{adapter}-{stage}-{processes}"
+                    said, again = results[0]["scores"], reloaded_scores(work, name, trainer, adapter)
+                    reload = (torch.tensor(said) - torch.tensor(again)).abs().max().item()
+                    held = [result["held"] for result in results]
+                    kib = [
+                        f"{max(h[part] for h in held) / 1024:.0f}" for part in ("weights", "gradients", "optimizer")
+                    ]
+                    label = "full" if adapter == "none" else "LoRA"
+                    rows.append((trainer, label, stage, processes, f"{difference:.1e}", *kib, f"{reload:.1e}"))
+                    worst = max(worst, difference, reload)
+                    print(*rows[-1], flush=True)
+    header = (
+        "trainer",
+        "weights",
+        "stage",
+        "processes",
+        "difference",
+        "weights KiB",
+        "gradients",
+        "optimizer",
+        "reload",
+    )
+    print_table("12 steps against the reference, and the saved model in a plain process", header, rows)
+    print(f"worst {worst:.1e}")
+    sys.exit(worst > 1e-5)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Train one trainer as a JSON file says, and write what it logged, held and scored: `train.py SPEC.json`.
+
+The file has `trainer` (reward or reinforce), `adapter` (none, lora or qlora), `base` (folder of a causal model with
+its tokenizer), `pairs` (a JSON file), `reward` (folder of a reward model, for reinforce), `options` (of the trainer's
+configuration), `resume`, and `result`, into which process k writes `result-k.json` when all is done.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from datasets import load_dataset
+from peft import LoraConfig
+from transformers import BitsAndBytesConfig
+
+from toolkit import (
+    MultiScaleRewardConfig,
+    MultiScaleRewardTrainer,
+    ReinforceConfig,
+    ReinforceTrainer,
+    RewardFunction,
+)
+from toolkit.checkpoints import last_complete_checkpoint
+
+
+def held_bytes(trainer) -> dict[str, int]:
+    """Bytes that this process holds, by what they are. Gradients are those of the last step's size."""
+    engine, optimizer = trainer.model_wrapped, trainer.optimizer
+    parameters = list(engine.parameters())
+    zero = getattr(engine, "optimizer", None)  # DeepSpeed's, around torch's
+    stage = engine.zero_optimization_stage() if zero is not None else 0
+    if stage == 0:
+        weights = distinct_bytes(parameters)
+        gradients = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
+        return {"weights": weights, "gradients": gradients, "optimizer": state_bytes(optimizer)}
+    if stage == 3:
+        # Partitioned weights, and those small ones that every process keeps whole.
+        weights = distinct_bytes([p.ds_tensor for p in parameters]) + distinct_bytes(
+            [p for p in parameters if p.ds_persist]
+        )
+        masters = distinct_bytes(zero.fp32_partitioned_groups_flat)
+        gradients = distinct_bytes([zero.grad_partitions_flat_buffer])
+    else:
+        weights = distinct_bytes(parameters)
+        masters = distinct_bytes(zero.single_partition_of_fp32_groups)
+        trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
+        gradients = trained if stage == 1 else distinct_bytes(zero.single_partition_of_fp32_groups)
+    return {"weights": weights, "gradients": gradients, "optimizer": masters + state_bytes(zero.optimizer)}
+
+
+def distinct_bytes(tensors) -> int:
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
+    return sum(storages.values())
+
+
+def state_bytes(optimizer) -> int:
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    return distinct_bytes([value for value in states if torch.is_tensor(value) and value.numel() > 1])
+
+
+def scores(trainer, kind: str, batch: dict[str, torch.Tensor]) -> list[float]:
+    """What the trained model says of a fixed batch while it is still wrapped, and maybe partitioned."""
+    model = trainer.model_wrapped
+    model.eval()  # which returns nothing under DeepSpeed
+    with torch.no_grad():
+        if kind == "reward":
+            return model(**batch, use_cache=False).logits[:, 0].tolist()
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        logps, *_ = trainer._get_per_token_logps_and_entropies(model, ids, mask, ids.size(1) - 1)
+        return (logps * mask[:, 1:]).sum(1).tolist()
+
+
+def main(spec: dict) -> None:
+    torch.set_num_threads(1)
+    kind, adapter = spec["trainer"], spec["adapter"]
+    pairs = load_dataset("json", data_files=spec["pairs"], split="train", cache_dir=f"{spec['pairs']}.cache")
+    peft_config = None
+    if adapter != "none":
+        task = "SEQ_CLS" if kind == "reward" else "CAUSAL_LM"
+        peft_config = LoraConfig(task_type=task, r=4, target_modules="all-linear", lora_dropout=0.0)
+    quantization = None
+    if adapter == "qlora":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_quant_storage=torch.bfloat16,
+        )
+    defaults = {"use_cpu": True, "bf16": False, "report_to": "none", "logging_steps": 1, "disable_tqdm": True}
+    options = {**defaults, "save_strategy": "no", "activation_checkpointing": False, **spec["options"]}
+    shared = {"peft_config": peft_config, "quantization_config": quantization}
+    if kind == "reward":
+        config = MultiScaleRewardConfig(**options)
+        trainer = MultiScaleRewardTrainer(spec["base"], config, pairs, **shared)
+    else:
+        config = ReinforceConfig(**options)
+        prompts = pairs.select_columns(["prompt"])
+        function = RewardFunction(spec["reward"], batch_size=2)
+        trainer = ReinforceTrainer(spec["base"], function, config, train_dataset=prompts, **shared)
+    checkpoint = last_complete_checkpoint(config.output_dir) if spec.get("resume") else None
+    trainer.train(resume_from_checkpoint=checkpoint)
+    batch = {key: torch.tensor(value) for key, value in json.loads(Path(spec["batch"]).read_text()).items()}
+    if kind == "reinforce":
+        del batch["response_start"]
+    held = held_bytes(trainer)
+    said = scores(trainer, kind, batch)
+    trainer.save_model()
+    trainer.accelerator.wait_for_everyone()
+    result = {"processes": trainer.accelerator.num_processes, "log": trainer.state.log_history, "scores": said}
+    result |= {"resumed_from": checkpoint}
+    result |= {"held": held, "total": sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters())}
+    if kind == "reinforce":
+        partitioned = [p for p in function.model.parameters() if hasattr(p, "ds_tensor")]
+        # A different number of rows on every process, and so of batches.
+        some = pairs.select(range(1 + 2 * trainer.accelerator.process_index))
+        result["uneven"] = function(list(some["prompt"]), list(some["chosen"]))
+        result["reward_held"] = sum(p.ds_tensor.numel() for p in partitioned)
+        result["reward_total"] = sum(getattr(p, "ds_numel", p.numel()) for p in function.model.parameters())
+    rank = trainer.accelerator.process_index
+    Path(f"{spec['result']}-{rank}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))
