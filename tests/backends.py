@@ -5,6 +5,7 @@ what each has saved into a plain process. Results go into `--work` as they come;
 """
 
 import argparse
+import itertools
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from scripts.train import nf4
 from transformers import AutoModelForCausalLM
 
 from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings
@@ -23,6 +25,11 @@ from toolkit.tokenization import encode_response, response_marker_ids, segment_b
 
 TESTS = Path(__file__).parent
 STAGES = ("ddp", "zero1", "zero2", "zero3", "zero3_offload")
+LABEL = {"none": "full", "lora": "LoRA", "qlora": "QLoRA"}
+VARIANTS = {
+    "checkpointing": {"activation_checkpointing": True},
+    "partitioned generation": {"ds3_gather_for_generation": False},
+}
 STEPS, ROWS = 12, 4  # of each run, and of the batch of all processes together
 
 # With `use_cpu`, MULTI_GPU is what starts several processes with gloo; DeepSpeed starts them without it.
@@ -78,9 +85,7 @@ def launcher(work: Path, stage: str, processes: int) -> list[str]:
         config = json.loads((TESTS.parent / "deepspeed_configs" / f"{stage}.json").read_text())
         zero = config["zero_optimization"]
         if stage.startswith("zero3"):
-            zero["stage3_param_persistence_threshold"] = int(
-                os.environ.get("THR", 0)
-            )  # or all of a small model stays whole
+            zero["stage3_param_persistence_threshold"] = 0  # or all of a small model stays whole
         if "offload_optimizer" in zero:
             config["zero_force_ds_cpu_optimizer"] = False  # torch's Adam, so that nothing is compiled
         (work / f"{stage}.json").write_text(json.dumps(config))
@@ -126,13 +131,14 @@ def start(work: Path, stage: str, processes: int, name: str, spec: dict) -> subp
     command = [*launcher(work, stage, processes), str(TESTS / "scripts" / "train.py"), str(work / f"{name}.spec")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(TESTS.parent)}
     with (work / f"{name}.log").open("w") as log:
-        # A session of its own, so that all its processes can be ended together.
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
 
-def run(work: Path, stage: str, processes: int, trainer: str, adapter: str, **options) -> list[dict]:
+def run(
+    work: Path, stage: str, processes: int, trainer: str, adapter: str, variant: str = "", **options
+) -> list[dict]:
     """Results of every process of one run; from its files where it has been run before."""
-    name = f"{trainer}-{adapter}-{stage}-{processes}"
+    name = name_of(stage, processes, trainer, adapter, variant)
     files = [work / f"{name}.result-{rank}.json" for rank in range(processes)]
     if not all(file.is_file() for file in files):
         spec = specification(work, name, trainer, adapter, processes, **options)
@@ -140,22 +146,33 @@ def run(work: Path, stage: str, processes: int, trainer: str, adapter: str, **op
     # By its files, not its exit code: a process now and then aborts when it leaves, after all is done.
     if not all(file.is_file() for file in files):
         raise RuntimeError(f"{name} wrote no result:\n{(work / f'{name}.log').read_text()[-3000:]}")
-    return [json.loads(file.read_text()) for file in files]
+    results = [json.loads(file.read_text()) for file in files]
+    assert [result["processes"] for result in results] == [processes] * processes
+    return results
+
+
+def name_of(stage: str, processes: int, trainer: str, adapter: str, variant: str = "") -> str:
+    return "-".join([trainer, adapter, stage, str(processes), *variant.split()])
 
 
 def reloaded_scores(work: Path, name: str, trainer: str, adapter: str) -> list[float]:
     """What a plain process says of the saved folder, as `scripts/train.py` says it of the model in training."""
     batch = {key: torch.tensor(value) for key, value in json.loads((work / "batch.json").read_text()).items()}
-    folder = str(work / name)
+    folder, four_bits = str(work / name), {}
+    if adapter == "qlora":
+        four_bits = {"quantization_config": nf4(), "dtype": torch.bfloat16}
     with torch.no_grad():
         if trainer == "reward":
-            return AutoModelForMultiScaleReward.from_pretrained(folder).eval()(**batch).logits[:, 0].tolist()
+            return (
+                AutoModelForMultiScaleReward.from_pretrained(folder, **four_bits).eval()(**batch).logits[:, 0].tolist()
+            )
         if adapter == "none":
             model = AutoModelForCausalLM.from_pretrained(folder)
         else:
-            model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(str(work / "base")), folder)
+            base = AutoModelForCausalLM.from_pretrained(str(work / "base"), **four_bits)
+            model = PeftModel.from_pretrained(base, folder)
         ids, mask = batch["input_ids"], batch["attention_mask"]
-        logps = model.eval()(ids, attention_mask=mask).logits[:, :-1].log_softmax(-1)
+        logps = model.eval()(ids, attention_mask=mask).logits[:, :-1].float().log_softmax(-1)
         return (logps.gather(2, ids[:, 1:, None])[..., 0] * mask[:, 1:]).sum(1).tolist()
 
 
@@ -174,6 +191,69 @@ def worst_difference(first: dict, second: dict, trainer: str) -> float:
     return worst
 
 
+def difference_of(first: list[float], second: list[float]) -> float:
+    a, b = torch.tensor(first), torch.tensor(second)
+    return ((a - b).abs() / b.abs().clamp(min=1)).max().item()
+
+
+def compare_stages(work: Path, processes: list[int]) -> float:
+    """Every stage against the reference at the same global batch; returns the worst difference."""
+    rows, worst = [], 0.0
+    for trainer, adapter, count in itertools.product(("reward", "reinforce"), ("none", "lora"), processes):
+        # Every process samples with its own seed, so that a policy's reference needs as many of them.
+        reference = run(work, "ddp", 1 if trainer == "reward" else count, trainer, adapter)[0]
+        for stage in STAGES:
+            results = run(work, stage, count, trainer, adapter)
+            difference = worst_difference(results[0], reference, trainer)
+            name = name_of(stage, count, trainer, adapter)
+            reload = difference_of(reloaded_scores(work, name, trainer, adapter), results[0]["scores"])
+            held = [result["held"] for result in results]
+            kib = [f"{max(h[part] for h in held) / 1024:.0f}" for part in ("weights", "gradients", "optimizer")]
+            kib.append(f"{max(r.get('reward_held', 0) for r in results) * 4 / 1024:.0f}")
+            rows.append((trainer, LABEL[adapter], stage, str(count), f"{difference:.1e}", *kib, f"{reload:.1e}"))
+            worst = max(worst, difference, reload)
+            print(*rows[-1], flush=True)
+    held = ("weights KiB", "gradients", "optimizer", "reward model")
+    header = ("trainer", "trained", "stage", "processes", "difference", *held, "reload")
+    print_table(f"{STEPS} steps against the reference, and the saved model in a plain process", header, rows)
+    return worst
+
+
+def compare_variants(work: Path) -> float:
+    """Gradient checkpointing and generation from partitioned weights, against the same run without."""
+    rows, worst = [], 0.0
+    cases = [
+        ("checkpointing", *case) for case in itertools.product(("ddp", "zero2", "zero3"), ("reward", "reinforce"))
+    ]
+    cases.append(("partitioned generation", "zero3", "reinforce"))
+    for (variant, stage, trainer), adapter in itertools.product(cases, LABEL):
+        without = run(work, stage, 2, trainer, adapter)[0]
+        result = run(work, stage, 2, trainer, adapter, variant, **VARIANTS[variant])[0]
+        difference = worst_difference(result, without, trainer)
+        rows.append((trainer, LABEL[adapter], stage, variant, f"{difference:.1e}"))
+        worst = max(worst, difference)
+        print(*rows[-1], flush=True)
+    print_table(
+        "Two processes, against the same without", ("trainer", "trained", "stage", "variant", "difference"), rows
+    )
+    return worst
+
+
+def show_four_bits(work: Path) -> None:
+    """LoRA on whole weights and on weights in nf4, side by side; they differ by what 4 bits lose."""
+    for trainer, key in (("reward", "loss"), ("reinforce", "reward")):
+        runs = {
+            f"{LABEL[adapter]}, {stage}, {count}": run(work, stage, count, trainer, adapter)[0]
+            for adapter in ("lora", "qlora")
+            for stage, count in (("ddp", 1), ("zero3", 2))
+        }
+        rows = [
+            (name, *(f"{value:.3f}" for value in series(result, key)), f"{max(result['scores']):.3f}")
+            for name, result in runs.items()
+        ]
+        print_table(f"{trainer}: {key}", ("run", *map(str, range(1, STEPS + 1)), "best score"), rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/backends"), help="folder for models and results")
@@ -181,40 +261,9 @@ def main() -> None:
     args = parser.parse_args()
     work = args.work.resolve()
     prepare(work)
-    rows, worst = [], 0.0
-    for trainer in ("reward", "reinforce"):
-        for adapter in ("none", "lora"):
-            one = run(work, "ddp", 1, trainer, adapter)[0]
-            for processes in args.processes:
-                reference = one if trainer == "reward" else run(work, "ddp", processes, trainer, adapter)[0]
-                for stage in STAGES:
-                    results = run(work, stage, processes, trainer, adapter)
-                    assert all(result["processes"] == processes for result in results)
-                    difference = worst_difference(results[0], reference, trainer)
-                    name = f"{trainer}-{adapter}-{stage}-{processes}"
-                    said, again = results[0]["scores"], reloaded_scores(work, name, trainer, adapter)
-                    reload = (torch.tensor(said) - torch.tensor(again)).abs().max().item()
-                    held = [result["held"] for result in results]
-                    kib = [
-                        f"{max(h[part] for h in held) / 1024:.0f}" for part in ("weights", "gradients", "optimizer")
-                    ]
-                    label = "full" if adapter == "none" else "LoRA"
-                    rows.append((trainer, label, stage, processes, f"{difference:.1e}", *kib, f"{reload:.1e}"))
-                    worst = max(worst, difference, reload)
-                    print(*rows[-1], flush=True)
-    header = (
-        "trainer",
-        "weights",
-        "stage",
-        "processes",
-        "difference",
-        "weights KiB",
-        "gradients",
-        "optimizer",
-        "reload",
-    )
-    print_table("12 steps against the reference, and the saved model in a plain process", header, rows)
-    print(f"worst {worst:.1e}")
+    worst = max(compare_stages(work, args.processes), compare_variants(work))
+    show_four_bits(work)
+    print(f"worst difference {worst:.1e}")
     sys.exit(worst > 1e-5)
 
 

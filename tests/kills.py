@@ -7,15 +7,14 @@ from the undisturbed ones. Results go into `--work` as they come; what is there 
 
 import argparse
 import json
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import torch
 from backends import prepare, specification, start
 from safetensors.torch import load_file
@@ -72,7 +71,9 @@ def kill(process: subprocess.Popen, folder: Path, moment: str, save_steps: int, 
     while not target.exists() and process.poll() is None:
         time.sleep(0.001)
     time.sleep(rng.uniform(0, 0.02 if moment == "in a save" else 0.5))
-    os.killpg(process.pid, signal.SIGKILL)
+    launcher = psutil.Process(process.pid)
+    for one in [*launcher.children(recursive=True), launcher]:  # the launcher gives every worker a session of its own
+        one.kill()
     process.wait()
     half = sorted(path.name for path in folder.glob("checkpoint-*") if not (path / MANIFEST_NAME).exists())
     return ", ".join(half)

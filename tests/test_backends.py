@@ -34,7 +34,6 @@ def reference_of(work, trainer: str, adapter: str) -> dict:
 @pytest.mark.parametrize(("trainer", "adapter", "stage"), CASES)
 def test_every_stage_trains_alike_and_saves_what_it_trained(work, trainer, adapter, stage):
     results = run(work, stage, 2, trainer, adapter)
-    assert [result["processes"] for result in results] == [2, 2]
     assert len(series(results[0], "grad_norm")) == STEPS
     assert worst_difference(results[0], reference_of(work, trainer, adapter), trainer) < 1e-5
     saved = reloaded_scores(work, f"{trainer}-{adapter}-{stage}-2", trainer, adapter)

@@ -81,6 +81,12 @@ def test_policy_processes_stay_together(results):
     first, second = results["2-0"], results["2-1"]
     assert first["policy_weight"] == second["policy_weight"]
     assert first["policy_state"] == second["policy_state"]
-    assert first["policy_state"][1][0] == 12  # three batches of four responses, from both processes
+    assert first["policy_state"][1][0] == 16  # two batches of eight responses, from both processes
     assert all(map(math.isfinite, logged(first["policy_log"], "grad_norm")))
-    assert len(logged(first["policy_log"], "prefix/explained")) == 3
+    assert len(logged(first["policy_log"], "prefix/explained")) == 2
+
+
+def test_processes_resume_where_they_were(results):
+    # in the middle of a generation that serves two steps; each process has its own half of it
+    for result in results.values():
+        assert result["resumed_difference"] == 0

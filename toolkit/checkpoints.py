@@ -162,11 +162,11 @@ class ExactResume:
         super()._load_rng_state(checkpoint)
         if checkpoint is None:
             return
-        state = torch.load(self._state_file(checkpoint, 0), map_location=self.args.device, weights_only=True)
+        state = torch.load(self._state_file(checkpoint, 0), map_location=self.args.device.type, weights_only=True)
         same_processes = state["processes"] == self.args.world_size
         if same_processes:
             file = self._state_file(checkpoint, self.args.process_index)
-            state = torch.load(file, map_location=self.args.device, weights_only=True)
+            state = torch.load(file, map_location=self.args.device.type, weights_only=True)
             self._tr_loss = state["loss"]
             self._globalstep_last_logged = state["last_logged_step"]
             self._metrics["train"].update(state["metrics"])

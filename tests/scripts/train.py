@@ -24,6 +24,16 @@ from toolkit import (
 from toolkit.checkpoints import last_complete_checkpoint
 
 
+def nf4() -> BitsAndBytesConfig:
+    # Stored as bfloat16, so that ZeRO-3 can divide the packed weights among the processes.
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_quant_storage=torch.bfloat16,
+    )
+
+
 def held_bytes(trainer) -> dict[str, int]:
     """Bytes that this process holds, by what they are. Gradients are those of the last step's size."""
     engine, optimizer = trainer.model_wrapped, trainer.optimizer
@@ -79,14 +89,7 @@ def main(spec: dict) -> None:
     if adapter != "none":
         task = "SEQ_CLS" if kind == "reward" else "CAUSAL_LM"
         peft_config = LoraConfig(task_type=task, r=4, target_modules="all-linear", lora_dropout=0.0)
-    quantization = None
-    if adapter == "qlora":
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=torch.bfloat16,
-            bnb_4bit_quant_storage=torch.bfloat16,
-        )
+    quantization = nf4() if adapter == "qlora" else None
     defaults = {"use_cpu": True, "bf16": False, "report_to": "none", "logging_steps": 1, "disable_tqdm": True}
     options = {**defaults, "save_strategy": "no", "activation_checkpointing": False, **spec["options"]}
     shared = {"peft_config": peft_config, "quantization_config": quantization}

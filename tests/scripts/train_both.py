@@ -52,11 +52,16 @@ reinforce_config = ReinforceConfig(
     prefix_baseline=True,
     normalize_rewards=True,
     beta=0.05,
-    **shared,
+    # One generation for two steps, and a save between them.
+    steps_per_generation=2,
+    **{**shared, "save_strategy": "steps"},
+    save_steps=1,
 )
 function = RewardFunction(str(work / f"reward-{processes}"))
 policy = ReinforceTrainer(base, function, reinforce_config, train_dataset=pairs.select_columns(["prompt"]))
 policy.train()
+resumed = ReinforceTrainer(base, function, reinforce_config, train_dataset=pairs.select_columns(["prompt"]))
+resumed.train(resume_from_checkpoint=f"{reinforce_config.output_dir}/checkpoint-1")
 result = {
     "processes": trainer.accelerator.num_processes,
     "policy_processes": policy.accelerator.num_processes,
@@ -66,5 +71,8 @@ result = {
     "policy_log": policy.state.log_history,
     "policy_state": [policy._moving_average, policy._reward_moments, policy._prefix_fit.moment.tolist()],
     "policy_weight": policy.model.get_input_embeddings().weight.detach().double().sum().item(),
+    "resumed_difference": max(
+        (a - b).abs().max().item() for a, b in zip(policy.model.parameters(), resumed.model.parameters(), strict=True)
+    ),
 }
 (work / f"result-{processes}-{rank}.json").write_text(json.dumps(result))
