@@ -130,6 +130,8 @@ def start(work: Path, stage: str, processes: int, name: str, spec: dict) -> subp
     (work / f"{name}.spec").write_text(json.dumps(spec))
     command = [*launcher(work, stage, processes), str(TESTS / "scripts" / "train.py"), str(work / f"{name}.spec")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(TESTS.parent)}
+    # DeepSpeed compiles an operator at its first start, with the ninja that is installed beside it.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
     with (work / f"{name}.log").open("w") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
