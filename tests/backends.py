@@ -15,10 +15,12 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from scripts.train import nf4
+from scripts.train import LORA_RANK, nf4
 from transformers import AutoModelForCausalLM
 
 from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings
+from toolkit.memory import ModelStates, model_states
+from toolkit.plan import build_model, list_parameters, load_config
 from toolkit.report import print_table
 from toolkit.sandbox import sample_pairs, sandbox_decoder, sandbox_tokenizer
 from toolkit.tokenization import encode_response, response_marker_ids, segment_boundary_ids
@@ -198,6 +200,13 @@ def difference_of(first: list[float], second: list[float]) -> float:
     return ((a - b).abs() / b.abs().clamp(min=1)).max().item()
 
 
+def planned_states(work: Path, trainer: str, adapter: str, stage: str, processes: int) -> ModelStates:
+    """What `prefscale plan` says that each process holds; all in one memory here, with or without offload."""
+    config = load_config(str(work / "base"))
+    model = build_model(config, trainer == "reward", lora_rank=0 if adapter == "none" else LORA_RANK)
+    return model_states(list_parameters(model), 0 if stage == "ddp" else int(stage[4]), processes)
+
+
 def compare_stages(work: Path, processes: list[int]) -> float:
     """Every stage against the reference at the same global batch; returns the worst difference."""
     rows, worst = [], 0.0
@@ -209,15 +218,21 @@ def compare_stages(work: Path, processes: list[int]) -> float:
             difference = worst_difference(results[0], reference, trainer)
             name = name_of(stage, count, trainer, adapter)
             reload = difference_of(reloaded_scores(work, name, trainer, adapter), results[0]["scores"])
-            held = [result["held"] for result in results]
-            kib = [f"{max(h[part] for h in held) / 1024:.0f}" for part in ("weights", "gradients", "optimizer")]
+            plan = planned_states(work, trainer, adapter, stage, count)
+            held = {part: max(result["held"][part] for result in results) for part in plan._fields}
+            kib = [f"{held[part] / 1024:.0f} ({held[part] / getattr(plan, part):.3f})" for part in plan._fields]
             kib.append(f"{max(r.get('reward_held', 0) for r in results) * 4 / 1024:.0f}")
             rows.append((trainer, LABEL[adapter], stage, str(count), f"{difference:.1e}", *kib, f"{reload:.1e}"))
             worst = max(worst, difference, reload)
             print(*rows[-1], flush=True)
-    held = ("weights KiB", "gradients", "optimizer", "reward model")
+    held = ("weights KiB", "gradients KiB", "optimizer KiB", "reward model KiB")
     header = ("trainer", "trained", "stage", "processes", "difference", *held, "reload")
-    print_table(f"{STEPS} steps against the reference, and the saved model in a plain process", header, rows)
+    print_table(
+        f"{STEPS} steps against the reference; bytes of the fullest process (and their ratio to what `prefscale plan` "
+        "says); the saved model in a plain process",
+        header,
+        rows,
+    )
     return worst
 
 

@@ -67,7 +67,9 @@ def complete(folder: Path) -> list[str]:
 
 def kill(process: subprocess.Popen, folder: Path, moment: str, save_steps: int, rng: random.Random) -> str:
     """Wait for the moment, then kill every process of the run; returns what was under way."""
-    target = folder / f"checkpoint-{rng.choice(range(save_steps, STEPS, save_steps))}"
+    # In the first save of all there is nothing to go on from; at random that would only be so by bad luck.
+    first = save_steps if moment == "in a save" else 2 * save_steps
+    target = folder / f"checkpoint-{rng.choice(range(first, STEPS, save_steps))}"
     while not target.exists() and process.poll() is None:
         time.sleep(0.001)
     time.sleep(rng.uniform(0, 0.02 if moment == "in a save" else 0.5))

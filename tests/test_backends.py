@@ -3,7 +3,7 @@
 import backends
 import pytest
 import torch
-from backends import ROWS, STEPS, reloaded_scores, run, series, worst_difference
+from backends import ROWS, STEPS, planned_states, reloaded_scores, run, series, worst_difference
 from datasets import load_dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import RLOOConfig, RLOOTrainer
@@ -42,15 +42,20 @@ def test_every_stage_trains_alike_and_saves_what_it_trained(work, trainer, adapt
     assert results[0]["scores"] == results[1]["scores"]
 
 
-@pytest.mark.parametrize("stage", ["zero2", "zero3"])
-def test_the_state_is_divided_up(work, stage):
-    whole, parts = reference_of(work, "reward", "none"), run(work, stage, 2, "reward", "none")
-    for result in parts:
-        held, total = result["held"], 4 * whole["total"]
-        assert held["weights"] == pytest.approx(total / 2 if stage == "zero3" else total, rel=0.01)
-        assert held["gradients"] == pytest.approx(total / 2, rel=0.01)
-        # DeepSpeed's own float32 copy of the weights, and Adam's two moments
-        assert held["optimizer"] == pytest.approx(3 * total / 2, rel=0.01)
+@pytest.mark.parametrize(("trainer", "adapter", "stage"), CASES)
+def test_processes_hold_what_the_plan_says(work, trainer, adapter, stage):
+    results, plan = run(work, stage, 2, trainer, adapter), planned_states(work, trainer, adapter, stage, 2)
+    for part, planned in plan._asdict().items():
+        assert max(result["held"][part] for result in results) == pytest.approx(planned, rel=0.02), part
+
+
+def test_the_state_is_divided_up(work):
+    whole = run(work, "ddp", 1, "reward", "none")[0]["held"]
+    for stage, divided in (("zero2", 1), ("zero3", 2)):
+        for result in run(work, stage, 2, "reward", "none"):
+            assert result["held"]["weights"] == pytest.approx(whole["weights"] / divided, rel=0.01)
+            # DeepSpeed's own float32 copy of the weights, and Adam's two moments
+            assert result["held"]["optimizer"] == pytest.approx(3 * whole["weights"] / 2, rel=0.01)
 
 
 def test_the_reward_model_is_divided_up_under_zero3(work):

@@ -174,6 +174,13 @@ def test_resuming_without_a_checkpoint_says_so(reward_trainer):
         reward_trainer(max_steps=2).train(resume_from_checkpoint=True)
 
 
+def test_weights_alone_cannot_be_resumed_from(reward_trainer):
+    trainer = reward_trainer(max_steps=2, save_steps=2, save_only_model=True)
+    trainer.train()
+    with pytest.raises(ValueError, match="holds weights alone: it was saved with `save_only_model=True`"):
+        reward_trainer(max_steps=3).train(resume_from_checkpoint=True)
+
+
 def test_false_begins_anew(reward_trainer):
     first = reward_trainer(max_steps=2, save_steps=2)
     first.train()

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from toolkit import MultiScaleRewardConfig, ReinforceConfig
@@ -51,6 +52,18 @@ def test_yaml_files_hold_only_options_that_exist(path):
 def test_every_yaml_file_has_its_row_in_the_readme(path):
     readme = (ROOT / "recipes" / "README.md").read_text()
     assert path.name in readme or "_joint_" in path.stem
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deepspeed_configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_files_hold_only_options_that_exist(path):
+    config = load_config_from_file(str(path))
+    deepspeed = getattr(config, "deepspeed_config", None) or {}
+    assert (config.distributed_type == "DEEPSPEED") == path.stem.startswith("zero")
+    if deepspeed:
+        file = ROOT / deepspeed["deepspeed_config_file"]
+        stage = json.loads(file.read_text())["zero_optimization"]["stage"]
+        assert path.stem.startswith(f"zero{stage}")
+        assert deepspeed["zero3_init_flag"] == (stage == 3)
 
 
 def launch(recipe, *arguments, folder, processes=1):
@@ -124,7 +137,13 @@ def test_training_and_evaluation_of_a_reward_model_agree(demo):
 def test_reinforce_runs_from_its_yaml_file(demo):
     folder, _ = demo
     config = ROOT / "recipes" / "configs" / "sandbox_reinforce.yaml"
-    arguments = ["--max_steps", 2, "--per_device_train_batch_size", 8, "--train_size", 16, "--save_steps", 1]
-    launch("train_reinforce", "--config", config, *arguments, "--output_dir", "policy", folder=folder)
+    arguments = ["--per_device_train_batch_size", 8, "--train_size", 16, "--save_steps", 1]
+    # one command line that begins where there is nothing, and goes on where there is a checkpoint
+    arguments += ["--output_dir", "policy", "--resume_from_checkpoint", "true"]
+    launch("train_reinforce", "--config", config, *arguments, "--max_steps", 2, folder=folder)
     assert (folder / "policy" / "model.safetensors").exists()
-    assert (folder / "policy" / "checkpoint-2" / "resume_state_0.pt").exists()
+    (folder / "policy" / "checkpoint-2" / "manifest.json").unlink()  # as if it had died in that save
+    launch("train_reinforce", "--config", config, *arguments, "--max_steps", 3, folder=folder)
+    log = json.loads((folder / "policy" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in log if "reward" in entry] == [1, 2, 3]
+    assert log[-1]["train_runtime"] > 0

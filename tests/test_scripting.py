@@ -1,12 +1,15 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 from trl import ModelConfig
 
 from toolkit import MultiScaleRewardConfig
+from toolkit.checkpoints import write_manifest
 from toolkit.sandbox import gold_judge
 from toolkit.scripting import (
     DataArguments,
+    checkpoint_to_resume,
     import_callable,
     once,
     pair_splits,
@@ -89,3 +92,18 @@ def test_what_a_killed_run_left_is_not_taken_for_a_result(tmp_path):
     assert not (tmp_path / "a").exists()
     once(tmp_path / "a", lambda part: (part / "whole").write_text("y"))
     assert (tmp_path / "a" / "whole").read_text() == "y"
+
+
+def test_true_is_the_last_complete_checkpoint_or_the_beginning(tmp_path):
+    def resumed(value):
+        return checkpoint_to_resume(SimpleNamespace(output_dir=str(tmp_path), resume_from_checkpoint=value))
+
+    assert resumed("true") is None  # nothing is there yet
+    for step in (1, 2):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    write_manifest(tmp_path / "checkpoint-1")
+    # from a YAML file it comes as a boolean, from the command line as a word
+    for value in (True, "true", "True"):
+        assert resumed(value) == str(tmp_path / "checkpoint-1")
+    assert resumed(False) is resumed("false") is resumed(None) is None
+    assert resumed("elsewhere/checkpoint-7") == "elsewhere/checkpoint-7"

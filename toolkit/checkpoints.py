@@ -93,22 +93,25 @@ class ExactResume:
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in Transformers; `True` takes the last checkpoint that is complete, and a half-written one is refused."""
-        if isinstance(resume_from_checkpoint, bool):
-            wanted, resume_from_checkpoint = resume_from_checkpoint, None
-            if wanted:
-                resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
-                if resume_from_checkpoint is None:
-                    raise ValueError(
-                        f"No complete checkpoint found in '{self.args.output_dir}'. Start without "
-                        "`resume_from_checkpoint`; on machines without a shared disk, save with "
-                        "`save_on_each_node=True`."
-                    )
-        elif resume_from_checkpoint is not None and (reason := what_is_missing(resume_from_checkpoint)):
+        checkpoint = resume_from_checkpoint or None
+        if checkpoint is True:
+            checkpoint = last_complete_checkpoint(self.args.output_dir)
+            if checkpoint is None:
+                raise ValueError(
+                    f"No complete checkpoint found in '{self.args.output_dir}'. Start without "
+                    "`resume_from_checkpoint`; on machines without a shared disk, save with `save_on_each_node=True`."
+                )
+        if checkpoint is not None and (reason := what_is_missing(checkpoint)):
             raise ValueError(
-                f"Checkpoint '{resume_from_checkpoint}' is not complete: {reason}. Resume with "
-                "`resume_from_checkpoint=True`, which takes the last complete one."
+                f"Checkpoint '{checkpoint}' is not complete: {reason}. Resume with `resume_from_checkpoint=True`, "
+                "which takes the last complete one."
             )
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        if checkpoint is not None and not any(Path(checkpoint).glob("resume_state_*.pt")):
+            raise ValueError(
+                f"Checkpoint '{checkpoint}' holds weights alone: it was saved with `save_only_model=True`. Load it as "
+                "a model to begin a new run."
+            )
+        return super().train(checkpoint, *args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         run_folder = self._get_output_dir(trial=trial)
@@ -162,11 +165,12 @@ class ExactResume:
         super()._load_rng_state(checkpoint)
         if checkpoint is None:
             return
-        state = torch.load(self._state_file(checkpoint, 0), map_location=self.args.device.type, weights_only=True)
+        own = self._state_file(checkpoint, self.args.process_index)
+        # Of a run with fewer processes, any one has what they shared; a machine's own disk has only its own.
+        file = own if own.is_file() else next(iter(sorted(Path(checkpoint).glob("resume_state_*.pt"))))
+        state = torch.load(file, map_location=self.args.device.type, weights_only=True)
         same_processes = state["processes"] == self.args.world_size
         if same_processes:
-            file = self._state_file(checkpoint, self.args.process_index)
-            state = torch.load(file, map_location=self.args.device.type, weights_only=True)
             self._tr_loss = state["loss"]
             self._globalstep_last_logged = state["last_logged_step"]
             self._metrics["train"].update(state["metrics"])
@@ -186,5 +190,5 @@ class ExactResume:
         raise NotImplementedError
 
     def _restore_resume_state(self, state: dict[str, Any], same_processes: bool) -> None:
-        """Put it back; without `same_processes` it is that of the first process of a run with more or fewer."""
+        """Put it back; without `same_processes` it is that of some process of a run with more or fewer."""
         raise NotImplementedError

@@ -84,7 +84,7 @@ class MultiScaleMixin:
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, MultiScaleHead):
-            std = self.config.initializer_range
+            std = getattr(self.config.get_text_config(), "initializer_range", 0.02)  # as Transformers has it
             for name, parameter in module.named_parameters():
                 # The gate starts even and the prompt has no say at first: training begins as the plain mean of scales.
                 unused = name == "weight" and "response" not in module.scales
@@ -190,7 +190,20 @@ class MultiScaleMixin:
 
 
 @cache
-def _model_class(config_class: type) -> type[PreTrainedModel]:
+def reward_model_class(config_class: type) -> type[PreTrainedModel]:
+    """
+    The multi-scale reward model of an architecture, whose configuration must have `multi_scale`.
+
+    Args:
+        config_class (`type`):
+            Class of its configuration.
+
+    Returns:
+        `type`: A subclass of the architecture's own sequence classification class.
+
+    Raises:
+        `ValueError`: If Transformers has no such class.
+    """
     try:
         stock = AutoModelForSequenceClassification._model_mapping[config_class]
     except KeyError:
@@ -267,7 +280,7 @@ class AutoModelForMultiScaleReward:
             )
         if settings is not None:
             config.multi_scale = asdict(settings)
-        model = _model_class(type(config)).from_pretrained(name_or_path, config=config, **kwargs)
+        model = reward_model_class(type(config)).from_pretrained(name_or_path, config=config, **kwargs)
         if "response" not in model.settings.scales:
             # It takes no part in the score and stays 0. Frozen here, since loading makes every parameter trainable.
             model.score.weight.requires_grad_(False)

@@ -292,6 +292,10 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
                 "The generations that the checkpoint has not used up are those of other processes: new ones."
             )
             self._buffered_inputs = None
+        if self.args.sync_ref_model:
+            logger.warning(
+                "The reference model of `sync_ref_model` is in no checkpoint: it is again what it began as."
+            )
         self._moving_average = state["moving_average"]
         self._reward_moments = Moments(*state["reward_moments"])
         fit = RidgeStatistics(*(part.cpu() for part in state["prefix_fit"]))

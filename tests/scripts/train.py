@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from datasets import load_dataset
 from peft import LoraConfig
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, TrainerCallback
 
 from toolkit import (
     MultiScaleRewardConfig,
@@ -22,6 +22,8 @@ from toolkit import (
     RewardFunction,
 )
 from toolkit.checkpoints import last_complete_checkpoint
+
+LORA_RANK = 4
 
 
 def nf4() -> BitsAndBytesConfig:
@@ -34,39 +36,60 @@ def nf4() -> BitsAndBytesConfig:
     )
 
 
-def held_bytes(trainer) -> dict[str, int]:
-    """Bytes that this process holds, by what they are. Gradients are those of the last step's size."""
-    engine, optimizer = trainer.model_wrapped, trainer.optimizer
-    parameters = list(engine.parameters())
-    zero = getattr(engine, "optimizer", None)  # DeepSpeed's, around torch's
-    stage = engine.zero_optimization_stage() if zero is not None else 0
-    if stage == 0:
-        weights = distinct_bytes(parameters)
-        gradients = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
-        return {"weights": weights, "gradients": gradients, "optimizer": state_bytes(optimizer)}
-    if stage == 3:
-        # Partitioned weights, and those small ones that every process keeps whole.
-        weights = distinct_bytes([p.ds_tensor for p in parameters]) + distinct_bytes(
-            [p for p in parameters if p.ds_persist]
-        )
-        masters = distinct_bytes(zero.fp32_partitioned_groups_flat)
-        gradients = distinct_bytes([zero.grad_partitions_flat_buffer])
-    else:
-        weights = distinct_bytes(parameters)
-        masters = distinct_bytes(zero.single_partition_of_fp32_groups)
-        trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
-        gradients = trained if stage == 1 else distinct_bytes(zero.single_partition_of_fp32_groups)
-    return {"weights": weights, "gradients": gradients, "optimizer": masters + state_bytes(zero.optimizer)}
+class HeldBytes(TrainerCallback):
+    """Bytes that this process holds at the end of a backward pass, by what they are, counted in the tensors."""
+
+    def __init__(self) -> None:
+        self.trainer, self.held = None, {}
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        engine = self.trainer.model_wrapped
+        if hasattr(engine, "zero_optimization_stage") and not self.held:
+            # DeepSpeed reduces and steps within the backward pass, before any other hook.
+            self.held = {"weights": 0, "gradients": 0, "optimizer": 0}
+            for owner, name in ((engine.optimizer, "reduce_gradients"), (engine, "step")):
+                if hasattr(owner, name):
+                    self.count_before(owner, name)
+
+    def count_before(self, owner, name: str) -> None:
+        method = getattr(owner, name)
+
+        def count_and_call(*inputs, **options):
+            self.count()
+            return method(*inputs, **options)
+
+        setattr(owner, name, count_and_call)
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if not hasattr(self.trainer.model_wrapped, "zero_optimization_stage"):
+            self.count()
+
+    def count(self) -> None:
+        engine = self.trainer.model_wrapped
+        parameters, zero = list(engine.parameters()), getattr(engine, "optimizer", None)  # DeepSpeed's, around torch's
+        gradients = []
+        if zero is None:
+            weights, masters, adam = parameters, [], self.trainer.optimizer
+        elif engine.zero_optimization_stage() == 3:
+            # Partitions, and those small ones that every process keeps whole.
+            weights = [p.ds_tensor for p in parameters] + [p for p in parameters if p.ds_persist]
+            masters, adam = zero.fp32_partitioned_groups_flat, zero.optimizer
+            gradients = [zero.grad_partitions_flat_buffer]
+        else:
+            weights, masters, adam = parameters, zero.single_partition_of_fp32_groups, zero.optimizer
+            gradients = [gradient for part in zero.averaged_gradients.values() for gradient in part or []]
+        states = [value for state in adam.state.values() for value in state.values()]
+        moments = [value for value in states if torch.is_tensor(value) and value.numel() > 1]
+        now = {"weights": weights, "gradients": gradients, "optimizer": [*masters, *moments]}
+        now = {part: distinct_bytes(tensors) for part, tensors in now.items()}
+        # Under DeepSpeed these are views into the buffers of reduction, which are not meant here.
+        now["gradients"] += sum(p.grad.nbytes for p in parameters if p.grad is not None)
+        self.held = {part: max(self.held.get(part, 0), size) for part, size in now.items()}
 
 
 def distinct_bytes(tensors) -> int:
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
     return sum(storages.values())
-
-
-def state_bytes(optimizer) -> int:
-    states = [value for state in optimizer.state.values() for value in state.values()]
-    return distinct_bytes([value for value in states if torch.is_tensor(value) and value.numel() > 1])
 
 
 def scores(trainer, kind: str, batch: dict[str, torch.Tensor]) -> list[float]:
@@ -88,11 +111,12 @@ def main(spec: dict) -> None:
     peft_config = None
     if adapter != "none":
         task = "SEQ_CLS" if kind == "reward" else "CAUSAL_LM"
-        peft_config = LoraConfig(task_type=task, r=4, target_modules="all-linear", lora_dropout=0.0)
+        peft_config = LoraConfig(task_type=task, r=LORA_RANK, target_modules="all-linear", lora_dropout=0.0)
     quantization = nf4() if adapter == "qlora" else None
     defaults = {"use_cpu": True, "bf16": False, "report_to": "none", "logging_steps": 1, "disable_tqdm": True}
     options = {**defaults, "save_strategy": "no", "activation_checkpointing": False, **spec["options"]}
-    shared = {"peft_config": peft_config, "quantization_config": quantization}
+    counter = HeldBytes()
+    shared = {"peft_config": peft_config, "quantization_config": quantization, "callbacks": [counter]}
     if kind == "reward":
         config = MultiScaleRewardConfig(**options)
         trainer = MultiScaleRewardTrainer(spec["base"], config, pairs, **shared)
@@ -101,18 +125,17 @@ def main(spec: dict) -> None:
         prompts = pairs.select_columns(["prompt"])
         function = RewardFunction(spec["reward"], batch_size=2)
         trainer = ReinforceTrainer(spec["base"], function, config, train_dataset=prompts, **shared)
+    counter.trainer = trainer
     checkpoint = last_complete_checkpoint(config.output_dir) if spec.get("resume") else None
     trainer.train(resume_from_checkpoint=checkpoint)
     batch = {key: torch.tensor(value) for key, value in json.loads(Path(spec["batch"]).read_text()).items()}
     if kind == "reinforce":
         del batch["response_start"]
-    held = held_bytes(trainer)
     said = scores(trainer, kind, batch)
     trainer.save_model()
     trainer.accelerator.wait_for_everyone()
     result = {"processes": trainer.accelerator.num_processes, "log": trainer.state.log_history, "scores": said}
-    result |= {"resumed_from": checkpoint}
-    result |= {"held": held, "total": sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters())}
+    result |= {"resumed_from": checkpoint, "held": counter.held}
     if kind == "reinforce":
         partitioned = [p for p in function.model.parameters() if hasattr(p, "ds_tensor")]
         # A different number of rows on every process, and so of batches.
