@@ -27,12 +27,13 @@ from toolkit.tokenization import encode_response, response_marker_ids, segment_b
 
 TESTS = Path(__file__).parent
 STAGES = ("ddp", "zero1", "zero2", "zero3", "zero3_offload")
+STEPS, ROWS = 12, 4  # of each run, and of the batch of all processes together
 LABEL = {"none": "full", "lora": "LoRA", "qlora": "QLoRA"}
 VARIANTS = {
     "checkpointing": {"activation_checkpointing": True},
     "partitioned generation": {"ds3_gather_for_generation": False},
+    "accumulation": {"per_device_train_batch_size": ROWS // 4, "gradient_accumulation_steps": 2},
 }
-STEPS, ROWS = 12, 4  # of each run, and of the batch of all processes together
 
 # With `use_cpu`, MULTI_GPU is what starts several processes with gloo; DeepSpeed starts them without it.
 LAUNCH = """\
@@ -237,13 +238,14 @@ def compare_stages(work: Path, processes: list[int]) -> float:
 
 
 def compare_variants(work: Path) -> float:
-    """Gradient checkpointing and generation from partitioned weights, against the same run without."""
-    rows, worst = [], 0.0
+    """Gradient checkpointing, accumulation and generation from partitioned weights, against the same run without."""
+    rows, worst, trainers = [], 0.0, ("reward", "reinforce")
     cases = [
-        ("checkpointing", *case) for case in itertools.product(("ddp", "zero2", "zero3"), ("reward", "reinforce"))
+        *itertools.product(["checkpointing"], ("ddp", "zero2", "zero3"), trainers, LABEL),
+        *itertools.product(["partitioned generation"], ["zero3"], ["reinforce"], LABEL),
+        *itertools.product(["accumulation"], ("zero1", "zero2", "zero3"), trainers, ["none"]),
     ]
-    cases.append(("partitioned generation", "zero3", "reinforce"))
-    for (variant, stage, trainer), adapter in itertools.product(cases, LABEL):
+    for variant, stage, trainer, adapter in cases:
         without = run(work, stage, 2, trainer, adapter)[0]
         result = run(work, stage, 2, trainer, adapter, variant, **VARIANTS[variant])[0]
         difference = worst_difference(result, without, trainer)

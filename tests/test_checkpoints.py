@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig
-from transformers import BitsAndBytesConfig, Trainer
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer
 
-from toolkit import MultiScaleRewardTrainer, ReinforceTrainer, RewardFunction
+from toolkit import MultiScaleRewardTrainer, ReinforceTrainer, RewardFunction, checkpoints
 from toolkit.checkpoints import MANIFEST_NAME, last_complete_checkpoint, what_is_missing, write_manifest
 
 # What is timed, and the mean loss over the steps of one call of `train`.
@@ -73,6 +73,10 @@ def checkpoint_of(trainer, step: int) -> str:
     return str(Path(trainer.args.output_dir, f"checkpoint-{step}"))
 
 
+def letters(completions, **kwargs) -> list[float]:
+    return [float(sum(map(str.isalpha, completion[0]["content"]))) for completion in completions]
+
+
 class Died(BaseException):
     """As abrupt as a death can be within one process."""
 
@@ -130,21 +134,24 @@ def test_every_process_must_have_it(tmp_path, monkeypatch):
 # ---- what a run that dies leaves
 
 
-def test_a_save_that_is_cut_short_is_passed_over_and_costs_no_other(reward_trainer, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("owner", "name"), [(Trainer, "_save_rng_state"), (checkpoints, "write_manifest")], ids=["within", "at the end"]
+)
+def test_a_save_that_is_cut_short_is_passed_over_and_costs_no_other(reward_trainer, monkeypatch, caplog, owner, name):
     options = {"max_steps": 6, "save_steps": 2}
     whole = reward_trainer(**options)
     whole.train()
     shutil.rmtree(whole.args.output_dir)
 
     dying = reward_trainer(save_total_limit=1, **options)
-    save = Trainer._save_rng_state
+    save = getattr(owner, name)
 
-    def die_at_step_4(self, output_dir):
-        if self.state.global_step == 4:
+    def die_at_step_4(*args):
+        if dying.state.global_step == 4:
             raise Died
-        save(self, output_dir)
+        save(*args)
 
-    monkeypatch.setattr(Trainer, "_save_rng_state", die_at_step_4)
+    monkeypatch.setattr(owner, name, die_at_step_4)
     with pytest.raises(Died):
         dying.train()
     monkeypatch.undo()
@@ -247,6 +254,23 @@ def test_a_resumed_policy_in_four_bits_is_the_undisturbed_one(policy_trainer):
     resumed = policy_trainer(save_strategy="no", **options)
     resumed.train(resume_from_checkpoint=checkpoint_of(whole, 3))
     assert {p.dtype for n, p in resumed.model.named_parameters() if "lora_" in n} == {torch.bfloat16}
+    assert_same_end(whole, resumed)
+
+
+def test_a_policy_that_goes_on_from_an_adapter_keeps_its_reference(tiny_folder, reinforce_config, chat_pairs):
+    def trainer(**options):
+        torch.manual_seed(3)
+        base = AutoModelForCausalLM.from_pretrained(tiny_folder())
+        adapter = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False)
+        config = reinforce_config(**{**SAVING, "max_steps": 4, "beta": 0.5, "baseline": "none", **options})
+        prompts = chat_pairs.select_columns(["prompt"])
+        return ReinforceTrainer(get_peft_model(base, adapter), letters, config, train_dataset=prompts)
+
+    whole = trainer(save_steps=2)
+    whole.train()
+    resumed = trainer(save_strategy="no")
+    resumed.train(resume_from_checkpoint=checkpoint_of(whole, 2))
+    assert resumed.state.log_history[-2]["kl"] > 0
     assert_same_end(whole, resumed)
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.logging import get_logger
+from accelerate.utils import gather_object
 from datasets import Dataset, concatenate_datasets
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.integrations import unset_hf_deepspeed_config
 from trl import TrlParser
 
 from .checkpoints import last_complete_checkpoint
@@ -33,7 +35,8 @@ def label_stage(
     max_new_tokens: int,
 ) -> None:
     """
-    Let the policy answer every prompt twice, let a judge label the pairs, and save them into `folder`.
+    Let the policy answer every prompt twice, let a judge label the pairs, and save them into `folder`. The prompts are
+    divided among the processes, each of which holds a whole policy.
 
     Args:
         folder (`Path`):
@@ -49,12 +52,15 @@ def label_stage(
         max_new_tokens (`int`):
             Most tokens of an answer.
     """
-    if not PartialState().is_main_process:
-        return
-    model = AutoModelForCausalLM.from_pretrained(policy).to(PartialState().device)
-    twice = [prompt for prompt in prompts for _ in range(2)]
+    state = PartialState()
+    model = AutoModelForCausalLM.from_pretrained(policy).to(state.device)
     tokenizer = AutoTokenizer.from_pretrained(policy)
-    answers = sample_responses(model, tokenizer, twice, max_new_tokens=max_new_tokens, seed=seed)
+    with state.split_between_processes([prompt for prompt in prompts for _ in range(2)]) as share:
+        own_seed = seed + 1000 * state.process_index
+        answers = sample_responses(model, tokenizer, share, max_new_tokens=max_new_tokens, seed=own_seed)
+    answers = gather_object(answers)
+    if not state.is_main_process:
+        return
     if not isinstance(prompts[0], str):
         answers = [[{"role": "assistant", "content": answer}] for answer in answers]
     labelled = label_pairs(prompts, answers[::2], answers[1::2], judge, seed)
@@ -105,6 +111,7 @@ def train_reward_stage(folder: Path, model: str, config_file: str, train: Datase
     trainer = MultiScaleRewardTrainer(model=model, args=config, train_dataset=train)
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(output_dir))
     trainer.save_model(str(folder))
+    unset_hf_deepspeed_config()  # or under ZeRO-3 what other stages load would be in pieces, without a trainer
 
 
 def train_policy_stage(
@@ -136,7 +143,9 @@ def train_policy_stage(
     )
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(output_dir))
     trainer.save_model(str(folder))
-    (folder / "log.json").write_text(json.dumps(trainer.state.log_history))
+    if trainer.accelerator.is_main_process:
+        (folder / "log.json").write_text(json.dumps(trainer.state.log_history))
+    unset_hf_deepspeed_config()
 
 
 def reward_accuracy(reward: str, pairs: Dataset) -> PairAccuracy:
