@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings
 from toolkit.memory import ModelStates, model_states
+from toolkit.modeling import restore_adapter_dtype
 from toolkit.plan import build_model, list_parameters, load_config
 from toolkit.report import print_table
 from toolkit.sandbox import sample_pairs, sandbox_decoder, sandbox_tokenizer
@@ -175,7 +176,7 @@ def reloaded_scores(work: Path, name: str, trainer: str, adapter: str) -> list[f
             model = AutoModelForCausalLM.from_pretrained(folder)
         else:
             base = AutoModelForCausalLM.from_pretrained(str(work / "base"), **four_bits)
-            model = PeftModel.from_pretrained(base, folder)
+            model = restore_adapter_dtype(PeftModel.from_pretrained(base, folder), folder)
         ids, mask = batch["input_ids"], batch["attention_mask"]
         logps = model.eval()(ids, attention_mask=mask).logits[:, :-1].float().log_softmax(-1)
         return (logps.gather(2, ids[:, 1:, None])[..., 0] * mask[:, 1:]).sum(1).tolist()
@@ -258,19 +259,19 @@ def compare_variants(work: Path) -> float:
     return worst
 
 
-def show_four_bits(work: Path) -> None:
+def show_four_bits(work: Path) -> float:
     """LoRA on whole weights and on weights in nf4, side by side; they differ by what 4 bits lose."""
+    worst = 0.0
     for trainer, key in (("reward", "loss"), ("reinforce", "reward")):
-        runs = {
-            f"{LABEL[adapter]}, {stage}, {count}": run(work, stage, count, trainer, adapter)[0]
-            for adapter in ("lora", "qlora")
-            for stage, count in (("ddp", 1), ("zero3", 2))
-        }
-        rows = [
-            (name, *(f"{value:.3f}" for value in series(result, key)), f"{max(result['scores']):.3f}")
-            for name, result in runs.items()
-        ]
-        print_table(f"{trainer}: {key}", ("run", *map(str, range(1, STEPS + 1)), "best score"), rows)
+        rows = []
+        for adapter, (stage, count) in itertools.product(("lora", "qlora"), (("ddp", 1), ("zero3", 2))):
+            result, name = run(work, stage, count, trainer, adapter)[0], name_of(stage, count, trainer, adapter)
+            reload = difference_of(reloaded_scores(work, name, trainer, adapter), result["scores"])
+            values = [f"{value:.3f}" for value in series(result, key)]
+            rows.append((f"{LABEL[adapter]}, {stage}, {count}", *values, f"{reload:.0e}"))
+            worst = max(worst, reload)
+        print_table(f"{trainer}: {key}", ("run", *map(str, range(1, STEPS + 1)), "reload"), rows)
+    return worst
 
 
 def main() -> None:
@@ -280,8 +281,7 @@ def main() -> None:
     args = parser.parse_args()
     work = args.work.resolve()
     prepare(work)
-    worst = max(compare_stages(work, args.processes), compare_variants(work))
-    show_four_bits(work)
+    worst = max(compare_stages(work, args.processes), compare_variants(work), show_four_bits(work))
     print(f"worst difference {worst:.1e}")
     sys.exit(worst > 1e-5)
 

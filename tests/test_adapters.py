@@ -9,7 +9,12 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 
-from toolkit import AutoModelForMultiScaleReward, MultiScaleRewardConfig, MultiScaleRewardTrainer
+from toolkit import (
+    AutoModelForMultiScaleReward,
+    MultiScaleRewardConfig,
+    MultiScaleRewardTrainer,
+    MultiScaleSettings,
+)
 from toolkit.scales import SCALES
 from toolkit.tokenization import encode_response
 
@@ -144,7 +149,7 @@ def test_full_and_lora_runs_begin_at_the_same_loss(trained, reward_config, tiny_
     assert logged(full, "loss")[0] == pytest.approx(logged(trained[0], "loss")[0], abs=1e-6)
 
 
-def test_four_bit_training_keeps_the_head_in_float32(tiny_folder, reward_config, chat_pairs, tmp_path):
+def test_four_bit_training_keeps_the_head_in_float32(tiny_folder, reward_config, chat_pairs, batch, tmp_path):
     quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
     )
@@ -167,6 +172,22 @@ def test_four_bit_training_keeps_the_head_in_float32(tiny_folder, reward_config,
     trainer.save_model(folder)
     saved = load_file(Path(folder, "adapter_model.safetensors"))
     assert {value.dtype for key, value in saved.items() if ".score." in key} == {torch.float32}
+    # and again the same scores, where PEFT would load the bfloat16 adapter as float32
+    loaded = AutoModelForMultiScaleReward.from_pretrained(
+        folder, quantization_config=quantization, dtype=torch.float32
+    ).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**batch).logits, trainer.model.eval()(**batch).logits)
+
+
+@pytest.mark.parametrize("form", ["new", "adapter", "merged"])
+def test_head_is_float32_on_a_bfloat16_model(trained, merged_folder, tiny_folder, form):
+    folder = {"new": tiny_folder(), "adapter": trained[1], "merged": merged_folder}[form]
+    settings = MultiScaleSettings() if form == "new" else None
+    model = AutoModelForMultiScaleReward.from_pretrained(folder, settings, dtype=torch.bfloat16)
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    assert {dtype for name, dtype in dtypes.items() if "score." in name} == {torch.float32}
+    assert {dtype for name, dtype in dtypes.items() if "embed" in name} == {torch.bfloat16}
 
 
 def test_stock_class_loads_the_adapter_here_too(trained, batch, scores):

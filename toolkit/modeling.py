@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel
 from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers import initialization as init
@@ -268,7 +270,9 @@ class AutoModelForMultiScaleReward:
             settings = settings or _adapter_settings(name_or_path)
             model = AutoModelForMultiScaleReward.from_pretrained(base, settings, **kwargs)
             # PEFT would freeze it, but a whole model can be trained on when it is loaded, and so can this.
-            return PeftModel.from_pretrained(model, name_or_path, is_trainable=True)
+            return restore_adapter_dtype(
+                PeftModel.from_pretrained(model, name_or_path, is_trainable=True), name_or_path
+            )
 
         shared = {key: kwargs[key] for key in ("revision", "trust_remote_code", "token", "cache_dir") if key in kwargs}
         config = AutoConfig.from_pretrained(name_or_path, num_labels=1, **shared)
@@ -281,10 +285,36 @@ class AutoModelForMultiScaleReward:
         if settings is not None:
             config.multi_scale = asdict(settings)
         model = reward_model_class(type(config)).from_pretrained(name_or_path, config=config, **kwargs)
+        for parameter in model.score.parameters():
+            # Transformers keeps in float32 what it reads, not what a checkpoint lacks: a new head, or an adapter's.
+            if not hasattr(parameter, "ds_id"):  # in pieces under ZeRO-3, whose dtype is DeepSpeed's to settle
+                parameter.data = parameter.data.float()
         if "response" not in model.settings.scales:
             # It takes no part in the score and stays 0. Frozen here, since loading makes every parameter trainable.
             model.score.weight.requires_grad_(False)
         return model
+
+
+def restore_adapter_dtype(model: PeftModel, folder: str) -> PeftModel:
+    """
+    Give an adapter the dtype in which it was saved, and so trained. PEFT loads those in bfloat16, which TRL trains
+    beside 4-bit weights, as float32, and scores then differ in the third digit.
+
+    Args:
+        model ([`~peft.PeftModel`]):
+            Model with the adapter, loaded from `folder`.
+        folder (`str`):
+            Folder of the adapter.
+
+    Returns:
+        [`~peft.PeftModel`]: `model`.
+    """
+    with safe_open(Path(folder, SAFETENSORS_WEIGHTS_NAME), "pt") as file:
+        dtypes = {file.get_tensor(key).dtype for key in file.keys() if "lora_" in key}  # noqa: SIM118
+    for name, parameter in model.named_parameters():
+        if "lora_" in name and len(dtypes) == 1:
+            parameter.data = parameter.data.to(*dtypes)
+    return model
 
 
 def save_adapter_settings(settings: MultiScaleSettings, folder: str) -> None:
