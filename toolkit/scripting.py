@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.logging import get_logger
 from datasets import Dataset
 from trl import ModelConfig, ScriptArguments
 
 from .checkpoints import last_complete_checkpoint
 from .data import load_pairs, load_prompts
 from .sandbox import sample_pairs, sample_prompts
+
+logger = get_logger(__name__)
 
 SANDBOX = "sandbox"
 # Held-out rows of the sandbox are drawn with this seed, training rows with the run's own.
@@ -141,10 +144,12 @@ def checkpoint_to_resume(training_args: Any) -> str | None:
     Returns:
         `str` or `None`: For the `resume_from_checkpoint` of [`~transformers.Trainer.train`].
     """
-    wanted = training_args.resume_from_checkpoint
-    if str(wanted).lower() in ("true", "false"):
-        wanted = last_complete_checkpoint(training_args.output_dir) if str(wanted).lower() == "true" else None
-    return wanted
+    wanted, folder = str(training_args.resume_from_checkpoint), training_args.output_dir
+    if wanted.lower() != "true":
+        return None if wanted.lower() in ("false", "none") else wanted
+    last = last_complete_checkpoint(folder)
+    logger.warning(f"Going on from '{last}'." if last else f"No checkpoint in '{folder}' to go on from: a new run.")
+    return last
 
 
 def import_callable(path: str) -> Callable[..., Any]:
