@@ -62,7 +62,8 @@ def finish(work: Path, name: str, case: str) -> dict:
 
 
 def complete(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("checkpoint-*") if what_is_missing(path) is None)
+    found = [path.name for path in folder.glob("checkpoint-*") if what_is_missing(path) is None]
+    return sorted(found, key=lambda name: int(name.rpartition("-")[2]))
 
 
 def kill(process: subprocess.Popen, folder: Path, moment: str, save_steps: int, rng: random.Random) -> str:
@@ -130,7 +131,9 @@ def main() -> None:
             rows.append(json.loads(row_file.read_text()))
             print(*rows[-1], sep=" | ", flush=True)
             bound = 0 if CASES[case][3] == 1 else 1e-6
-            failed |= float(rows[-1][5]) > bound
+            _, _, _, kept, said, difference, log = rows[-1]
+            last = kept.split(", ")[-1] or "the beginning"
+            failed |= float(difference) > bound or log != "same" or said != last
     header = ("run", "killed", "half written", "complete", "resumed from", "difference", "log")
     print_table("Killed and resumed, against the undisturbed run", header, rows)
     sys.exit(failed)

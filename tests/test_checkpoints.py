@@ -257,6 +257,26 @@ def test_a_resumed_policy_in_four_bits_is_the_undisturbed_one(policy_trainer):
     assert_same_end(whole, resumed)
 
 
+@pytest.mark.parametrize(("step", "exact"), [(3, True), (5, False)])
+def test_a_policy_on_streamed_prompts_is_exact_in_the_first_epoch(
+    tiny_folder, reinforce_config, chat_pairs, step, exact, caplog
+):
+    def trainer(**options):
+        # two generations a prompt and four rows a step: four steps an epoch
+        prompts = chat_pairs.select_columns(["prompt"]).select(range(8)).to_iterable_dataset()
+        config = reinforce_config(**{**SAVING, "max_steps": 8, "baseline": "none", **options})
+        return ReinforceTrainer(tiny_folder(), letters, config, train_dataset=prompts)
+
+    whole = trainer(save_steps=step)
+    whole.train()
+    resumed = trainer(save_strategy="no")
+    resumed.train(resume_from_checkpoint=checkpoint_of(whole, step))
+    assert resumed.state.global_step == 8
+    assert ("The prompts are streamed" in caplog.text) != exact
+    if exact:
+        assert_same_end(whole, resumed)
+
+
 def test_a_policy_that_goes_on_from_an_adapter_keeps_its_reference(tiny_folder, reinforce_config, chat_pairs):
     def trainer(**options):
         torch.manual_seed(3)

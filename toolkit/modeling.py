@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, load_peft_weights
 from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers import initialization as init
@@ -309,11 +307,11 @@ def restore_adapter_dtype(model: PeftModel, folder: str) -> PeftModel:
     Returns:
         [`~peft.PeftModel`]: `model`.
     """
-    with safe_open(Path(folder, SAFETENSORS_WEIGHTS_NAME), "pt") as file:
-        dtypes = {file.get_tensor(key).dtype for key in file.keys() if "lora_" in key}  # noqa: SIM118
+    saved = load_peft_weights(folder, device="cpu")
     for name, parameter in model.named_parameters():
-        if "lora_" in name and len(dtypes) == 1:
-            parameter.data = parameter.data.to(*dtypes)
+        key = name.replace(".default", "")  # files leave out the adapter's name
+        if key in saved:
+            parameter.data = parameter.data.to(saved[key].dtype)
     return model
 
 

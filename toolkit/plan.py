@@ -64,7 +64,6 @@ class Run(NamedTuple):
     completion_length: int = 0  # of a policy; 0 for a reward model
     generated_rows: int = 0  # of one GPU at once
     beta: float = 0.0  # of the divergence from a reference model
-    persistence_threshold: int | None = None  # most elements that ZeRO-3 keeps whole; ten times the width
 
 
 def load_config(name_or_path: str) -> PreTrainedConfig:
@@ -274,7 +273,7 @@ def plan_memory(
     if run.stage and run.bf16:  # DeepSpeed casts the weights instead of the products
         parameters, precision = in_bfloat16(parameters), Precision(2, False, 2 if adapters else 0)
     # The files in deepspeed_configs/ leave both sizes to Transformers, which derives them from the width.
-    persistent, bucket = _persistent(run, decoder), decoder.hidden**2
+    persistent, bucket = 10 * decoder.hidden, decoder.hidden**2
     states = model_states(parameters, run.stage, run.gpus, persistent, run.offload)
     shape = (decoder, precision, run.rows, run.length)
     head = score_activations(*shape, lora_rank)
@@ -300,13 +299,9 @@ def plan_memory(
         shape = decoder_shape(reward_model)
         frozen = list_parameters(reward_model)
         itemsize = reward_model.get_input_embeddings().weight.itemsize
-        reward = _frozen_bytes(frozen, run, _persistent(run, shape))
+        reward = _frozen_bytes(frozen, run, 10 * shape.hidden)
         reward += inference_bytes(shape, min(REWARD_ROWS, run.generated_rows), run.length, itemsize)
     return MemoryPlan(*states, activations, generation, reward, reference, overhead)
-
-
-def _persistent(run: Run, decoder: Decoder) -> int:
-    return 10 * decoder.hidden if run.persistence_threshold is None else run.persistence_threshold
 
 
 def _frozen_bytes(parameters: list[Parameter], run: Run, persistent: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import gather
+from datasets import IterableDataset
 from torch import Tensor
 from transformers import GenerationConfig
 from trl import RLOOTrainer
@@ -269,7 +270,14 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and self.shuffle_dataset:
+        if checkpoint is None or self.state.epoch < 1:
+            return
+        if isinstance(self.train_dataset, IterableDataset):
+            logger.warning(
+                "The prompts are streamed, and Transformers counts no epochs of a stream: those that follow are not "
+                "the ones of an undisturbed run. Load them whole where that matters."
+            )
+        elif self.shuffle_dataset:
             # TRL's sampler draws a new order an epoch from one generator, so that of a later epoch follows from the
             # draws before it.
             for _ in range(int(self.state.epoch)):
