@@ -24,9 +24,9 @@ def documented_fields(config_class: type) -> dict[str, tuple[str, str]]:
     """Default and text of every entry under `Args:` in a docstring, on one line each."""
     entries, name = {}, None
     for line in config_class.__doc__.split("Args:\n")[1].splitlines():
-        if head := re.fullmatch(r" {8}(\w+) \(`.+`, \*optional\*, defaults to `(.+)`\):", line):
+        if head := re.fullmatch(r" {8}(\w+) \(`.+`, \*optional\*(?:, defaults to `(.+)`)?\):", line):
             name = head[1]
-            entries[name] = (head[2], "")
+            entries[name] = (head[2] or "null", "")
         elif line.strip():
             default, text = entries[name]
             entries[name] = (default, f"{text} {line.strip()}".strip())

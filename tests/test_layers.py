@@ -13,14 +13,19 @@ MODULES = sorted((ROOT / "toolkit").glob("[!_]*.py"))
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 
 LAYERS = [
-    {"layout", "metrics", "memory"},
+    {"layout", "learning_curves", "metrics", "memory"},
     {"scales", "preference_losses", "advantages", "policy_loss", "sandbox_world"},
-    {"tokenization", "data", "head", "small_decoder", "checkpoints"},
+    {"packing"},
+    {"batching", "tokenization", "data", "head", "small_decoder", "checkpoints"},
     {"modeling"},
     {"reward_config", "reinforce_config", "reward_function", "sampling", "labeling", "plan"},
+    {"adapters"},
     {"reward_trainer", "reinforce_trainer", "comparison"},
     {"sandbox", "report"},
     {"joint", "scripting"},
+    {"turns"},
+    {"benchmarking"},
+    {"benchmark_arms"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -36,6 +41,7 @@ PUBLIC_NAMES = [
     "ReinforceTrainer",
     "ResponseScore",
     "RewardFunction",
+    "SharedBaseRewardFunction",
 ]
 
 

@@ -52,16 +52,16 @@ def first_pairs(trainer, count: int = 4) -> tuple[dict, PairScores]:
     return batch, pairs
 
 
-def assert_trl_losses(reward_config, reward_trainer, folder, pairs, **options):
-    """Twenty steps of TRL's trainer and of ours at one seed, with the response scale alone."""
-    options = {"max_steps": 20, "max_length": 512, **options}
+def assert_trl_losses(reward_config, reward_trainer, folder, pairs, shared_prompts=False, **options):
+    """Twenty steps of TRL's trainer and of ours at one seed, with the response scale alone and TRL's own order."""
+    options = {"max_steps": 20, "max_length": 512, "train_sampling_strategy": "random", **options}
     theirs = RewardTrainer(folder, reward_config(RewardConfig, **options), train_dataset=pairs)
     theirs.train()
-    ours = reward_trainer(pairs, **PLAIN_RESPONSE, **options)
+    ours = reward_trainer(pairs, shared_prompts=shared_prompts, **PLAIN_RESPONSE, **options)
     ours.train()
     assert len(logged(theirs, "loss")) == 20
     assert np.std(logged(theirs, "loss")) > 1e-3
-    assert logged(ours, "loss") == pytest.approx(logged(theirs, "loss"), abs=1e-6)
+    assert logged(ours, "loss") == pytest.approx(logged(theirs, "loss"), abs=1e-5 if shared_prompts else 1e-6)
     assert logged(ours, "grad_norm") == pytest.approx(logged(theirs, "grad_norm"), rel=1e-4)
     assert ours.model.state_dict().keys() == theirs.model.state_dict().keys()
     return ours, theirs
@@ -75,6 +75,13 @@ def test_response_scale_alone_is_trls_trainer(request, reward_config, reward_tra
         torch.testing.assert_close(ours.model.state_dict()[name], value, atol=1e-5, rtol=1e-5)
     for key in ("accuracy", "margin", "min_reward", "max_reward", "num_tokens"):
         assert logged(ours, key) == pytest.approx(logged(theirs, key), abs=1e-5), key
+
+
+@pytest.mark.parametrize("form", ["plain", "chat"])
+def test_shared_prompts_give_trls_losses(request, reward_config, reward_trainer, tiny_folder, form):
+    pairs = request.getfixturevalue(f"{form}_pairs")
+    ours, theirs = assert_trl_losses(reward_config, reward_trainer, tiny_folder(), pairs, shared_prompts=True)
+    assert logged(ours, "num_tokens")[-1] < logged(theirs, "num_tokens")[-1]
 
 
 def test_accumulated_centred_steps_are_trls_too(reward_config, reward_trainer, tiny_folder, plain_pairs):
@@ -348,3 +355,60 @@ def test_a_model_and_a_configuration_that_disagree_are_refused(reward_trainer, t
     model = AutoModelForMultiScaleReward.from_pretrained(tiny_folder(), settings)
     with pytest.raises(ValueError, match=r"The model has `scales=\['token'\]`"):
         reward_trainer(plain_pairs, model=model)
+
+
+def test_shared_and_unshared_runs_have_the_same_losses(reward_trainer, chat_pairs):
+    options = {"max_steps": 20, "eval_dataset": chat_pairs.select(range(7))}
+    shared, unshared = (reward_trainer(chat_pairs, shared_prompts=share, **options) for share in (None, False))
+    for trainer in (shared, unshared):
+        trainer.train()
+    assert logged(shared, "loss") == pytest.approx(logged(unshared, "loss"), abs=1e-5)
+    assert logged(shared, "grad_norm") == pytest.approx(logged(unshared, "grad_norm"), rel=1e-4)
+    assert logged(shared, "num_tokens")[-1] < logged(unshared, "num_tokens")[-1]
+    ours, theirs = shared.evaluate(), unshared.evaluate()
+    for key in ("eval_loss", "eval_accuracy", "eval_margin", "eval_gate/token"):
+        assert ours[key] == pytest.approx(theirs[key], abs=1e-5), key
+
+
+def test_lora_and_checkpointed_runs_share_too(reward_trainer, chat_pairs):
+    lora = LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear")
+    losses = []
+    for share in (True, False):
+        options = {"shared_prompts": share, "activation_checkpointing": True, "peft_config": lora, "max_steps": 6}
+        trainer = reward_trainer(chat_pairs, learning_rate=1e-2, **options)
+        trainer.train()
+        losses.append(logged(trainer, "loss"))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert losses[0][0] != pytest.approx(losses[0][-1], abs=1e-3)
+
+
+def test_batches_by_tokens_weigh_every_pair_of_a_step_alike(reward_trainer, chat_pairs):
+    # One step over all pairs: in two unequal batches by their tokens, in six equal ones, and in one.
+    ways = [
+        {"max_tokens_per_batch": 600, "max_steps": 1},
+        {"train_sampling_strategy": "batch_rebalance", "per_device_train_batch_size": 4},
+        {"per_device_train_batch_size": 24},
+    ]
+    found = []
+    for options in ways:
+        trainer = reward_trainer(chat_pairs, **{"max_steps": 1, **options})
+        batches = len(trainer.get_train_dataloader())
+        trainer = reward_trainer(chat_pairs, gradient_accumulation_steps=batches, **{"max_steps": 1, **options})
+        sizes = {len(batch["response_start"]) for batch in trainer.get_train_dataloader()}
+        trainer.train()
+        found.append((len(sizes) > 1, logged(trainer, "loss")[0], logged(trainer, "grad_norm")[0]))
+    assert [uneven for uneven, _, _ in found] == [True, True, False]
+    for _, loss, grad_norm in found[:2]:
+        assert loss == pytest.approx(found[2][1], abs=1e-5)
+        assert grad_norm == pytest.approx(found[2][2], rel=1e-4)
+    assert logged(trainer, "pairs")[0] == 24
+
+
+def test_what_is_asked_of_a_decoder_that_cannot_share(reward_trainer, tiny_folder, chat_pairs):
+    window = {"architecture": "qwen3", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
+    folder = tiny_folder(**window)
+    with pytest.raises(ValueError, match=r"cannot run both sides of a pair in one row: it has layers of the kinds"):
+        reward_trainer(chat_pairs, model=folder, shared_prompts=True)
+    trainer = reward_trainer(chat_pairs, model=folder)
+    trainer.train()
+    assert "branch_ids" not in next(iter(trainer.get_train_dataloader()))

@@ -68,12 +68,12 @@ def check_scales(scales: list[str], context: str) -> None:
 
 
 class HeadOutput(NamedTuple):
-    """What the head reads from the hidden states."""
+    """What the head reads from the hidden states. `R` rows of `W` tokens."""
 
-    token: Tensor  # (B, T) float32
-    segment: Tensor  # (B, T) float32
-    response: Tensor  # (B, T) float32
-    gate: Tensor  # (B, S) float32, a row sums to 1
+    token: Tensor  # (R, W) float32
+    segment: Tensor  # (R, W) float32
+    response: Tensor  # (R, W) float32
+    gate: Tensor  # (R, S) float32, a row sums to 1
 
 
 class MultiScaleHead(nn.Linear):
@@ -105,25 +105,49 @@ class MultiScaleHead(nn.Linear):
             self.context_response = nn.Parameter(torch.empty(CONTEXT_RANK, hidden_size))
         self.context = settings.context
 
-    def forward(self, hidden: Tensor, context_index: Tensor) -> HeadOutput:  # type: ignore[override]
-        """Read `(B, T, H)` hidden states of any dtype; `context_index` `(B,)` is each row's last prompt token."""
+    def forward(  # type: ignore[override]
+        self, hidden: Tensor, context_index: Tensor, token_index: Tensor | None = None
+    ) -> HeadOutput:
+        """
+        Read the hidden states.
+
+        Args:
+            hidden (`torch.Tensor` of shape `(B, T, H)`, any dtype):
+                Hidden states.
+            context_index (`torch.Tensor` of shape `(R,)`, int64):
+                Each row's last prompt token.
+            token_index (`torch.Tensor` of shape `(R, W)`, int64, *optional*):
+                Where the tokens of each row are among the `B * T`, as [`~toolkit.packing.PackedRows`] has it. Without
+                it the rows are those of `hidden`.
+
+        Returns:
+            [`HeadOutput`]
+        """
+
+        def by_row(values: Tensor) -> Tensor:
+            return values if token_index is None else values.flatten(0, 1)[token_index.clamp(min=0)]
+
         # In bfloat16 two good responses tie: an 8-bit mantissa cannot tell 4.01 from 4.02. Autocast would undo this.
         # DeepSpeed in bfloat16 casts the weights, too, and keeps float32 copies of them in the optimizer.
         with torch.autocast(hidden.device.type, enabled=False):
             hidden = hidden.float()
-            prompt = hidden[torch.arange(hidden.size(0), device=hidden.device), context_index]
-            zeros = hidden.new_zeros(hidden.shape[:2])
-            response = F.linear(hidden, self.weight.float())[..., 0] if "response" in self.scales else zeros
+            rows = torch.arange(len(context_index), device=hidden.device)
+            if token_index is None:
+                prompt = hidden[rows, context_index]
+            else:
+                prompt = hidden.flatten(0, 1)[token_index[rows, context_index]]
+            zeros = hidden.new_zeros(hidden.shape[:2] if token_index is None else token_index.shape)
+            response = by_row(F.linear(hidden, self.weight.float())[..., 0]) if "response" in self.scales else zeros
             if self.context == "head":
                 by_prompt = F.linear(prompt, self.context_prompt.float())[:, None]
-                response = response + (F.linear(hidden, self.context_response.float()) * by_prompt).sum(-1)
+                response = response + (by_row(F.linear(hidden, self.context_response.float())) * by_prompt).sum(-1)
             if self.context == "gate":
                 gate = F.linear(prompt, self.gate.float(), self.gate_bias.float()).softmax(-1)
             else:
-                gate = hidden.new_full((hidden.size(0), len(self.scales)), 1 / len(self.scales))
+                gate = hidden.new_full((len(rows), len(self.scales)), 1 / len(self.scales))
             return HeadOutput(
-                token=F.linear(hidden, self.token.float())[..., 0] if "token" in self.scales else zeros,
-                segment=F.linear(hidden, self.segment.float())[..., 0] if "segment" in self.scales else zeros,
+                token=by_row(F.linear(hidden, self.token.float())[..., 0]) if "token" in self.scales else zeros,
+                segment=by_row(F.linear(hidden, self.segment.float())[..., 0]) if "segment" in self.scales else zeros,
                 response=response,
                 gate=gate,
             )

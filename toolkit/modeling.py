@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput
 
 from .head import MultiScaleHead, MultiScaleSettings
 from .layout import find_response_start, last_kept, positions_from, response_mask, segment_ends
+from .packing import branch_mask
 from .scales import SCALES, mix, scale_prefix_values
 
 ADAPTER_SETTINGS_NAME = "multi_scale.json"
@@ -99,6 +100,8 @@ class MultiScaleMixin:
         attention_mask: Tensor | None = None,
         response_start: Tensor | None = None,
         position_ids: Tensor | None = None,
+        branch_ids: Tensor | None = None,
+        token_index: Tensor | None = None,
         **kwargs: Any,
     ) -> MultiScaleRewardOutput:
         """
@@ -114,6 +117,11 @@ class MultiScaleMixin:
                 after the last response marker that was saved with the model.
             position_ids (`torch.Tensor` of shape `(B, T)`, int64, *optional*):
                 Positions; counted from each row's first real token where they are not given.
+            branch_ids (`torch.Tensor` of shape `(B, T)`, int64, *optional*):
+                With `token_index` and `position_ids`, for rows packed by [`~toolkit.packing.pack_rows`]: the output is
+                that of the `R` rows by themselves, and `response_start` counts in them.
+            token_index (`torch.Tensor` of shape `(R, W)`, int64, *optional*):
+                Where the tokens of each row are among the `B * T`.
 
         Returns:
             [`MultiScaleRewardOutput`]
@@ -122,18 +130,32 @@ class MultiScaleMixin:
             `ValueError`: If the response cannot be found.
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        backbone = getattr(self, self.base_model_prefix)
+        if token_index is not None:
+            mask = branch_mask(backbone.config, branch_ids, _hidden_dtype(backbone))
+            hidden = backbone(input_ids, attention_mask=mask, position_ids=position_ids, **kwargs).last_hidden_state
+            input_ids = input_ids.flatten()[token_index.clamp(min=0)]
+            return self._read(hidden, input_ids, token_index >= 0, response_start, token_index)
         if response_start is None:
             response_start = self._find_response_start(input_ids, attention_mask)
-        backbone = getattr(self, self.base_model_prefix)
         if position_ids is None and "position_ids" in inspect.signature(backbone.forward).parameters:
             position_ids = positions_from(attention_mask)
         if position_ids is not None:
             kwargs["position_ids"] = position_ids
         hidden = backbone(input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
+        return self._read(hidden, input_ids, attention_mask, response_start)
 
+    def _read(
+        self,
+        hidden: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        response_start: Tensor,
+        token_index: Tensor | None = None,
+    ) -> MultiScaleRewardOutput:
         response = response_mask(response_start, attention_mask)
         context = (response_start - 1).clamp(min=0)
-        head = self.score(hidden, context)
+        head = self.score(hidden, context, token_index)
         boundary = torch.isin(input_ids, self._boundary_ids(input_ids.device)) & response
         ends = segment_ends(boundary, response)
         chosen = [SCALES.index(scale) for scale in self.settings.scales]
@@ -187,6 +209,13 @@ class MultiScaleMixin:
             "This reward model was trained on plain text, without a chat template that marks where the response "
             "starts. Pass `response_start`, or score with `toolkit.RewardFunction`, which knows."
         )
+
+
+def _hidden_dtype(backbone: PreTrainedModel) -> torch.dtype:
+    device = backbone.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return backbone.get_input_embeddings().weight.dtype
 
 
 @cache
@@ -265,7 +294,7 @@ class AutoModelForMultiScaleReward:
         """
         if os.path.isfile(os.path.join(name_or_path, ADAPTER_CONFIG_NAME)):
             base = PeftConfig.from_pretrained(name_or_path).base_model_name_or_path
-            settings = settings or _adapter_settings(name_or_path)
+            settings = settings or load_adapter_settings(name_or_path)
             model = AutoModelForMultiScaleReward.from_pretrained(base, settings, **kwargs)
             # PEFT would freeze it, but a whole model can be trained on when it is loaded, and so can this.
             return restore_adapter_dtype(
@@ -283,6 +312,7 @@ class AutoModelForMultiScaleReward:
         if settings is not None:
             config.multi_scale = asdict(settings)
         model = reward_model_class(type(config)).from_pretrained(name_or_path, config=config, **kwargs)
+        keep_gradients_in_4bit(model)
         for parameter in model.score.parameters():
             # Transformers keeps in float32 what it reads, not what a checkpoint lacks: a new head, or an adapter's.
             if not hasattr(parameter, "ds_id"):  # in pieces under ZeRO-3, whose dtype is DeepSpeed's to settle
@@ -293,7 +323,21 @@ class AutoModelForMultiScaleReward:
         return model
 
 
-def restore_adapter_dtype(model: PeftModel, folder: str) -> PeftModel:
+def keep_gradients_in_4bit(model: nn.Module) -> None:
+    """
+    Stop bitsandbytes from packing 4-bit weights anew at their first evaluation, which it does for good on CPUs with
+    bfloat16 instructions: no gradient passes through them afterwards, and their scales are rounded.
+
+    Args:
+        model (`torch.nn.Module`):
+            A model with or without such weights.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def restore_adapter_dtype(model: PeftModel, folder: str, adapter_name: str = "default") -> PeftModel:
     """
     Give an adapter the dtype in which it was saved, and so trained. PEFT loads those in bfloat16, which TRL trains
     beside 4-bit weights, as float32, and scores then differ in the third digit.
@@ -303,13 +347,15 @@ def restore_adapter_dtype(model: PeftModel, folder: str) -> PeftModel:
             Model with the adapter, loaded from `folder`.
         folder (`str`):
             Folder of the adapter.
+        adapter_name (`str`, *optional*, defaults to `"default"`):
+            Its name in the model.
 
     Returns:
         [`~peft.PeftModel`]: `model`.
     """
     saved = load_peft_weights(folder, device="cpu")
     for name, parameter in model.named_parameters():
-        key = name.replace(".default", "")  # files leave out the adapter's name
+        key = name.replace(f".{adapter_name}", "")  # files leave out the adapter's name
         if key in saved:
             parameter.data = parameter.data.to(saved[key].dtype)
     return model
@@ -328,7 +374,20 @@ def save_adapter_settings(settings: MultiScaleSettings, folder: str) -> None:
     Path(folder, ADAPTER_SETTINGS_NAME).write_text(json.dumps(asdict(settings), indent=2) + "\n")
 
 
-def _adapter_settings(folder: str) -> MultiScaleSettings:
+def load_adapter_settings(folder: str) -> MultiScaleSettings:
+    """
+    Read the settings beside a LoRA adapter.
+
+    Args:
+        folder (`str`):
+            Folder of the adapter.
+
+    Returns:
+        [`MultiScaleSettings`]
+
+    Raises:
+        `ValueError`: If there are none.
+    """
     path = Path(folder, ADAPTER_SETTINGS_NAME)
     if not path.is_file():
         raise ValueError(

@@ -63,6 +63,16 @@ class MultiScaleRewardConfig(RewardConfig):
             Weight of the loss by which each scale must rank the pair on its own. With one scale it has no effect.
         weight_by_strength (`bool`, *optional*, defaults to `True`):
             Whether a pair's loss is weighted by its `strength` over the data set's mean, where it has such a column.
+        shared_prompts (`bool`, *optional*):
+            Whether what the two sides of a pair have in common at their beginning passes through the decoder once. The
+            scores and gradients are the same. Where it is not set, it is done if the decoder and its attention
+            implementation allow it.
+        train_sampling_strategy (`str`, *optional*, defaults to `"group_by_length"`):
+            How training pairs are drawn: 'group_by_length' puts those of like length into a batch, in an order that
+            is random over an epoch; 'random' is TRL's default. See [`~transformers.TrainingArguments`].
+        max_tokens_per_batch (`int`, *optional*):
+            Make training batches of as many pairs of like length as fit into so many tokens, padding included, in
+            place of `per_device_train_batch_size` pairs.
     """
 
     scales: list[str] = field(
@@ -97,9 +107,34 @@ class MultiScaleRewardConfig(RewardConfig):
         },
     )
 
+    shared_prompts: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether what the two sides of a pair have in common at their beginning passes through the "
+            "decoder once. The scores and gradients are the same. Where it is not set, it is done if the decoder and its "
+            "attention implementation allow it."
+        },
+    )
+    train_sampling_strategy: str = field(
+        default="group_by_length",
+        metadata={
+            "help": "How training pairs are drawn: 'group_by_length' puts those of like length into a batch, in an "
+            "order that is random over an epoch; 'random' is TRL's default. See [`~transformers.TrainingArguments`]."
+        },
+    )
+    max_tokens_per_batch: int | None = field(
+        default=None,
+        metadata={
+            "help": "Make training batches of as many pairs of like length as fit into so many tokens, padding "
+            "included, in place of `per_device_train_batch_size` pairs."
+        },
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_scales(self.scales, self.context)
+        if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
+            raise ValueError(f"`max_tokens_per_batch` is {self.max_tokens_per_batch}. It must be positive.")
         if self.loss_type not in ("pairwise", "pointwise"):
             raise ValueError(f"`loss_type` is '{self.loss_type}'. Use 'pairwise' or 'pointwise'.")
         if self.scale_loss_weight < 0:

@@ -1,46 +1,30 @@
 """TRL's `RewardTrainer` with a score at several scales."""
 
-from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.logging import get_logger
+from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel, TaskType
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from trl import RewardTrainer
-from trl.trainer.reward_trainer import DataCollatorForPreference
 
+from .batching import EpochLengthGroupedSampler, MultiScaleCollator, TokenBudgetSampler, longest_first
 from .checkpoints import ExactResume
 from .data import normalize_pairs
 from .head import MultiScaleSettings
 from .metrics import PairScores, summarize_pairs
 from .modeling import AutoModelForMultiScaleReward, base_reward_model, save_adapter_settings
+from .packing import why_not_shared
 from .preference_losses import centering_penalty, multi_scale_loss, strength_weights
 from .reward_config import MultiScaleRewardConfig
-from .tokenization import cut_prompt, encode_response, response_marker_ids, segment_boundary_ids
+from .tokenization import response_marker_ids, segment_boundary_ids, tokenize_pair
 
 logger = get_logger(__name__)
-
-
-@dataclass
-class MultiScaleCollator(DataCollatorForPreference):
-    """
-    TRL's collator for pairs, with where each response starts and the weight of each pair.
-
-    A batch of `P` pairs has `2 P` rows, all chosen first: `input_ids` and `attention_mask` `(2 P, T)` int64,
-    `response_start` `(2 P,)` int64, and `margin` and `weight` `(P,)` float32 where the data have them.
-    """
-
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        batch = super().torch_call(examples)
-        starts = [example[f"{side}_start"] for side in ("chosen", "rejected") for example in examples]
-        batch["response_start"] = torch.tensor(starts)
-        if "weight" in examples[0]:
-            batch["weight"] = torch.tensor([example["weight"] for example in examples], dtype=torch.float)
-        return batch
 
 
 class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
@@ -93,6 +77,16 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
                 f"The model has `scales={settings.scales}` and `context='{settings.context}'`, the configuration "
                 f"`scales={args.scales}` and `context='{args.context}'`. Give both the same."
             )
+        reason = why_not_shared(self.reward_model)
+        if args.shared_prompts and reason is not None:
+            raise ValueError(
+                f"`shared_prompts=True`, but {type(self.reward_model).__name__} cannot run both sides of a pair in "
+                f"one row: {reason}. Load it with `attn_implementation='sdpa'` where that is the reason, or leave "
+                "`shared_prompts` unset."
+            )
+        self._shared_prompts = reason is None and args.shared_prompts is not False
+        if reason is not None and args.shared_prompts is None:
+            logger.info(f"The two sides of a pair run in rows of their own, since {reason}.")
         super().__init__(
             model=model,
             args=args,
@@ -107,7 +101,9 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         )
         self._settle_dtypes()
         self.data_collator = MultiScaleCollator(
-            pad_token_id=self.processing_class.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of
+            pad_token_id=self.processing_class.pad_token_id,
+            pad_to_multiple_of=args.pad_to_multiple_of,
+            shared_prompts=self._shared_prompts,
         )
         if self.processing_class.pad_token_id == self.processing_class.eos_token_id:
             logger.warning(
@@ -116,6 +112,9 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
                 "padding token of its own if the model will be used with them."
             )
         self._train_pairs: list[PairScores] = []  # since the last log
+        # Some batches have more pairs than others where tokens are counted; a step still weighs all its pairs alike.
+        self._uneven_batches = bool(args.max_tokens_per_batch) or args.train_sampling_strategy == "batch_rebalance"
+        self.loss_is_scaled_for_ga = True if self._uneven_batches else None
 
     def _settle_dtypes(self) -> None:
         """The head in float32, or all that LoRA trains in the one dtype that DeepSpeed can divide up."""
@@ -152,7 +151,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
                 f"Data set '{dataset_name}' is streamed. Every pair is checked and the strengths are compared with "
                 "their mean before training, so load it whole."
             )
-        if "chosen_start" in dataset.column_names:
+        if "shared_tokens" in dataset.column_names:
             return dataset  # prepared before
         dataset = normalize_pairs(dataset, dataset_name)
         with args.main_process_first(desc=f"tokenizing {dataset_name}"):
@@ -164,6 +163,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
                     "max_length": args.max_length,
                     "dataset_name": dataset_name,
                     "needs_prompt": args.context != "none",
+                    "length_column_name": args.length_column_name,
                 },
                 num_proc=args.dataset_num_proc,
                 desc=f"Tokenizing {dataset_name}",
@@ -185,26 +185,57 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
-            self._signature_columns += ["chosen_start", "rejected_start", "weight"]
+            self._signature_columns += ["chosen_start", "rejected_start", "shared_tokens", "weight"]
+            self._signature_columns.append(self.args.length_column_name)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
+        dataset, args = self.train_dataset if train_dataset is None else train_dataset, self.args
+        seed = args.seed if args.data_seed is None else args.data_seed
+        if args.max_tokens_per_batch:
+            if self._shared_prompts:
+                lengths = dataset[args.length_column_name][:]
+            else:
+                sides = zip(dataset["chosen_ids"], dataset["rejected_ids"], strict=True)
+                lengths = [2 * max(len(chosen), len(rejected)) for chosen, rejected in sides]
+            return TokenBudgetSampler(lengths, args.max_tokens_per_batch, seed, args.world_size, args.process_index)
+        if args.train_sampling_strategy == "group_by_length":
+            rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+            return EpochLengthGroupedSampler(rows, dataset[args.length_column_name][:], seed)
+        return super()._get_train_sampler(train_dataset)
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Any:
+        return longest_first(eval_dataset[self.args.length_column_name][:])
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         mode = "train" if self.model.training else "eval"
-        outputs = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            response_start=inputs["response_start"],
-            use_cache=False,
-        )
+        rows = {key: value for key, value in inputs.items() if key not in ("margin", "weight")}
+        outputs = model(**rows, use_cache=False)
         pairs = self._score_pairs(outputs, inputs)
         if mode == "train":
             tokens = self.accelerator.gather_for_metrics(inputs["attention_mask"].sum()).sum().item()
             self._total_train_tokens += tokens // self._tp_size
-            self._train_pairs.append(_detached(self.accelerator.gather_for_metrics(pairs)))
+            self._train_pairs.append(self._gather_pairs(_detached(pairs)))
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
-        loss = pairs.loss.mean()
+        if num_items_in_batch is None:
+            loss = pairs.loss.mean()
+        else:  # the mean over all pairs of the step, when the gradients of the processes have been averaged
+            loss = pairs.loss.sum() * self.accelerator.num_processes / num_items_in_batch
         return (loss, pairs) if return_outputs else loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor | None:
+        """Pairs of an optimizer step on all processes, where its batches differ in theirs."""
+        if not self._uneven_batches:
+            return None
+        pairs = sum(len(batch["response_start"]) // 2 for batch in batch_samples)
+        return self.accelerator.reduce(torch.tensor(pairs, device=device), "sum")
+
+    def _gather_pairs(self, pairs: PairScores) -> PairScores:
+        if not self._uneven_batches:
+            return self.accelerator.gather_for_metrics(pairs)
+        parts = gather_object([tuple(column.cpu() for column in pairs)])
+        return PairScores(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _score_pairs(self, outputs: Any, inputs: dict[str, Tensor]) -> PairScores:
         args = self.args
@@ -255,7 +286,18 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Transformers' loop, with metrics that are exact over all pairs rather than a mean over batches."""
-        output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
+        # The longest pairs come first; what is returned, and given to `compute_metrics`, is in the data set's order.
+        place = np.argsort(longest_first(dataloader.dataset[self.args.length_column_name][:]))
+        compute_metrics = self.compute_metrics
+        if compute_metrics is not None and not self.args.batch_eval_metrics:
+            self.compute_metrics = lambda found: compute_metrics(
+                EvalPrediction(tuple(column[place] for column in found.predictions), found.label_ids)
+            )
+        try:
+            output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
+        finally:
+            self.compute_metrics = compute_metrics
+        output = output._replace(predictions=tuple(column[place] for column in output.predictions))
         pairs = PairScores(*(torch.as_tensor(column) for column in output.predictions))
         summary = summarize_pairs(pairs, self.reward_model.settings.scales)
         output.metrics.update({f"{metric_key_prefix}_{key}": value for key, value in summary.items()})
@@ -282,66 +324,6 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save and isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
             save_adapter_settings(self.reward_model.settings, output_dir or self.args.output_dir)
-
-
-def tokenize_pair(
-    row: dict[str, Any],
-    index: int,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int | None,
-    dataset_name: str,
-    needs_prompt: bool,
-) -> dict[str, Any]:
-    """
-    Token ids of both sides of a pair, where their responses start, and how many prompt tokens were cut off.
-
-    Args:
-        row (`dict[str, Any]`):
-            A normalised pair.
-        index (`int`):
-            Its index, for the error message.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the reward model.
-        max_length (`int` or `None`):
-            Most tokens that a row may have.
-        dataset_name (`str`):
-            Name of the data set, for the error message.
-        needs_prompt (`bool`):
-            Whether the score reads the prompt's last token.
-
-    Returns:
-        `dict[str, Any]`: `chosen_ids`, `rejected_ids`, `chosen_start`, `rejected_start`, `cut_tokens`.
-
-    Raises:
-        `ValueError`: If a response is too long alone or has no token, or the prompt is empty where it is needed.
-    """
-    where = f"Data set '{dataset_name}', row {index + 1}"
-    template_kwargs = {"tools": row.get("tools"), **(row.get("chat_template_kwargs") or {})}
-    sides = [
-        encode_response(tokenizer, row["prompt"], row[side], **template_kwargs) for side in ("chosen", "rejected")
-    ]
-    for column, side in zip(("chosen", "rejected"), sides, strict=True):
-        if side.response_start == len(side.input_ids):
-            raise ValueError(
-                f"{where}, column '{column}': the response has no token after the prompt: nothing to score."
-            )
-        if needs_prompt and side.response_start == 0:
-            raise ValueError(
-                f"{where}, column 'prompt': the prompt is empty, but `context` reads it. Add a prompt, or set "
-                "`context='none'`."
-            )
-    try:
-        sides, cut = cut_prompt(tokenizer, sides, max_length)
-    except ValueError as error:
-        column = max(("chosen", "rejected"), key=lambda name: len(sides[name == "rejected"].input_ids))
-        raise ValueError(f"{where}, column '{column}': {error}") from None
-    return {
-        "chosen_ids": sides[0].input_ids,
-        "rejected_ids": sides[1].input_ids,
-        "chosen_start": sides[0].response_start,
-        "rejected_start": sides[1].response_start,
-        "cut_tokens": cut,
-    }
 
 
 def _detached(pairs: PairScores) -> PairScores:

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from .packing import shared_prefix_length
+
 Messages = list[dict[str, str]]
 
 # A sentence ends in a full stop or its kin, with the quotes and brackets that may close after it; a line ends in a
@@ -208,6 +210,73 @@ def cut_prompt(
         )
         for side in sides
     ], over
+
+
+def tokenize_pair(
+    row: dict[str, Any],
+    index: int,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    dataset_name: str,
+    needs_prompt: bool,
+    length_column_name: str,
+) -> dict[str, Any]:
+    """
+    Token ids of both sides of a pair, where their responses start, what they share, and how much was cut off.
+
+    Args:
+        row (`dict[str, Any]`):
+            A normalised pair.
+        index (`int`):
+            Its index, for the error message.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the reward model.
+        max_length (`int` or `None`):
+            Most tokens that a row may have.
+        dataset_name (`str`):
+            Name of the data set, for the error message.
+        needs_prompt (`bool`):
+            Whether the score reads the prompt's last token.
+        length_column_name (`str`):
+            Column for the number of distinct tokens, which decides on the batch that the pair shares.
+
+    Returns:
+        `dict[str, Any]`: `chosen_ids`, `rejected_ids`, `chosen_start`, `rejected_start`, `cut_tokens`,
+        `shared_tokens`, the number of tokens with which both sides begin, and `length_column_name`.
+
+    Raises:
+        `ValueError`: If a response is too long alone or has no token, or the prompt is empty where it is needed.
+    """
+    where = f"Data set '{dataset_name}', row {index + 1}"
+    template_kwargs = {"tools": row.get("tools"), **(row.get("chat_template_kwargs") or {})}
+    sides = [
+        encode_response(tokenizer, row["prompt"], row[side], **template_kwargs) for side in ("chosen", "rejected")
+    ]
+    for column, side in zip(("chosen", "rejected"), sides, strict=True):
+        if side.response_start == len(side.input_ids):
+            raise ValueError(
+                f"{where}, column '{column}': the response has no token after the prompt: nothing to score."
+            )
+        if needs_prompt and side.response_start == 0:
+            raise ValueError(
+                f"{where}, column 'prompt': the prompt is empty, but `context` reads it. Add a prompt, or set "
+                "`context='none'`."
+            )
+    try:
+        sides, cut = cut_prompt(tokenizer, sides, max_length)
+    except ValueError as error:
+        column = max(("chosen", "rejected"), key=lambda name: len(sides[name == "rejected"].input_ids))
+        raise ValueError(f"{where}, column '{column}': {error}") from None
+    shared = shared_prefix_length([side.input_ids for side in sides])
+    return {
+        "chosen_ids": sides[0].input_ids,
+        "rejected_ids": sides[1].input_ids,
+        "chosen_start": sides[0].response_start,
+        "rejected_start": sides[1].response_start,
+        "cut_tokens": cut,
+        "shared_tokens": shared,
+        length_column_name: sum(len(side.input_ids) for side in sides) - shared,
+    }
 
 
 def _common_prefix(first: str, second: str) -> int:

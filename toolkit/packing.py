@@ -1,0 +1,139 @@
+"""Rows that begin alike, run as one: `[shared | branch | branch | …]`, each branch blind to the others.
+
+The shared tokens pass through the decoder once. Positions count on from them in every branch and a mask keeps the
+branches apart, so each branch's hidden states, and the gradients through them, are those of the whole row by itself.
+"""
+
+import inspect
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.masking_utils import create_causal_mask
+
+IMPLEMENTATIONS = ("eager", "sdpa", "flex_attention")
+
+
+class PackedRows(NamedTuple):
+    """`R` rows in `B` packed ones of `T` tokens; the longest of the `R` has `W`. All int64, padded on the right."""
+
+    input_ids: Tensor  # (B, T)
+    attention_mask: Tensor  # (B, T), 1 on real tokens
+    position_ids: Tensor  # (B, T)
+    branch_ids: Tensor  # (B, T), 0 on shared tokens, 1, 2, … on those of each branch, -1 on padding
+    token_index: Tensor  # (R, W), where in the B * T tokens each token of a row is; -1 on padding
+
+
+def shared_prefix_length(rows: list[list[int]]) -> int:
+    """
+    Number of tokens with which all rows begin.
+
+    Args:
+        rows (`list[list[int]]`):
+            Token ids.
+
+    Returns:
+        `int`
+    """
+    first, last = min(rows), max(rows)  # what these two share, all between them share
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+
+
+def pack_rows(
+    groups: list[list[list[int]]], shared: list[int], pad_token_id: int, pad_to_multiple_of: int | None = None
+) -> PackedRows:
+    """
+    One packed row of every group.
+
+    Args:
+        groups (`list[list[list[int]]]`):
+            Token ids of the rows of each group.
+        shared (`list[int]`):
+            Number of tokens that the rows of each group share at their beginning.
+        pad_token_id (`int`):
+            Id on padding.
+        pad_to_multiple_of (`int`, *optional*):
+            Multiple that the packed length is padded to.
+
+    Returns:
+        [`PackedRows`]: The rows in the order of the groups.
+    """
+    lengths = [n + sum(len(row) - n for row in group) for group, n in zip(groups, shared, strict=True)]
+    multiple = pad_to_multiple_of or 1
+    length = -(-max(lengths) // multiple) * multiple
+    rows = [row for group in groups for row in group]
+    input_ids = torch.full((len(groups), length), pad_token_id)
+    position_ids, branch_ids = torch.zeros_like(input_ids), torch.full_like(input_ids, -1)
+    token_index = torch.full((len(rows), max(map(len, rows))), -1)
+    r = 0
+    for b, (group, n) in enumerate(zip(groups, shared, strict=True)):
+        input_ids[b, :n] = torch.tensor(group[0][:n], dtype=torch.long)
+        position_ids[b, :n] = torch.arange(n)
+        branch_ids[b, :n] = 0
+        start = n
+        for branch, row in enumerate(group, start=1):
+            end = start + len(row) - n
+            input_ids[b, start:end] = torch.tensor(row[n:], dtype=torch.long)
+            position_ids[b, start:end] = torch.arange(n, len(row))
+            branch_ids[b, start:end] = branch
+            token_index[r, :n] = b * length + torch.arange(n)
+            token_index[r, n : len(row)] = b * length + torch.arange(start, end)
+            start, r = end, r + 1
+    return PackedRows(input_ids, (branch_ids >= 0).long(), position_ids, branch_ids, token_index)
+
+
+def branch_mask(config: PretrainedConfig, branch_ids: Tensor, dtype: torch.dtype) -> Any:
+    """
+    Causal attention that lets a branch see the shared tokens and itself.
+
+    Args:
+        config ([`~transformers.PretrainedConfig`]):
+            Configuration of the decoder, whose attention implementation decides on the mask's form.
+        branch_ids (`torch.Tensor` of shape `(B, T)`, int64):
+            From [`PackedRows`].
+        dtype (`torch.dtype`):
+            Type of the hidden states.
+
+    Returns:
+        `torch.Tensor` of shape `(B, 1, T, T)`: 0 where a token (third axis) sees another (fourth), minus infinity
+        elsewhere; or FlexAttention's block mask.
+    """
+    if config._attn_implementation == "flex_attention":
+
+        def visible(b: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return (branch_ids[b, key] == 0) | (branch_ids[b, key] == branch_ids[b, query])
+
+        embeds = torch.empty(*branch_ids.shape, 0, dtype=dtype, device=branch_ids.device)
+        return create_causal_mask(config, embeds, None, None, and_mask_function=visible)
+    # Additive, which eager attention needs and SDPA takes without turning it into this form in every layer.
+    index = torch.arange(branch_ids.size(1), device=branch_ids.device)
+    key, query = branch_ids[:, None, :], branch_ids[:, :, None]
+    seen = ((key == 0) | (key == query)) & (index <= index[:, None])
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)[:, None]
+
+
+def why_not_shared(model: PreTrainedModel) -> str | None:
+    """
+    What about a decoder keeps it from running several branches in one row.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Backbone, or a model around it.
+
+    Returns:
+        `str`, or `None` where nothing does.
+    """
+    config = model.config.get_text_config()
+    if getattr(model, "_is_stateful", False):
+        return "it has recurrent layers, whose state would pass from branch to branch"
+    if config._attn_implementation not in IMPLEMENTATIONS:
+        return f"its attention implementation '{config._attn_implementation}' takes no mask of (query, key) pairs"
+    others = sorted(set(getattr(config, "layer_types", None) or []) - {"full_attention"})
+    if others:
+        return f"it has layers of the kinds {others}"
+    if getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True):
+        return f"its attention slides over a window of {config.sliding_window} tokens"
+    if getattr(config, "alibi", False) or "position_ids" not in inspect.signature(model.base_model.forward).parameters:
+        return "its attention goes by places in the row instead of `position_ids`"
+    return None
