@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
-from toolkit import ReinforceConfig, ReinforceTrainer, RewardFunction
+from toolkit import ReinforceConfig, ReinforceTrainer, RewardFunction, SharedBaseRewardFunction
 from toolkit.scripting import DataArguments, checkpoint_to_resume, import_callable, prompt_splits, with_model_arguments
 
 
@@ -26,6 +26,9 @@ class ReinforceArguments(DataArguments):
             Rows of a forward pass of the reward model.
         reward_dtype (`str`, *optional*, defaults to `"float32"`):
             Type of the reward model's weights; its head stays in float32.
+        reward_on_policy_base (`bool`, *optional*, defaults to `False`):
+            Whether the reward model is put on the policy's base, which saves a copy of the weights: for an adapter
+            trained on that base, and a policy trained with `use_peft`. The weights then have the policy's type.
     """
 
     reward_model: str | None = field(
@@ -42,12 +45,24 @@ class ReinforceArguments(DataArguments):
     reward_dtype: str = field(
         default="float32", metadata={"help": "Type of the reward model's weights; its head stays in float32."}
     )
+    reward_on_policy_base: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether the reward model is put on the policy's base, which saves a copy of the weights: for an "
+            "adapter trained on that base, and a policy trained with `use_peft`. The weights then have the policy's "
+            "type."
+        },
+    )
 
 
 def main(script_args: ReinforceArguments, training_args: ReinforceConfig, model_args: ModelConfig) -> None:
     train_dataset, _ = prompt_splits(script_args, training_args.seed)
     reward_funcs = [import_callable(path) for path in script_args.reward_funcs]
-    if script_args.reward_model:
+    if script_args.reward_model and script_args.reward_on_policy_base:
+        reward_funcs.insert(
+            0, SharedBaseRewardFunction(script_args.reward_model, batch_size=script_args.reward_batch_size)
+        )
+    elif script_args.reward_model:
         reward = RewardFunction(
             script_args.reward_model,
             batch_size=script_args.reward_batch_size,

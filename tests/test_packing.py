@@ -3,7 +3,14 @@ import torch
 from conftest import pad_rows
 from transformers import AutoModel, BloomConfig, Gemma2Config, MistralConfig, RecurrentGemmaConfig
 
-from toolkit.packing import branch_mask, pack_rows, shared_prefix_length, why_not_shared
+from toolkit.packing import (
+    branch_mask,
+    fill_batches,
+    group_by_prefix,
+    pack_rows,
+    shared_prefix_length,
+    why_not_shared,
+)
 
 CONTEXTS = [("gate", ("token", "segment", "response")), ("head", ("response",)), ("none", ("token",))]
 # A pair, four responses to a prompt, two rows that share nothing, a row that begins another, and one alone.
@@ -37,6 +44,17 @@ def test_packed_rows_by_hand():
 )
 def test_shared_prefix_by_hand(rows, shared):
     assert shared_prefix_length(rows) == shared
+
+
+def test_groups_and_batches_by_hand():
+    rows = [[1, 2, 3, 7], [4, 5], [1, 2, 3, 8, 9], [1, 2, 3], [1, 2, 3, 6, 6, 6, 6]]
+    shared = [2, 1, 2, 2, 2]
+    # Of one prompt the shortest first: 2 tokens of it and 1, 2, 3, 5 more, 13 of the 14 that are twice the longest.
+    assert group_by_prefix(rows, shared, max_rows=4) == [[1], [3, 0, 2, 4]]
+    assert group_by_prefix(rows, shared, max_rows=2) == [[1], [3, 0], [2, 4]]
+    assert group_by_prefix([[1, 2], [1, 3], [1, 4, 5]], [0, 0, 0], max_rows=9) == [[0, 1], [2]]
+    assert fill_batches([5, 9, 4, 20], [1, 2, 1, 1], max_size=4) == [[2, 0, 1], [3]]
+    assert fill_batches([5, 9, 4, 20], [1, 2, 1, 1], max_size=4, max_tokens=18) == [[2, 0], [1], [3]]
 
 
 def test_mask_by_hand(decoder_config):

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from trl import RLOOConfig, RLOOTrainer
 
 from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings, ReinforceTrainer, RewardFunction
+from toolkit.alignment import align_by_offsets, settled_length
 from toolkit.reinforce_config import BASELINES
-from toolkit.reinforce_trainer import align_by_offsets, settled_length
 from toolkit.reward_function import ResponseScore
 from toolkit.tokenization import response_marker_ids, segment_boundary_ids
 

@@ -106,6 +106,29 @@ def test_batches_and_order_do_not_matter(reward, reward_folder, plain_pairs, bat
     torch.testing.assert_close(torch.tensor(found), expected[order])
 
 
+@pytest.mark.parametrize("form", ["plain", "chat"])
+@pytest.mark.parametrize("limits", [{}, {"batch_size": 3}, {"max_tokens_per_batch": 150}])
+def test_responses_to_a_prompt_share_it(request, reward_folder, form, limits):
+    pairs = request.getfixturevalue(f"{form}_pairs")
+    prompts = [prompt for prompt in pairs["prompt"] for _ in range(4)]
+    completions = [pairs["rejected"][(3 * i + k) % len(pairs)] for i in range(len(pairs)) for k in range(4)]
+    alone = RewardFunction(reward_folder(), batch_size=1)
+    together = RewardFunction(reward_folder(), **limits)
+    seen = []
+    together.model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    torch.testing.assert_close(
+        torch.tensor(together(prompts, completions)), torch.tensor(alone(prompts, completions)), atol=1e-5, rtol=1e-5
+    )
+    for one, other in zip(together.last_scores, alone.last_scores, strict=True):
+        torch.testing.assert_close(one.prefix_values, other.prefix_values, atol=1e-5, rtol=1e-5)
+    rows = sum(shape[0] for shape in seen)
+    assert rows < len(prompts)
+    if "max_tokens_per_batch" in limits:
+        assert max(shape.numel() for shape in seen) <= 150
+
+
 def test_last_scores_tell_what_the_reward_is_made_of(reward, reward_folder):
     (found,) = reward(["Q: Who?\nA:"], [" A man. He was old."])
     score = reward.last_scores[0]

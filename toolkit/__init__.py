@@ -1,5 +1,6 @@
 """prefscale: reward models that score at several scales, and REINFORCE that learns from them, on TRL's trainers."""
 
+from .adapters import SharedBaseRewardFunction
 from .head import MultiScaleSettings
 from .modeling import AutoModelForMultiScaleReward, MultiScaleRewardOutput
 from .reinforce_config import ReinforceConfig
@@ -19,4 +20,5 @@ __all__ = [
     "ReinforceTrainer",
     "ResponseScore",
     "RewardFunction",
+    "SharedBaseRewardFunction",
 ]

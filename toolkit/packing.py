@@ -83,6 +83,65 @@ def pack_rows(
     return PackedRows(input_ids, (branch_ids >= 0).long(), position_ids, branch_ids, token_index)
 
 
+def group_by_prefix(rows: list[list[int]], shared: list[int], max_rows: int) -> list[list[int]]:
+    """
+    Put together the rows that begin with the same prompt.
+
+    Args:
+        rows (`list[list[int]]`):
+            Token ids.
+        shared (`list[int]`):
+            Length of each row's prompt.
+        max_rows (`int`):
+            Most rows of a group.
+
+    Returns:
+        `list[list[int]]`: Indices of the rows of each group. Attention's work grows with the square of a packed row,
+        so none is longer than twice its longest row.
+    """
+    groups: list[list[int]] = []
+    latest: dict[tuple[int, ...], list[int]] = {}
+    for i in sorted(range(len(rows)), key=lambda i: len(rows[i])):
+        prompt = tuple(rows[i][: shared[i]])
+        group = latest.get(prompt, [])
+        packed = shared[i] + sum(len(rows[j]) - shared[j] for j in [*group, i])
+        if not group or len(group) == max_rows or packed > 2 * len(rows[i]):
+            group = latest[prompt] = []
+            groups.append(group)
+        group.append(i)
+    return groups
+
+
+def fill_batches(
+    lengths: list[int], sizes: list[int], max_size: int, max_tokens: int | None = None
+) -> list[list[int]]:
+    """
+    Put groups of like length into batches.
+
+    Args:
+        lengths (`list[int]`):
+            Tokens of each group's packed row.
+        sizes (`list[int]`):
+            Number of rows in each group.
+        max_size (`int`):
+            Most rows of a batch.
+        max_tokens (`int`, *optional*):
+            Most tokens of a batch, padding included; a group that has more goes alone.
+
+    Returns:
+        `list[list[int]]`: Indices of the groups of each batch.
+    """
+    batches: list[list[int]] = []
+    for k in sorted(range(len(lengths)), key=lambda k: lengths[k]):
+        batch = batches[-1] if batches else []
+        too_many = sum(sizes[j] for j in [*batch, k]) > max_size
+        if not batch or too_many or (max_tokens is not None and (len(batch) + 1) * lengths[k] > max_tokens):
+            batch = []
+            batches.append(batch)
+        batch.append(k)
+    return batches
+
+
 def branch_mask(config: PretrainedConfig, branch_ids: Tensor, dtype: torch.dtype) -> Any:
     """
     Causal attention that lets a branch see the shared tokens and itself.

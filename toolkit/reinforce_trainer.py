@@ -1,17 +1,19 @@
 """TRL's `RLOOTrainer` with per-token credit, any baseline, and one generation a prompt where that is enough."""
 
 import json
-import re
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import gather
 from datasets import IterableDataset
+from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig
 from trl import RLOOTrainer
+from trl.trainer.utils import split_tensor_dict
 
+from .adapters import SharedBaseRewardFunction
 from .advantages import (
     Moments,
     RidgeStatistics,
@@ -26,8 +28,11 @@ from .advantages import (
     update_moments,
     whiten,
 )
+from .alignment import align_by_offsets, settled_length
 from .checkpoints import ExactResume
+from .packing import why_not_shared
 from .policy_loss import clipped_policy_loss, reinforce_loss
+from .policy_passes import prefill_once, response_log_probs, unpadded
 from .reinforce_config import ReinforceConfig
 from .reward_function import ResponseScore, RewardFunction
 
@@ -44,6 +49,7 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
             Policy.
         reward_funcs (`RewardFunction`, `Callable`, `str`, or a `list` of them):
             Reward functions, as TRL takes them. The prefix baseline needs exactly one [`RewardFunction`] among them.
+            A [`SharedBaseRewardFunction`] is given the policy's base.
         args ([`ReinforceConfig`]):
             Configuration.
         train_dataset ([`~datasets.Dataset`]):
@@ -52,7 +58,8 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
             What [`trl.RLOOTrainer`] takes: `eval_dataset`, `processing_class`, `peft_config`, `callbacks`, …
 
     Raises:
-        `ValueError`: If the prefix baseline has no reward function to read from, or the policy takes images.
+        `ValueError`: If the prefix baseline has no reward function to read from, the policy takes images, or a reward
+            adapter does not fit its base.
     """
 
     _name = "Reinforce"
@@ -61,11 +68,19 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, **kwargs)
         if self._is_vlm:
             raise ValueError(f"{type(self).__name__} works on text only, but the policy takes images.")
+        for func in self.reward_funcs:
+            if isinstance(func, SharedBaseRewardFunction):
+                func.attach(self.model)  # before training begins, when ZeRO-3 divides up what is in the model
         if args.disable_dropout:
             # TRL turns modules of dropout off; many attention layers keep their rate as a mere number.
             for module in self.model.modules():
                 if isinstance(getattr(module, "attention_dropout", None), float):
                     module.attention_dropout = 0.0
+        self._decoder = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        self._shared_prompts = why_not_shared(self._decoder) is None
+        plain = not args.use_vllm and not args.use_transformers_continuous_batching and not args.cache_implementation
+        if self._shared_prompts and plain:
+            prefill_once(self._decoder)
         with_prefixes = [func for func in self.reward_funcs if isinstance(func, RewardFunction)]
         if args.prefix_baseline and len(with_prefixes) != 1:
             raise ValueError(
@@ -89,11 +104,63 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
         self._rewards = super()._calculate_rewards(*args, **kwargs)
         return self._rewards
 
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        if not torch.is_grad_enabled():
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """TRL's, with the prompt of several responses run once, and no pass whose result nothing reads."""
+        frozen = not torch.is_grad_enabled()
+        if frozen and self._on_policy and self.beta == 0:
+            # Without divergence and ratio, the log-probabilities of sampling have no use.
+            result = input_ids.new_zeros(len(input_ids), logits_to_keep, dtype=torch.float32), None, None
+        elif compute_aux_loss:  # which TRL's own pass makes of the attention mask
+            result = super()._get_per_token_logps_and_entropies(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                compute_entropy,
+                compute_aux_loss,
+                **kwargs,
+            )
+        else:
+            prompts, responses = unpadded(input_ids, attention_mask, logits_to_keep)
+            with self.accelerator.autocast():
+                logps, entropies = response_log_probs(
+                    model,
+                    self._decoder,
+                    prompts,
+                    responses,
+                    width=logits_to_keep,
+                    batch_size=batch_size or len(prompts),
+                    pad_token_id=self._tokenizer.pad_token_id,
+                    share=self._shared_prompts,
+                )
+            result = logps, entropies, None
+        if frozen:
             self._frozen_logps.append(result[0])
         return result
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """TRL's, which shuffles; where one step uses up all responses, those to one prompt come together again."""
+        batches, before = self.args.steps_per_generation, self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if not self.model.training or not self._on_policy or batches == 1:
+            return inputs
+        if self._buffered_inputs is not before:
+            whole = {key: torch.cat([part[key] for part in self._buffered_inputs]) for key in inputs}
+            prompts = torch.cat([whole["prompt_mask"], whole["prompt_ids"]], dim=1)
+            order = prompts.unique(dim=0, return_inverse=True)[1].argsort(stable=True)  # the shorter ones first
+            self._buffered_inputs = split_tensor_dict({key: value[order] for key, value in whole.items()}, batches)
+        return self._buffered_inputs[self._step % batches]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._frozen_logps.clear()
@@ -313,41 +380,3 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
                 f"{len(self._prefix_fit.moment)}. Resume with the same reward model and `prefix_baseline`."
             )
         self._prefix_fit = fit
-
-
-def settled_length(text: str) -> int:
-    """
-    Characters at the beginning of a text that any continuation leaves cut into the same tokens.
-
-    The word in progress is not among them: after "numbe" a tokenizer may already know whether "r" or "#" follows, so
-    a baseline that read its tokens would depend on the very token whose log-probability it multiplies.
-
-    Args:
-        text (`str`):
-            Beginning of a response.
-
-    Returns:
-        `int`: Where the last space after a word stands; 0 without one.
-    """
-    return max((space.start() for space in re.finditer(r"(?<=\S) ", text)), default=0)
-
-
-def align_by_offsets(score: ResponseScore, ends: list[int]) -> Tensor:
-    """
-    Prefix values at the policy's tokens, when the reward model cuts the same text into other tokens.
-
-    After a policy token, the value is that of the last reward-model token that ends within the settled length of the
-    text so far: what is known of the prefix without looking ahead.
-
-    Args:
-        score ([`ResponseScore`]):
-            Score of the response, with the character ends of its own tokens.
-        ends (`list[int]` of length `T`):
-            Settled length of the response text after each policy token, from [`settled_length`].
-
-    Returns:
-        `torch.Tensor` of shape `(T, S)`.
-    """
-    known = torch.cat([score.prompt_value[None], score.prefix_values])
-    count = torch.searchsorted(torch.tensor(score.ends), torch.tensor(ends), right=True)
-    return known[count]

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from .comparison import PolicyComparison
 from .metrics import PairAccuracy
@@ -194,3 +195,39 @@ def _smooth(values: list[float], window: int = 5) -> list[float]:
 
 def _wrap(text: str, width: int = 62) -> str:
     return "\n".join(line for part in text.splitlines() or [""] for line in textwrap.wrap(part, width) or [""])
+
+
+def plot_learning_curves(
+    path: Path, curves: Mapping[str, tuple[Tensor, Tensor]], panels: Mapping[str, list[str]], level: float
+) -> None:
+    """
+    Picture of several methods' learning curves, mean and range over seeds, against generated tokens.
+
+    Args:
+        path (`Path`):
+            PNG file to write.
+        curves (`Mapping[str, tuple[torch.Tensor, torch.Tensor]]`):
+            Of each method the tokens generated up to each step, and a measurement there, both of shape `(S, T)` for
+            `S` seeds. A step is drawn at the mean of its seeds' tokens.
+        panels (`Mapping[str, list[str]]`):
+            Title of each panel and the methods in it, at most three.
+        level (`float`):
+            Where the dotted line is drawn.
+    """
+    rows = -(-len(panels) // 3)
+    figure = Figure(figsize=(13, 0.5 + 3.8 * rows), layout="constrained")
+    grid = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for axes, (title, methods) in zip(grid.flat, panels.items(), strict=False):
+        axes.axhline(level, color="black", linewidth=0.8, linestyle=":")
+        for method, colour, style in zip(methods, ("#555555", "#E69F00", "#0072B2"), ("--", "-", "-"), strict=False):
+            tokens, values = curves[method]
+            steps = tokens.double().mean(0) / 1000
+            axes.plot(steps, values.mean(0), color=colour, linestyle=style, label=method)
+            axes.fill_between(steps, values.amin(0), values.amax(0), color=colour, alpha=0.18, linewidth=0)
+        axes.set(title=title, xlabel="generated tokens, thousands")
+        axes.tick_params(labelbottom=True)
+        axes.legend(loc="lower right")
+    figure.supylabel("gold reward, mean of 5 steps")
+    figure.savefig(path, dpi=110)

@@ -111,8 +111,8 @@ class MultiScaleRewardConfig(RewardConfig):
         default=None,
         metadata={
             "help": "Whether what the two sides of a pair have in common at their beginning passes through the "
-            "decoder once. The scores and gradients are the same. Where it is not set, it is done if the decoder and its "
-            "attention implementation allow it."
+            "decoder once. The scores and gradients are the same. Where it is not set, it is done if the decoder and "
+            "its attention implementation allow it."
         },
     )
     train_sampling_strategy: str = field(

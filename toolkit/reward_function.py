@@ -1,6 +1,6 @@
 """A multi-scale reward model as a plain callable, for the `reward_funcs` of TRL's trainers and for anything else."""
 
-import math
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from trl.models import prepare_deepspeed
 from trl.trainer.utils import get_config_model_id
 
 from .modeling import AutoModelForMultiScaleReward, MultiScaleRewardOutput, base_reward_model
+from .packing import fill_batches, group_by_prefix, pack_rows, why_not_shared
 from .tokenization import EncodedResponse, Messages, TurnParts, cut_prompt, encode_response, end_ids, turn_parts
 
 logger = get_logger(__name__)
@@ -35,9 +36,18 @@ class ResponseScore(NamedTuple):
     same_tokens: bool  # whether the tokens are those that the policy sampled
 
 
+class PromptParts(NamedTuple):
+    """What stands around the responses to a prompt."""
+
+    turn: TurnParts | None  # as text, where there is a template
+    start: list[int]  # ids before
+    tail: list[int]  # ids after one that is finished
+
+
 class RewardFunction:
     """
-    Scores responses as in training: same template, BOS and EOS, left-truncated prompts, batches of like length.
+    Scores responses as in training: same template, BOS and EOS, left-truncated prompts. Rows of like length share a
+    batch, and responses to one prompt share its tokens where the decoder allows it.
 
     An instance goes into `reward_funcs` of TRL's RLOO and GRPO trainers, of [`ReinforceTrainer`], or is called with
     lists. It is not a module, since TRL would then feed it re-decoded text without BOS and EOS, in one batch.
@@ -55,7 +65,9 @@ class RewardFunction:
         policy_processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Tokenizer of the policy, needed only where it is another one.
         batch_size (`int`, *optional*, defaults to `16`):
-            Rows of a forward pass.
+            Most responses of a forward pass.
+        max_tokens_per_batch (`int`, *optional*):
+            Most tokens of a forward pass, padding included; a row that has more goes alone.
         max_length (`int`, *optional*):
             Most tokens of a row; the model's context length where it is not given.
         device (`str` or `torch.device`, *optional*):
@@ -77,6 +89,7 @@ class RewardFunction:
         *,
         policy_processing_class: PreTrainedTokenizerBase | None = None,
         batch_size: int = 16,
+        max_tokens_per_batch: int | None = None,
         max_length: int | None = None,
         device: str | torch.device | None = None,
         model_init_kwargs: dict[str, Any] | None = None,
@@ -96,6 +109,7 @@ class RewardFunction:
         self.processing_class = processing_class or AutoTokenizer.from_pretrained(get_config_model_id(base.config))
         self.policy_processing_class = policy_processing_class
         self.batch_size = batch_size
+        self.max_tokens_per_batch = max_tokens_per_batch
         context_length = getattr(base.config.get_text_config(), "max_position_embeddings", None)
         self.max_length = max_length or context_length
         self.chat_template_kwargs = chat_template_kwargs or {}
@@ -134,7 +148,12 @@ class RewardFunction:
             or a response alone is longer than `max_length`.
         """
         ids = completion_ids or [None] * len(prompts)
-        encoded = [self._encode(*row) for row in zip(prompts, completions, ids, strict=True)]
+        keys = [json.dumps(prompt) for prompt in prompts]  # several responses have the same
+        around = {key: self._encode_prompt(prompt) for key, prompt in dict(zip(keys, prompts, strict=True)).items()}
+        encoded = [
+            self._encode(prompt, around[key], completion, row_ids)
+            for prompt, key, completion, row_ids in zip(prompts, keys, completions, ids, strict=True)
+        ]
         rows, cuts = {}, 0
         for i, (row, same) in enumerate(encoded):
             if row.response_start == len(row.input_ids):
@@ -161,13 +180,25 @@ class RewardFunction:
                 log_metric(f"reward_model/gate/{scale}", sum(s.gate[i].item() for s in scores.values()) / len(scores))
         return [None if score is None else score.reward for score in self.last_scores]
 
+    def _encode_prompt(self, prompt: str | Messages) -> PromptParts:
+        """What stands around a response, as text where a template writes it, and as ids."""
+        tokenizer = self.processing_class
+        if isinstance(prompt, str):
+            return PromptParts(None, tokenizer(prompt)["input_ids"], [tokenizer.eos_token_id])
+        parts = turn_parts(tokenizer, prompt, **self.chat_template_kwargs)
+        start, tail = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (parts.prompt, parts.tail))
+        return PromptParts(parts, start, tail)
+
     def _encode(
-        self, prompt: str | Messages, completion: str | Messages, ids: list[int] | None
+        self,
+        prompt: str | Messages,
+        around: PromptParts,
+        completion: str | Messages,
+        ids: list[int] | None,
     ) -> tuple[EncodedResponse, bool]:
         """Row of one response, and whether its tokens are those that the policy sampled."""
-        tokenizer, kwargs = self.processing_class, self.chat_template_kwargs
+        tokenizer, parts = self.processing_class, around.turn
         text = completion if isinstance(completion, str) else completion[-1]["content"]
-        parts = None if isinstance(prompt, str) else turn_parts(tokenizer, prompt, **kwargs)
         if ids is None:
             return self._encode_text(prompt, completion, parts, finished=True), False
         policy_tokenizer = self.policy_processing_class or tokenizer
@@ -180,15 +211,10 @@ class RewardFunction:
         finished = bool(ids) and ids[-1] in self._end_ids
         if policy_tokenizer is not tokenizer and tokenizer.decode(ids, skip_special_tokens=True) != text:
             return self._encode_text(prompt, completion, parts, finished), False
-        if parts is None:
-            start, tail = tokenizer(prompt)["input_ids"], [tokenizer.eos_token_id]
-        elif parts.head:  # the template writes between marker and message what the policy did not sample
+        if parts is not None and parts.head:  # the template writes before the message what the policy did not sample
             return self._encode_text(prompt, completion, parts, finished), False
-        else:
-            start = tokenizer(parts.prompt, add_special_tokens=False)["input_ids"]
-            tail = tokenizer(parts.tail, add_special_tokens=False)["input_ids"]
-        response = ids[:-1] + tail if finished else list(ids)
-        return EncodedResponse(start + response, len(start), []), True
+        response = ids[:-1] + around.tail if finished else list(ids)
+        return EncodedResponse(around.start + response, len(around.start), []), True
 
     def _encode_text(
         self, prompt: str | Messages, completion: str | Messages, parts: TurnParts | None, finished: bool
@@ -204,30 +230,44 @@ class RewardFunction:
             self.model, self._partitioned = prepare_deepspeed(self.model, Accelerator()), True
         training, scores = self.model.training, {}
         self.model.eval()
-        # Rows of like length share a batch, so that little is padded.
-        order = sorted(rows, key=lambda i: len(rows[i][0].input_ids))
-        passes = math.ceil(len(order) / self.batch_size)
+        chunks = self._chunks({i: row for i, (row, _) in rows.items()})
+        passes = len(chunks)
         if self._partitioned:
             # A forward pass gathers each layer from every process, so all must make as many, with rows left or not.
             passes = max(gather_object([passes]))
         with torch.no_grad():
-            for first in range(0, passes * self.batch_size, self.batch_size):
-                chunk = order[first : first + self.batch_size]
-                output = self._forward([rows[i][0] for i in chunk] or [EncodedResponse([0, 0], 1, [])])
-                for k, i in enumerate(chunk):
+            for chunk in chunks + [[]] * (passes - len(chunks)):
+                groups = [[rows[i][0] for i in group] for group in chunk]
+                output = self._forward(groups or [[EncodedResponse([0, 0], 1, [])]])
+                for k, i in enumerate(i for group in chunk for i in group):
                     scores[i] = _response_score(output, k, *rows[i])
         self.model.train(training)
         return scores
 
-    def _forward(self, rows: list[EncodedResponse]) -> MultiScaleRewardOutput:
-        device, width = self.model.device, max(len(row.input_ids) for row in rows)
-        input_ids = torch.full((len(rows), width), self.processing_class.pad_token_id or 0, device=device)
-        attention_mask = torch.zeros_like(input_ids)
-        for k, row in enumerate(rows):
-            input_ids[k, : len(row.input_ids)] = torch.tensor(row.input_ids, device=device)
-            attention_mask[k, : len(row.input_ids)] = 1
-        start = torch.tensor([row.response_start for row in rows], device=device)
-        return self.model(input_ids=input_ids, attention_mask=attention_mask, response_start=start, use_cache=False)
+    def _chunks(self, rows: dict[int, EncodedResponse]) -> list[list[list[int]]]:
+        """Forward passes, each of groups of like length, each of responses to one prompt that share its tokens."""
+        places, ids = list(rows), [row.input_ids for row in rows.values()]
+        shared = [row.response_start for row in rows.values()]
+        if why_not_shared(base_reward_model(self.model)) is None:
+            groups = group_by_prefix(ids, shared, self.batch_size)
+        else:
+            groups = [[i] for i in range(len(ids))]
+        lengths = [shared[group[0]] + sum(len(ids[i]) - shared[i] for i in group) for group in groups]
+        batches = fill_batches(lengths, list(map(len, groups)), self.batch_size, self.max_tokens_per_batch)
+        return [[[places[i] for i in groups[k]] for k in batch] for batch in batches]
+
+    def _forward(self, groups: list[list[EncodedResponse]]) -> MultiScaleRewardOutput:
+        """Output for the rows in the order of the groups, on the CPU."""
+        rows, pad_token_id = [row for group in groups for row in group], self.processing_class.pad_token_id or 0
+        ids = [[row.input_ids for row in group] for group in groups]
+        if len(rows) > len(groups):
+            inputs = pack_rows(ids, [group[0].response_start for group in groups], pad_token_id)._asdict()
+        else:
+            packed = pack_rows(ids, [0] * len(groups), pad_token_id)  # nothing is shared: plain rows
+            inputs = {"input_ids": packed.input_ids, "attention_mask": packed.attention_mask}
+        inputs["response_start"] = torch.tensor([row.response_start for row in rows])
+        output = self.model(**{key: value.to(self.model.device) for key, value in inputs.items()}, use_cache=False)
+        return MultiScaleRewardOutput(**{key: value.cpu() for key, value in output.items()})
 
 
 def _is_partitioned(model: PreTrainedModel | PeftModel) -> bool:
@@ -239,12 +279,12 @@ def _response_score(output: MultiScaleRewardOutput, k: int, row: EncodedResponse
     response, gate = output.response_mask[k], output.gate[k]
     return ResponseScore(
         reward=output.logits[k, 0].item(),
-        scale_scores=output.scale_scores[k].cpu(),
-        gate=gate.cpu(),
-        prefix_values=(output.prefix_values[k][response] * gate).cpu(),
-        prompt_value=(output.prompt_value[k] * gate).cpu(),
-        token_scores=output.token_scores[k][response].cpu(),
-        segment_scores=output.segment_scores[k][response].cpu(),
+        scale_scores=output.scale_scores[k],
+        gate=gate,
+        prefix_values=output.prefix_values[k][response] * gate,
+        prompt_value=output.prompt_value[k] * gate,
+        token_scores=output.token_scores[k][response],
+        segment_scores=output.segment_scores[k][response],
         ends=row.ends,
         same_tokens=same_tokens,
     )

@@ -1,8 +1,9 @@
 """Train one trainer as a JSON file says, and write what it logged, held and scored: `train.py SPEC.json`.
 
 The file has `trainer` (reward or reinforce), `adapter` (none, lora or qlora), `base` (folder of a causal model with
-its tokenizer), `pairs` (a JSON file), `reward` (folder of a reward model, for reinforce), `options` (of the trainer's
-configuration), `resume`, and `result`, into which process k writes `result-k.json` when all is done.
+its tokenizer), `pairs` (a JSON file), `reward` (folder of a reward model, for reinforce), `share_base` (whether that
+is an adapter to be put on the policy's base), `options` (of the trainer's configuration), `resume`, `result`, into
+which process k writes `result-k.json` when all is done, and `then`, such entries for another training after it.
 """
 
 import json
@@ -20,6 +21,7 @@ from toolkit import (
     ReinforceConfig,
     ReinforceTrainer,
     RewardFunction,
+    SharedBaseRewardFunction,
 )
 from toolkit.checkpoints import last_complete_checkpoint
 
@@ -123,7 +125,8 @@ def main(spec: dict) -> None:
     else:
         config = ReinforceConfig(**options)
         prompts = pairs.select_columns(["prompt"])
-        function = RewardFunction(spec["reward"], batch_size=2)
+        reward_class = SharedBaseRewardFunction if spec.get("share_base") else RewardFunction
+        function = reward_class(spec["reward"], batch_size=2)
         trainer = ReinforceTrainer(spec["base"], function, config, train_dataset=prompts, **shared)
     counter.trainer = trainer
     checkpoint = last_complete_checkpoint(config.output_dir) if spec.get("resume") else None
@@ -148,4 +151,6 @@ def main(spec: dict) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(Path(sys.argv[1]).read_text()))
+    first = json.loads(Path(sys.argv[1]).read_text())
+    for entries in (first, first["then"]) if "then" in first else (first,):
+        main(entries)
