@@ -102,10 +102,10 @@ class SharedBaseRewardFunction(RewardFunction):
         self._check(policy)
         base = policy.get_base_model()
         self._name = f"{ADAPTER_NAME}_{sum(name.startswith(ADAPTER_NAME) for name in policy.peft_config)}"
-        _add_frozen_adapter(policy, self._name, self._config, self._folder)
+        _add_frozen_adapter(policy, self._name, self._folder)
         # PEFT saves every adapter into a folder of its name, where Transformers would look for it when it resumes.
         own = [name for name in policy.peft_config if not name.startswith(ADAPTER_NAME)]
-        policy.save_pretrained = partial(type(policy).save_pretrained.__get__(policy), selected_adapters=own)
+        policy.save_pretrained = partial(type(policy).save_pretrained, policy, selected_adapters=own)
         keep_gradients_in_4bit(policy)  # which is in evaluation mode while it scores
         prefix = self.model.base_model_prefix
         setattr(self.model, prefix, getattr(base, prefix))
@@ -219,8 +219,7 @@ def _adapter_config(folder: str) -> LoraConfig:
         )
     config = PeftConfig.from_pretrained(folder)
     reason = _changes_base(config)
-    others = sorted({*(getattr(config, "modules_to_save", None) or [])} - {"score", "classifier"})
-    if reason is None and others:
+    if reason is None and (others := sorted({*(config.modules_to_save or [])} - {"score", "classifier"})):
         reason = f"has modules of its own beside the head (`modules_to_save={others}`)"
     if reason is None and config.trainable_token_indices:
         reason = "has embeddings of its own (`trainable_token_indices`)"
@@ -260,7 +259,7 @@ def _load_head(folder: str, hidden_size: int, settings: MultiScaleSettings) -> M
     return head
 
 
-def _add_frozen_adapter(policy: PeftModel, name: str, config: LoraConfig, folder: str) -> None:
+def _add_frozen_adapter(policy: PeftModel, name: str, folder: str) -> None:
     """Load the LoRA matrices of a reward adapter into a policy; PEFT names them alike in both kinds of model."""
     lora = LoraConfig.from_pretrained(folder)
     lora.task_type, lora.modules_to_save, lora.inference_mode = TaskType.CAUSAL_LM, None, True

@@ -30,6 +30,7 @@ from .advantages import (
 )
 from .alignment import align_by_offsets, settled_length
 from .checkpoints import ExactResume
+from .modeling import keep_gradients_in_4bit
 from .packing import why_not_shared
 from .policy_loss import clipped_policy_loss, reinforce_loss
 from .policy_passes import prefill_once, response_log_probs, unpadded
@@ -68,6 +69,7 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, **kwargs)
         if self._is_vlm:
             raise ValueError(f"{type(self).__name__} works on text only, but the policy takes images.")
+        keep_gradients_in_4bit(self.model)  # which is in evaluation mode while it generates
         for func in self.reward_funcs:
             if isinstance(func, SharedBaseRewardFunction):
                 func.attach(self.model)  # before training begins, when ZeRO-3 divides up what is in the model

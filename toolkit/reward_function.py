@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import extract_model_from_parallel, gather_object
 from peft import PeftModel
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -248,7 +248,7 @@ class RewardFunction:
         """Forward passes, each of groups of like length, each of responses to one prompt that share its tokens."""
         places, ids = list(rows), [row.input_ids for row in rows.values()]
         shared = [row.response_start for row in rows.values()]
-        if why_not_shared(base_reward_model(self.model)) is None:
+        if why_not_shared(base_reward_model(extract_model_from_parallel(self.model))) is None:
             groups = group_by_prefix(ids, shared, self.batch_size)
         else:
             groups = [[i] for i in range(len(ids))]
