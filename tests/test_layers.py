@@ -25,7 +25,9 @@ LAYERS = [
     {"joint", "scripting"},
     {"turns"},
     {"benchmarking"},
-    {"benchmark_arms"},
+    {"benchmark_arms", "benchmark_policy"},
+    {"benchmark_scaling"},
+    {"benchmark_report"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -32,6 +32,7 @@ class Round(NamedTuple):
     resting_bytes: float  # held before the round: on the CPU by the process, on a GPU by tensors; NaN if not known
     peak_bytes: float  # most that was held above that
     values: tuple[float, ...] = ()  # losses or scores, where they are compared
+    parts: tuple[float, ...] = ()  # seconds of each part of a step, where they are measured
 
 
 def turn_order(names: list[str], rounds: int) -> list[list[str]]:
