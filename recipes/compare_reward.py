@@ -29,9 +29,9 @@ class ComparisonArguments(DataArguments):
 
 
 def replace_seed(config: MultiScaleRewardConfig, seed: int) -> MultiScaleRewardConfig:
-    """A copy of the options with another seed, which writes no checkpoints."""
+    """A copy of the options with another seed, which writes no checkpoints and draws pairs as both trainers can."""
     config = copy(config)
-    config.seed, config.save_strategy = seed, SaveStrategy.NO
+    config.seed, config.save_strategy, config.train_sampling_strategy = seed, SaveStrategy.NO, "random"
     return config
 
 

@@ -213,6 +213,19 @@ def test_a_resumed_reward_run_is_the_undisturbed_one(reward_trainer, step, quant
     assert whole.state.log_history[-2]["num_tokens"] > 0
 
 
+@pytest.mark.parametrize(
+    "order", [{"max_tokens_per_batch": 300}, {"train_sampling_strategy": "random"}], ids=["by tokens", "random"]
+)
+def test_a_run_in_another_order_resumes_in_a_later_epoch(reward_trainer, order):
+    options = {"max_steps": 14, "logging_steps": 4, "gradient_accumulation_steps": 2, **order}
+    whole = reward_trainer(save_steps=9, **options)
+    whole.train()
+    assert whole.state.epoch * 9 / 14 > 1  # the checkpoint is of a later epoch than the first
+    resumed = reward_trainer(save_strategy="no", **options)
+    resumed.train(resume_from_checkpoint=checkpoint_of(whole, 9))
+    assert_same_end(whole, resumed)
+
+
 GENERATION = {
     "on-policy": {"num_generations": 1},
     # a generation batch serves four steps, so that every save falls in the middle of its use

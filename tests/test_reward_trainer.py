@@ -8,6 +8,7 @@ from conftest import logged, pad_rows
 from datasets import Dataset
 from peft import LoraConfig
 from torch.nn.functional import logsigmoid
+from transformers import BitsAndBytesConfig
 from trl import RewardConfig, RewardTrainer
 
 from toolkit import PREFERENCE_MODELS, AutoModelForMultiScaleReward, MultiScaleRewardTrainer, MultiScaleSettings
@@ -380,6 +381,22 @@ def test_lora_and_checkpointed_runs_share_too(reward_trainer, chat_pairs):
         losses.append(logged(trainer, "loss"))
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     assert losses[0][0] != pytest.approx(losses[0][-1], abs=1e-3)
+
+
+def test_shared_prompts_in_four_bits(reward_config, tiny_folder, chat_pairs):
+    losses = []
+    for share in (True, False):
+        trainer = MultiScaleRewardTrainer(
+            tiny_folder("qwen3", hidden_size=64, head_dim=32),
+            reward_config(shared_prompts=share, max_steps=6, learning_rate=1e-2),
+            chat_pairs,
+            quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"),
+            peft_config=LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear"),
+        )
+        trainer.train()
+        losses.append(logged(trainer, "loss"))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+    assert losses[0][0] != pytest.approx(losses[0][-1], abs=1e-2)
 
 
 def test_batches_by_tokens_weigh_every_pair_of_a_step_alike(reward_trainer, chat_pairs):
