@@ -81,6 +81,17 @@ def test_packed_rows_score_as_rows_by_themselves(reward_model, architecture, con
     assert alone.logits.std() > 0.1
 
 
+def test_packed_rows_score_alike_with_flexattention(reward_model):
+    # Its gradient needs a GPU.
+    model = reward_model(attn_implementation="flex_attention")
+    rows = [row for group in GROUPS for row in group]
+    with torch.no_grad():
+        packed = model(**packed_inputs(GROUPS, [2] * len(rows)))
+        expected = reward_model()(**pad_rows(rows, [2] * len(rows), 0))
+    torch.testing.assert_close(packed.logits, expected.logits)
+    torch.testing.assert_close(packed.prefix_values, expected.prefix_values)
+
+
 def test_gradients_are_those_of_rows_by_themselves(reward_model):
     rows = [row for group in GROUPS for row in group]
     starts = [2] * len(rows)
