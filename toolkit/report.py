@@ -210,7 +210,7 @@ def plot_learning_curves(
             Of each method the tokens generated up to each step, and a measurement there, both of shape `(S, T)` for
             `S` seeds. A step is drawn at the mean of its seeds' tokens.
         panels (`Mapping[str, list[str]]`):
-            Title of each panel and the methods in it, at most three.
+            Title of each panel and the methods in it, at most three; those without a curve are left out.
         level (`float`):
             Where the dotted line is drawn.
     """
@@ -222,6 +222,8 @@ def plot_learning_curves(
     for axes, (title, methods) in zip(grid.flat, panels.items(), strict=False):
         axes.axhline(level, color="black", linewidth=0.8, linestyle=":")
         for method, colour, style in zip(methods, ("#555555", "#E69F00", "#0072B2"), ("--", "-", "-"), strict=False):
+            if method not in curves:
+                continue
             tokens, values = curves[method]
             steps = tokens.double().mean(0) / 1000
             axes.plot(steps, values.mean(0), color=colour, linestyle=style, label=method)
