@@ -134,6 +134,19 @@ def test_generation_from_one_prefill_is_generation(policy, architecture, lora):
     assert seen[1] == 18
 
 
+def test_other_calls_of_generate_are_transformers_own(policy):
+    model = policy()
+    expected = model.generate(torch.tensor([PROMPTS[0]]), max_new_tokens=4, do_sample=False, pad_token_id=0)
+    beams = GenerationConfig(num_beams=2, max_new_tokens=4, pad_token_id=0)
+    ids, mask, _ = padded(PROMPTS, [[0]] * 6)
+    inputs = {"input_ids": ids[:, :-1], "attention_mask": mask[:, :-1], "generation_config": beams}
+    searched = model.generate(**inputs)
+    prefill_once(model)
+    found = model.generate(torch.tensor([PROMPTS[0]]), max_new_tokens=4, do_sample=False, pad_token_id=0)
+    assert torch.equal(found, expected)
+    assert torch.equal(model.generate(**inputs), searched)
+
+
 @pytest.mark.parametrize(("beta", "passes"), [(0.0, 0), (0.1, 2)])
 def test_no_pass_without_use(reinforce_config, tiny_folder, reward_folder, chat_pairs, beta, passes):
     config = reinforce_config(beta=beta, max_steps=1)

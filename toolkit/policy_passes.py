@@ -157,16 +157,23 @@ def prefill_once(model: PreTrainedModel) -> None:
     Args:
         model ([`~transformers.PreTrainedModel`]):
             Policy, without wrappers and with full attention in every layer. Its `generate` is replaced on this
-            instance, and takes a batch padded on the left with a `generation_config` that has `max_new_tokens`.
+            instance. Calls other than TRL's own, of a batch padded on the left with one sequence a row and a
+            `generation_config` that has `max_new_tokens`, are Transformers'.
     """
     generate: Callable[..., Any] = model.generate
     config = model.config.get_text_config()
 
+    def fits(generation_config: GenerationConfig) -> bool:
+        sequences = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
+        return bool(generation_config.max_new_tokens) and sequences == 1 and not generation_config.cache_implementation
+
     @wraps(generate)
-    def generate_from_copies(
-        input_ids: Tensor, attention_mask: Tensor, generation_config: GenerationConfig, **kwargs: Any
-    ) -> Any:
-        length = input_ids.size(1)
+    def generate_from_copies(*args: Any, **kwargs: Any) -> Any:
+        own = kwargs.keys() == {"input_ids", "attention_mask", "generation_config"} and not args
+        if not own or not fits(kwargs["generation_config"]):
+            return generate(*args, **kwargs)
+        input_ids, attention_mask = kwargs["input_ids"], kwargs["attention_mask"]
+        length, generation_config = input_ids.size(1), kwargs["generation_config"]
         cache = StaticCache(config=config, max_cache_len=length + generation_config.max_new_tokens)
         if length > 1:  # `generate` runs the last token itself
             rows = torch.cat([input_ids, attention_mask], dim=1)
@@ -183,12 +190,6 @@ def prefill_once(model: PreTrainedModel) -> None:
             )
             for i, layer in enumerate(prefilled.layers):
                 cache.update(layer.keys[place], layer.values[place], i)
-        return generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            past_key_values=cache,
-            generation_config=generation_config,
-            **kwargs,
-        )
+        return generate(**kwargs, past_key_values=cache)
 
     model.generate = generate_from_copies
