@@ -38,7 +38,8 @@ def test_every_stage_trains_alike_and_saves_what_it_trained(work, trainer, adapt
     assert worst_difference(results[0], reference_of(work, trainer, adapter), trainer) < 1e-5
     saved = reloaded_scores(work, f"{trainer}-{adapter}-{stage}-2", trainer, adapter)
     assert len(saved) == ROWS
-    assert saved == pytest.approx(results[0]["scores"], abs=1e-5)
+    # A policy's are sums over a row's tokens, in the hundreds, where float32 itself has steps of 3e-5.
+    assert saved == pytest.approx(results[0]["scores"], abs=1e-5, rel=1e-6)
     assert results[0]["scores"] == results[1]["scores"]
 
 
