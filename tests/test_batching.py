@@ -1,4 +1,5 @@
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -46,6 +47,11 @@ def test_order_of_an_epoch_is_its_own_and_random(lengths):
         return sum(8 * max(lengths[i] for i in order[k : k + 8]) for k in range(0, 296, 8))
 
     assert padded(first) < 0.75 * padded(range(301))
+    assert max(lengths) in [lengths[i] for i in first[:8]]
+    # Neither falling nor rising: about half of the batches are longer than the one before.
+    longest = [max(lengths[i] for i in first[k : k + 8]) for k in range(8, 296, 8)]
+    assert 10 < sum(b > a for a, b in pairwise(longest)) < 26
+    assert sorted(EpochLengthGroupedSampler(8, lengths[:5], seed=3)) == list(range(5))
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])

@@ -50,10 +50,11 @@ class MultiScaleCollator(DataCollatorForPreference):
 
 class EpochLengthGroupedSampler(LengthGroupedSampler):
     """
-    Transformers' sampler for rows of like length, whose order in an epoch depends on seed and epoch alone.
+    Transformers' sampler for rows of like length, with its batches in random order, which seed and epoch decide.
 
-    Transformers' own draws from the global generator, so that the order of a resumed run, and of each process, hangs
-    on what else has drawn from it.
+    Transformers' own goes from the longest batch to the shortest, fifty at a time, so that for as many steps in a row
+    a model sees long rows, and then short ones. And it draws from the global generator, on which the order of a
+    resumed run, and of each process, would hang.
 
     Args:
         batch_size (`int`):
@@ -75,7 +76,12 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
 
     def __iter__(self) -> Iterator[int]:
         self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return super().__iter__()
+        rows = list(super().__iter__())
+        batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+        # The longest stays the first, so that too little memory shows at once, and one that is not full the last.
+        whole = len(rows) // self.batch_size
+        order = [0, *(1 + torch.randperm(max(0, whole - 1), generator=self.generator)).tolist()][:whole]
+        return iter([i for batch in [*order, *range(whole, len(batches))] for i in batches[batch]])
 
 
 class TokenBudgetSampler(BatchRebalanceSampler):
