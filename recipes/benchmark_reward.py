@@ -29,16 +29,22 @@ from toolkit.report import print_table
 from toolkit.turns import measure
 
 TRL, OURS = (RewardTrainer, RewardConfig), (MultiScaleRewardTrainer, MultiScaleRewardConfig)
-UNSHARED, RANDOM = {"shared_prompts": False}, {"train_sampling_strategy": "random"}
+UNSHARED, GROUPED = {"shared_prompts": False}, {"train_sampling_strategy": "group_by_length"}
+# The pairs of each step are the random ones of TRL's, cut into four batches of like length.
+REBALANCED = {"train_sampling_strategy": "batch_rebalance", "gradient_accumulation_steps": 4}
 ARMS = {
     "TRL": Arm(*TRL, {}),
-    "TRL, group_by_length": Arm(*TRL, {"train_sampling_strategy": "group_by_length"}),
-    "ours": Arm(*OURS, {}),
+    "TRL, group_by_length": Arm(*TRL, GROUPED),
+    "ours": Arm(*OURS, REBALANCED),
+    "ours, group_by_length": Arm(*OURS, GROUPED),
     "ours, unshared": Arm(*OURS, UNSHARED),
 }
 CHECKS = {
-    "ours and ours, unshared": (Arm(*OURS, RANDOM), Arm(*OURS, UNSHARED | RANDOM)),
-    "TRL and ours, response scale": (Arm(*TRL, {}), Arm(*OURS, {"scales": ["response"], "context": "none"} | RANDOM)),
+    "ours and ours, unshared": (Arm(*OURS, REBALANCED), Arm(*OURS, UNSHARED)),
+    "TRL and ours, response scale": (
+        Arm(*TRL, {}),
+        Arm(*OURS, {"scales": ["response"], "context": "none"} | REBALANCED),
+    ),
 }
 TOLERANCE = 1e-4  # of a loss, in float32
 

@@ -214,7 +214,13 @@ def test_a_resumed_reward_run_is_the_undisturbed_one(reward_trainer, step, quant
 
 
 @pytest.mark.parametrize(
-    "order", [{"max_tokens_per_batch": 300}, {"train_sampling_strategy": "random"}], ids=["by tokens", "random"]
+    "order",
+    [
+        {"max_tokens_per_batch": 300},
+        {"train_sampling_strategy": "group_by_length"},
+        {"train_sampling_strategy": "batch_rebalance"},
+    ],
+    ids=["by tokens", "grouped", "rebalanced"],
 )
 def test_a_run_in_another_order_resumes_in_a_later_epoch(reward_trainer, order):
     options = {"max_steps": 14, "logging_steps": 4, "gradient_accumulation_steps": 2, **order}

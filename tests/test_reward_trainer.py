@@ -85,6 +85,24 @@ def test_shared_prompts_give_trls_losses(request, reward_config, reward_trainer,
     assert logged(ours, "num_tokens")[-1] < logged(theirs, "num_tokens")[-1]
 
 
+def test_rebalanced_batches_give_trls_losses(reward_config, reward_trainer, tiny_folder, chat_pairs):
+    # TRL's random batches of eight, cut into four of like length and unlike size
+    options = {"max_steps": 9, "max_length": 512, "seed": 3}
+    theirs = RewardTrainer(
+        tiny_folder(),
+        reward_config(RewardConfig, per_device_train_batch_size=8, **options),
+        train_dataset=chat_pairs,
+    )
+    theirs.train()
+    cut = {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 2}
+    ours = reward_trainer(chat_pairs, train_sampling_strategy="batch_rebalance", **cut, **PLAIN_RESPONSE, **options)
+    assert len({len(batch["response_start"]) for batch in ours.get_train_dataloader()}) > 1
+    ours.train()
+    assert ours.state.epoch == 3
+    assert logged(ours, "loss") == pytest.approx(logged(theirs, "loss"), abs=1e-5)
+    assert logged(ours, "grad_norm") == pytest.approx(logged(theirs, "grad_norm"), rel=1e-4)
+
+
 def test_accumulated_centred_steps_are_trls_too(reward_config, reward_trainer, tiny_folder, plain_pairs):
     options = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, "center_rewards_coefficient": 0.1}
     assert_trl_losses(reward_config, reward_trainer, tiny_folder(), plain_pairs, **options)
@@ -395,8 +413,8 @@ def test_shared_prompts_in_four_bits(reward_config, tiny_folder, chat_pairs):
         )
         trainer.train()
         losses.append(logged(trainer, "loss"))
-    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
-    assert losses[0][0] != pytest.approx(losses[0][-1], abs=1e-2)
+    assert losses[0] == pytest.approx(losses[1], abs=2e-2)  # the adapters are bfloat16, with three digits
+    assert losses[0][0] != pytest.approx(losses[0][-1], abs=0.1)
 
 
 def test_batches_by_tokens_weigh_every_pair_of_a_step_alike(reward_trainer, chat_pairs):

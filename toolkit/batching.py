@@ -84,7 +84,16 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
         return iter([i for batch in [*order, *range(whole, len(batches))] for i in batches[batch]])
 
 
-class TokenBudgetSampler(BatchRebalanceSampler):
+class EpochBatchRebalanceSampler(BatchRebalanceSampler):
+    """Transformers' sampler that cuts each step's pairs into batches of like length; it learns of every epoch."""
+
+    @property
+    def sampler(self) -> "EpochBatchRebalanceSampler":
+        """Where Accelerate looks for `set_epoch` behind a sampler that it has wrapped."""
+        return self
+
+
+class TokenBudgetSampler(EpochBatchRebalanceSampler):
     """
     Batches of as many rows of like length as fit into a number of tokens, in random order, for one of the processes.
 
@@ -123,11 +132,6 @@ class TokenBudgetSampler(BatchRebalanceSampler):
         while (done := sum(self.sizes) * processes) < len(lengths):
             remaining = -(-(len(lengths) - done) // processes)
             self.sizes.append(min(max_tokens // widths[done], remaining))
-
-    @property
-    def sampler(self) -> "TokenBudgetSampler":
-        """Where Accelerate looks for `set_epoch` behind a sampler that it has wrapped."""
-        return self
 
     def __len__(self) -> int:
         return len(self.sizes)

@@ -285,7 +285,7 @@ def _trainer(arm: Arm, args: TrainingBenchmarkArguments, model: str, data: str, 
     config = arm.config(
         output_dir=args.output_dir,
         seed=args.seed,
-        per_device_train_batch_size=args.batch_size,
+        per_device_train_batch_size=args.batch_size // arm.options.get("gradient_accumulation_steps", 1),
         max_length=args.max_length,
         activation_checkpointing=args.activation_checkpointing,
         use_cpu=args.device == "cpu",

@@ -67,9 +67,6 @@ class MultiScaleRewardConfig(RewardConfig):
             Whether what the two sides of a pair have in common at their beginning passes through the decoder once. The
             scores and gradients are the same. Where it is not set, it is done if the decoder and its attention
             implementation allow it.
-        train_sampling_strategy (`str`, *optional*, defaults to `"group_by_length"`):
-            How training pairs are drawn: 'group_by_length' puts those of like length into a batch, in an order that
-            is random over an epoch; 'random' is TRL's default. See [`~transformers.TrainingArguments`].
         max_tokens_per_batch (`int`, *optional*):
             Make training batches of as many pairs of like length as fit into so many tokens, padding included, in
             place of `per_device_train_batch_size` pairs.
@@ -113,13 +110,6 @@ class MultiScaleRewardConfig(RewardConfig):
             "help": "Whether what the two sides of a pair have in common at their beginning passes through the "
             "decoder once. The scores and gradients are the same. Where it is not set, it is done if the decoder and "
             "its attention implementation allow it."
-        },
-    )
-    train_sampling_strategy: str = field(
-        default="group_by_length",
-        metadata={
-            "help": "How training pairs are drawn: 'group_by_length' puts those of like length into a batch, in an "
-            "order that is random over an epoch; 'random' is TRL's default. See [`~transformers.TrainingArguments`]."
         },
     )
     max_tokens_per_batch: int | None = field(

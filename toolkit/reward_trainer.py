@@ -13,7 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from trl import RewardTrainer
 
-from .batching import EpochLengthGroupedSampler, MultiScaleCollator, TokenBudgetSampler, longest_first
+from .batching import (
+    EpochBatchRebalanceSampler,
+    EpochLengthGroupedSampler,
+    MultiScaleCollator,
+    TokenBudgetSampler,
+    longest_first,
+)
 from .checkpoints import ExactResume
 from .data import normalize_pairs
 from .head import MultiScaleSettings
@@ -201,6 +207,16 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         if args.train_sampling_strategy == "group_by_length":
             rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
             return EpochLengthGroupedSampler(rows, dataset[args.length_column_name][:], seed)
+        if args.train_sampling_strategy == "batch_rebalance":
+            return EpochBatchRebalanceSampler(
+                dataset[args.length_column_name][:],
+                effective_batch_size=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+                dp_size=args.world_size,
+                grad_accum=args.gradient_accumulation_steps,
+                seed=seed,
+                rank=args.process_index,
+                drop_last=args.dataloader_drop_last,
+            )
         return super()._get_train_sampler(train_dataset)
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Any:
