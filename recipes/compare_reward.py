@@ -29,9 +29,9 @@ class ComparisonArguments(DataArguments):
 
 
 def replace_seed(config: MultiScaleRewardConfig, seed: int) -> MultiScaleRewardConfig:
-    """A copy of the options with another seed, which writes no checkpoints and draws pairs as both trainers can."""
+    """A copy of the options with another seed, which writes no checkpoints."""
     config = copy(config)
-    config.seed, config.save_strategy, config.train_sampling_strategy = seed, SaveStrategy.NO, "random"
+    config.seed, config.save_strategy = seed, SaveStrategy.NO
     return config
 
 

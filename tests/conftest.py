@@ -283,3 +283,16 @@ def run_python(*arguments: str, cwd: str | Path | None = None) -> subprocess.Com
     return subprocess.run(
         [sys.executable, *map(str, arguments)], env=environment, cwd=cwd, capture_output=True, text=True, check=False
     )
+
+
+class Alone:
+    """Turns of an arm that has no others beside it."""
+
+    def __init__(self):
+        self.rounds = []
+
+    def wait(self):
+        pass
+
+    def report(self, measured):
+        self.rounds.append(measured)

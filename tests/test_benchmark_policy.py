@@ -1,23 +1,11 @@
 import pytest
+from conftest import Alone
 from datasets import Dataset
 from trl import RLOOConfig, RLOOTrainer
 
 from toolkit import ReinforceConfig, ReinforceTrainer, RewardFunction
 from toolkit.benchmark_arms import response_scale_model
 from toolkit.benchmark_policy import PolicyArm, PolicyBenchmarkArguments, fitting_prompts, policy_rounds
-
-
-class Alone:
-    """Turns of an arm that has no others beside it."""
-
-    def __init__(self):
-        self.rounds = []
-
-    def wait(self):
-        pass
-
-    def report(self, measured):
-        self.rounds.append(measured)
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, Alone
 from trl import RewardConfig, RewardTrainer
 
 from toolkit.benchmark_arms import (
@@ -158,19 +158,6 @@ def test_sizes_that_make_no_sense_are_refused():
         BenchmarkArguments(device="tpu")
     with pytest.raises(ValueError, match="`threads` is 0 and `rounds` 5"):
         BenchmarkArguments(threads=0)
-
-
-class Alone:
-    """Turns of an arm that has no others beside it."""
-
-    def __init__(self):
-        self.rounds = []
-
-    def wait(self):
-        pass
-
-    def report(self, measured):
-        self.rounds.append(measured)
 
 
 def test_both_ways_of_scoring_give_the_same_scores(chat_pairs, tokenizer, tiny_folder, tmp_path):

@@ -57,9 +57,9 @@ def test_groups_and_batches_by_hand():
     assert fill_batches([5, 9, 4, 20], [1, 2, 1, 1], max_size=4, max_tokens=18) == [[2, 0], [1], [3]]
 
 
-def test_mask_by_hand(decoder_config):
-    config = decoder_config("qwen3", attn_implementation="sdpa")
-    mask = branch_mask(config, torch.tensor([[0, 0, 1, 2, 2, -1]]), torch.float64)
+def test_mask_by_hand(tiny_folder):
+    model = AutoModel.from_pretrained(tiny_folder(), dtype=torch.float64)
+    mask = branch_mask(model, torch.tensor([[0, 0, 1, 2, 2, -1]]))
     seen = [[1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0], [1, 1, 0, 1, 0, 0], [1, 1, 0, 1, 1, 0]]
     assert (mask == 0).int()[0, 0, :5].tolist() == seen
     assert mask.dtype == torch.float64

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from .batching import MultiScaleCollator
-from .benchmarking import CONTEXT_LENGTH, Spread, model_flops, speed_ratios
+from .benchmarking import CONTEXT_LENGTH, Spread, check_device, model_flops, speed_ratios
 from .head import MultiScaleSettings
 from .memory import Decoder
 from .modeling import reward_model_class
@@ -92,11 +92,7 @@ class ScalingArguments:
     output_dir: str = field(default="runs/scaling", metadata={"help": "Folder of the results."})
 
     def __post_init__(self) -> None:
-        for name, allowed in (("device", ("cpu", "cuda")), ("dtype", ("float32", "bfloat16"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"`{name}` is '{getattr(self, name)}'. Use '{allowed[0]}' or '{allowed[1]}'.")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("`device` is 'cuda', but torch finds no GPU. Set `device=cpu`.")
+        check_device(self.device, self.dtype)
         for name in ("pairs", "repeats", "threads", "base_response_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}. It must be at least 1.")

@@ -95,13 +95,29 @@ class BenchmarkArguments(DataArguments):
     )
 
     def __post_init__(self) -> None:
-        for name, allowed in (("device", ("cpu", "cuda")), ("dtype", ("float32", "bfloat16"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"`{name}` is '{getattr(self, name)}'. Use '{allowed[0]}' or '{allowed[1]}'.")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("`device` is 'cuda', but torch finds no GPU. Set `device=cpu`.")
+        check_device(self.device, self.dtype)
         if self.threads < 1 or self.rounds < 1:
             raise ValueError(f"`threads` is {self.threads} and `rounds` {self.rounds}. Both must be at least 1.")
+
+
+def check_device(device: str, dtype: str) -> None:
+    """
+    Refuse a device or a type that no benchmark runs with.
+
+    Args:
+        device (`str`):
+            'cpu' or 'cuda'.
+        dtype (`str`):
+            'float32' or 'bfloat16'.
+
+    Raises:
+        `ValueError`: If it is another, or there is no GPU.
+    """
+    for name, value, allowed in (("device", device, ("cpu", "cuda")), ("dtype", dtype, ("float32", "bfloat16"))):
+        if value not in allowed:
+            raise ValueError(f"`{name}` is '{value}'. Use '{allowed[0]}' or '{allowed[1]}'.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("`device` is 'cuda', but torch finds no GPU. Set `device=cpu`.")
 
 
 def benchmark_pairs(args: BenchmarkArguments) -> Dataset:

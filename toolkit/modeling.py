@@ -132,7 +132,7 @@ class MultiScaleMixin:
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         backbone = getattr(self, self.base_model_prefix)
         if token_index is not None:
-            mask = branch_mask(backbone.config, branch_ids, _hidden_dtype(backbone))
+            mask = branch_mask(backbone, branch_ids)
             hidden = backbone(input_ids, attention_mask=mask, position_ids=position_ids, **kwargs).last_hidden_state
             input_ids = input_ids.flatten()[token_index.clamp(min=0)]
             return self._read(hidden, input_ids, token_index >= 0, response_start, token_index)
@@ -209,13 +209,6 @@ class MultiScaleMixin:
             "This reward model was trained on plain text, without a chat template that marks where the response "
             "starts. Pass `response_start`, or score with `toolkit.RewardFunction`, which knows."
         )
-
-
-def _hidden_dtype(backbone: PreTrainedModel) -> torch.dtype:
-    device = backbone.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return backbone.get_input_embeddings().weight.dtype
 
 
 @cache

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 
 IMPLEMENTATIONS = ("eager", "sdpa", "flex_attention")
@@ -142,34 +142,37 @@ def fill_batches(
     return batches
 
 
-def branch_mask(config: PretrainedConfig, branch_ids: Tensor, dtype: torch.dtype) -> Any:
+def branch_mask(model: PreTrainedModel, branch_ids: Tensor) -> Any:
     """
     Causal attention that lets a branch see the shared tokens and itself.
 
     Args:
-        config ([`~transformers.PretrainedConfig`]):
-            Configuration of the decoder, whose attention implementation decides on the mask's form.
+        model ([`~transformers.PreTrainedModel`]):
+            The decoder, without wrappers. Its attention implementation decides on the mask's form, and its hidden
+            states, or autocast around the call, on the mask's type.
         branch_ids (`torch.Tensor` of shape `(B, T)`, int64):
             From [`PackedRows`].
-        dtype (`torch.dtype`):
-            Type of the hidden states.
 
     Returns:
         `torch.Tensor` of shape `(B, 1, T, T)`: 0 where a token (third axis) sees another (fourth), minus infinity
         elsewhere; or FlexAttention's block mask.
     """
+    config, device = model.config.get_text_config(), branch_ids.device
+    dtype = model.get_input_embeddings().weight.dtype
+    if torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)
     if config._attn_implementation == "flex_attention":
 
         def visible(b: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return (branch_ids[b, key] == 0) | (branch_ids[b, key] == branch_ids[b, query])
 
-        embeds = torch.empty(*branch_ids.shape, 0, dtype=dtype, device=branch_ids.device)
+        embeds = torch.empty(*branch_ids.shape, 0, dtype=dtype, device=device)
         return create_causal_mask(config, embeds, None, None, and_mask_function=visible)
     # Additive, which eager attention needs and SDPA takes without turning it into this form in every layer.
-    index = torch.arange(branch_ids.size(1), device=branch_ids.device)
+    index = torch.arange(branch_ids.size(1), device=device)
     key, query = branch_ids[:, None, :], branch_ids[:, :, None]
     seen = ((key == 0) | (key == query)) & (index <= index[:, None])
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)[:, None]
+    return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)[:, None]
 
 
 def why_not_shared(model: PreTrainedModel) -> str | None:

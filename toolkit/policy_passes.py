@@ -57,10 +57,7 @@ def policy_batch(
         labels[index[i, :length]] = torch.tensor(responses[i], dtype=torch.long)
     inputs = {"input_ids": packed.input_ids, "shift_labels": labels.view_as(packed.input_ids)}
     if len(groups) < len(rows):
-        dtype = model.get_input_embeddings().weight.dtype
-        if torch.is_autocast_enabled(model.device.type):
-            dtype = torch.get_autocast_dtype(model.device.type)
-        mask = branch_mask(model.config.get_text_config(), packed.branch_ids.to(model.device), dtype)
+        mask = branch_mask(model, packed.branch_ids.to(model.device))
         inputs |= {"attention_mask": mask, "position_ids": packed.position_ids}
     elif not share:
         inputs["attention_mask"] = packed.attention_mask
