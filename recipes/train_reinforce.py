@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from toolkit import ReinforceConfig, ReinforceTrainer, RewardFunction, SharedBaseRewardFunction
-from toolkit.scripting import DataArguments, checkpoint_to_resume, import_callable, prompt_splits, with_model_arguments
+from toolkit.scripting import (
+    CompletionExamples,
+    DataArguments,
+    checkpoint_to_resume,
+    import_callable,
+    prompt_splits,
+    save_run,
+    with_model_arguments,
+)
 
 
 @dataclass
@@ -77,6 +85,8 @@ def main(script_args: ReinforceArguments, training_args: ReinforceConfig, model_
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
+    trainer.add_callback(CompletionExamples(trainer))
+    save_run(trainer, script_args, training_args, model_args)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
     trainer.save_model()
     trainer.save_metrics(

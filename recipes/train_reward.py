@@ -7,7 +7,14 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer
 from toolkit.report import accuracies_of, print_accuracy
-from toolkit.scripting import DataArguments, checkpoint_to_resume, pair_splits, with_model_arguments
+from toolkit.scripting import (
+    DataArguments,
+    checkpoint_to_resume,
+    pair_splits,
+    save_pair_examples,
+    save_run,
+    with_model_arguments,
+)
 
 
 def main(script_args: DataArguments, training_args: MultiScaleRewardConfig, model_args: ModelConfig) -> None:
@@ -21,12 +28,15 @@ def main(script_args: DataArguments, training_args: MultiScaleRewardConfig, mode
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
+    save_run(trainer, script_args, training_args, model_args)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
     trainer.save_model()
 
-    metrics = trainer.evaluate()
+    predictions, _, metrics = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
+    trainer.log(metrics)
     trainer.save_metrics("eval", {**metrics, "num_processes": trainer.accelerator.num_processes})
     trainer.save_state()
+    save_pair_examples(trainer, predictions)
     if trainer.accelerator.is_main_process:
         print_accuracy(accuracies_of(metrics, training_args.scales))
     trainer.end()

@@ -340,7 +340,7 @@ def test_prefix_baseline_explains_what_the_prefixes_tell(policy_trainer, reward_
 def test_prefix_values_at_the_tokens_of_another_tokenizer_by_hand():
     values = torch.tensor([[1.0], [2.0], [3.0]])
     score = ResponseScore(
-        3.0, values[-1], torch.ones(1), values, torch.tensor([0.5]), values, values, [2, 5, 9], False
+        3.0, values[-1], torch.ones(1), values, torch.tensor([0.5]), values, values, values > 2, [2, 5, 9], False
     )
     found = align_by_offsets(score, [1, 2, 4, 5, 8, 9, 9])
     assert found[:, 0].tolist() == [0.5, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]

@@ -4,15 +4,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
 from .data import load_pairs
+from .explain import explain, load_reward_function, print_explanations, render_html
 from .memory import host_bytes, in_bfloat16
 from .metrics import pair_accuracy
 from .plan import Run, build_model, list_parameters, load_config, plan_memory
 from .report import print_accuracy, print_table
+from .run_report import write_run_report
 from .sandbox import sample_pairs
+from .study import SETTINGS_FILE
+from .study_report import write_study_report
 
 # What vendors call a card. Each holds at least that many decimal gigabytes: one of "24 GB" with error correction holds
 # 24.1 billion bytes, one of "80 GB" 85 billion.
@@ -32,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         `int`: Exit status: 0, or 2 where the user's input was wrong.
     """
-    parser = argparse.ArgumentParser(prog="prefscale", description="Preference data and GPU memory at a glance.")
+    parser = argparse.ArgumentParser(
+        prog="prefscale", description="Preference data, scores and GPU memory at a glance."
+    )
     parser.add_argument("--version", action="version", version=f"prefscale {version('prefscale')}")
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -47,7 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sandbox.add_argument("--seed", type=int, default=0, help="seed (0)")
     sandbox.set_defaults(run=lambda args: sample_pairs(args.size, seed=args.seed).to_json(args.file))
 
+    _add_explain(commands.add_parser("explain", help="show what every token and segment adds to a response's score"))
     _add_plan(commands.add_parser("plan", help="say what memory, tokens and hours a run needs, without any weights"))
+
+    report = commands.add_parser(
+        "report", help="write a page with the figures, plots and settings of a training run or a study"
+    )
+    report.add_argument("folder", help="output folder of a reward training, REINFORCE, the demonstration or a study")
+    report.set_defaults(run=lambda args: print(_report(Path(args.folder))))
 
     args = parser.parse_args(arguments)
     try:
@@ -56,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"prefscale {args.command}: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _report(folder: Path) -> Path:
+    return write_study_report(folder) if (folder / SETTINGS_FILE).is_file() else write_run_report(folder)
 
 
 def _check(data: str, split: str | None) -> None:
@@ -76,6 +94,49 @@ def _check(data: str, split: str | None) -> None:
     repeated = len(pairs) - len(set(zip(*texts.values(), strict=True)))
     print(f"{distinct} distinct prompts, {repeated} repeated pairs; columns {pairs.column_names}")
     print_accuracy({"longer wins": pair_accuracy(lengths["chosen"], lengths["rejected"])}, "What a model must beat")
+
+
+def _add_explain(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help="folder or hub name of a multi-scale reward model or adapter")
+    command.add_argument("--prompt", help="prompt")
+    command.add_argument("--response", action="append", default=[], help="response; twice to compare two")
+    command.add_argument(
+        "--file", help="in place of a prompt and responses: set of preference pairs to take them from"
+    )
+    command.add_argument("--row", type=int, help="with --file: number of the pair, counted from 1")
+    command.add_argument("--html", help="file to write as a page, too (.html)")
+    command.set_defaults(run=_explain)
+
+
+def _explain(args: argparse.Namespace) -> None:
+    if args.file is not None:
+        if args.prompt is not None or args.response:
+            raise ValueError("`--file` brings its own prompt and responses. Leave out `--prompt` and `--response`.")
+        pairs = load_pairs(args.file)
+        if args.row is None or not 1 <= args.row <= len(pairs):
+            raise ValueError(
+                f"'{args.file}' has {len(pairs)} pairs, but `--row` is {args.row}. Give 1 to {len(pairs)}."
+            )
+        row, names = pairs[args.row - 1], ["chosen", "rejected"]
+        reward = load_reward_function(args.model, tools=row.get("tools"), **(row.get("chat_template_kwargs") or {}))
+        prompt, responses = row["prompt"], [row[name] for name in names]
+    else:
+        if args.prompt is None or len(args.response) not in (1, 2) or args.row is not None:
+            found = f"`--prompt` {args.prompt is not None:d} times, `--response` {len(args.response)} times"
+            raise ValueError(f"Found {found}. Give `--prompt` and one or two `--response`, or `--file` and `--row`.")
+        names = ["response 1", "response 2"] if len(args.response) == 2 else ["response"]
+        reward = load_reward_function(args.model)
+        prompt, responses = args.prompt, args.response
+        if reward.processing_class.chat_template is not None:
+            prompt = [{"role": "user", "content": prompt}]
+            responses = [[{"role": "assistant", "content": response}] for response in responses]
+    explanations = explain(reward, prompt, responses)
+    print_explanations(prompt, names, explanations)
+    if args.html is not None:
+        try:
+            Path(args.html).write_text(render_html(args.model, prompt, names, explanations), encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"Cannot write '{args.html}' ({error.strerror}). Correct `--html`.") from None
 
 
 def _add_plan(plan: argparse.ArgumentParser) -> None:

@@ -47,6 +47,8 @@ class MultiScaleRewardOutput(ModelOutput):
             Score of each segment at its last token; 0 elsewhere.
         response_mask (`torch.Tensor` of shape `(B, T)`, bool):
             Tokens of the response.
+        segment_ends (`torch.Tensor` of shape `(B, T)`, bool):
+            Last token of each segment, that of one still open at the end included.
     """
 
     logits: Tensor | None = None
@@ -57,6 +59,7 @@ class MultiScaleRewardOutput(ModelOutput):
     token_scores: Tensor | None = None
     segment_scores: Tensor | None = None
     response_mask: Tensor | None = None
+    segment_ends: Tensor | None = None
 
 
 class MultiScaleMixin:
@@ -177,6 +180,7 @@ class MultiScaleMixin:
             token_scores=head.token * response,
             segment_scores=head.segment * ends,
             response_mask=response,
+            segment_ends=ends,
         )
 
     def set_layout(self, response_marker_ids: list[int], segment_boundary_ids: list[int]) -> None:

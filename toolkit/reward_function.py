@@ -32,6 +32,7 @@ class ResponseScore(NamedTuple):
     prompt_value: Tensor  # (S,) float32, gate-weighted value of the empty response
     token_scores: Tensor  # (R,) float32
     segment_scores: Tensor  # (R,) float32, 0 but at segment ends
+    segment_ends: Tensor  # (R,) bool, last token of each segment, an open one at the end included
     ends: list[int]  # of each token, where it ends in the text, in characters; empty with `same_tokens`
     same_tokens: bool  # whether the tokens are those that the policy sampled
 
@@ -285,6 +286,7 @@ def _response_score(output: MultiScaleRewardOutput, k: int, row: EncodedResponse
         prompt_value=output.prompt_value[k] * gate,
         token_scores=output.token_scores[k][response],
         segment_scores=output.segment_scores[k][response],
+        segment_ends=output.segment_ends[k][response],
         ends=row.ends,
         same_tokens=same_tokens,
     )

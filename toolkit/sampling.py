@@ -32,7 +32,7 @@ def sample_responses(
         seed (`int`):
             Seed of the samples; the state of the global generators is left as it was.
         temperature (`float`, *optional*, defaults to `1.0`):
-            Sampling temperature.
+            Sampling temperature; 0 takes the likeliest token every time.
         batch_size (`int`, *optional*, defaults to `64`):
             Prompts that are answered together.
 
@@ -40,9 +40,7 @@ def sample_responses(
         `list[str]`: Texts of the responses, without special tokens.
     """
     config = GenerationConfig(
-        do_sample=True,
-        temperature=temperature,
-        top_k=0,
+        **({"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}),
         max_new_tokens=max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=model.generation_config.eos_token_id or tokenizer.eos_token_id,

@@ -1,0 +1,86 @@
+"""The store of a study: what ends is kept, what is wrong is named."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from toolkit.study import Cell, Study, run_stages
+
+
+@dataclass
+class Settings:
+    factor: int = 3
+    seeds: list[int] = field(default_factory=lambda: [1, 2])
+
+
+def multiply(folder: Path, settings: Settings, value: int) -> dict[str, int]:
+    runs = folder / f"runs-{value}"
+    runs.write_text(runs.read_text() + "x" if runs.exists() else "x")
+    print(f"multiplying {value}")
+    return {"product": settings.factor * value}
+
+
+def refuse(folder: Path, settings: Settings, value: int) -> dict[str, int]:
+    if not (folder / "mended").exists():
+        raise ValueError(f"{value} does not go in.")
+    return {"product": 0}
+
+
+def two_stages(study: Study):
+    yield [Cell(f"first-{seed}", multiply, {"value": seed}) for seed in study.settings.seeds]
+    total = sum(study.result(f"first-{seed}")["product"] for seed in study.settings.seeds)
+    yield [Cell("sum", multiply, {"value": total})]
+
+
+def test_a_later_stage_reads_the_results_of_earlier_ones_and_nothing_runs_twice(tmp_path):
+    study = Study(tmp_path, Settings())
+    assert study.result("sum") is None
+    run_stages(study, two_stages(study), workers=2)
+    assert study.results(["first-1", "first-2", "sum", "other"]) == [{"product": 3}, {"product": 6}, {"product": 27}]
+    again = Study(tmp_path, Settings())
+    run_stages(again, two_stages(again), workers=1)
+    assert (tmp_path / "runs-1").read_text() == "x"
+    assert "multiplying 9" in "".join(file.read_text() for file in (tmp_path / "logs").iterdir())
+
+
+def test_a_cell_that_fails_is_named_and_the_others_are_kept(tmp_path):
+    study, cells = Study(tmp_path, Settings()), [Cell("a", multiply, {"value": 1}), Cell("b", refuse, {"value": 2})]
+    with pytest.raises(RuntimeError, match="Cell 'b' failed: ValueError: 2 does not go in"):
+        run_stages(study, iter([cells]), workers=1)
+    assert study.result("a") == {"product": 3}
+    assert study.result("b") is None
+    (tmp_path / "mended").touch()
+    run_stages(study, iter([cells]), workers=1)
+    assert study.result("b") == {"product": 0}
+    assert (tmp_path / "runs-1").read_text() == "x"
+
+
+def test_a_study_with_other_settings_is_refused(tmp_path):
+    Study(tmp_path, Settings())
+    with pytest.raises(ValueError, match=r"other settings \(factor: 3 there, 4 now\)"):
+        Study(tmp_path, Settings(factor=4))
+
+
+@pytest.mark.parametrize("text", ['{"result": {"a"', '["result"]', '{"cell": {}}', ""])
+def test_a_damaged_cell_is_named_and_the_others_are_kept(tmp_path, text):
+    study = Study(tmp_path, Settings())
+    run_stages(study, two_stages(study), workers=1)
+    file = tmp_path / "cells" / "first-2.json"
+    whole = file.read_text()
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"first-2\.json.*runs that cell again"):
+        run_stages(study, two_stages(study), workers=1)
+    file.unlink()
+    run_stages(study, two_stages(study), workers=1)
+    assert json.loads(file.read_text())["result"] == json.loads(whole)["result"]
+    assert (tmp_path / "runs-1").read_text() == "x"
+    assert (tmp_path / "runs-2").read_text() == "xx"
+
+
+def test_damaged_settings_are_named(tmp_path):
+    Study(tmp_path, Settings())
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(ValueError, match=r"settings\.json' is damaged"):
+        Study(tmp_path, Settings())

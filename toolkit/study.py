@@ -1,0 +1,157 @@
+"""A study: a grid of trainings, called cells, whose results are kept one by one, so that it can be stopped at any
+time, gone on with, and run side by side."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm.auto import tqdm
+
+from .scripting import library_versions
+
+SETTINGS_FILE = "settings.json"
+
+
+class Cell(NamedTuple):
+    """One training of a study."""
+
+    name: str  # of its file
+    work: Callable[..., dict[str, Any]]  # a function of a module, called with the study's folder, settings, arguments
+    arguments: dict[str, Any]
+
+
+class Study:
+    """
+    Results of a study in a folder: `settings.json`, `cells/<name>.json` and what cells leave for later ones in
+    `models/`.
+
+    Args:
+        folder (`Path`):
+            Where they are kept.
+        settings (dataclass):
+            What all cells have in common.
+
+    Raises:
+        `ValueError`: If the folder holds a study with other settings.
+    """
+
+    def __init__(self, folder: Path, settings: Any) -> None:
+        self.folder, self.settings = folder, settings
+        wanted = json.loads(json.dumps({"kind": type(settings).__name__, **asdict(settings)}))
+        file = folder / SETTINGS_FILE
+        if file.exists():
+            found = _read_json(file, f"Restore it, or remove '{folder}' to begin the study anew.")
+            other = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+            if other:
+                changes = "; ".join(f"{key}: {found.get(key)} there, {wanted.get(key)} now" for key in other)
+                raise ValueError(
+                    f"'{folder}' holds a study with other settings ({changes}). Its cells do not compare with new "
+                    "ones: set them back, or give another `output_dir`."
+                )
+        else:
+            (folder / "cells").mkdir(parents=True, exist_ok=True)
+            write_atomically(file, wanted)
+
+    def result(self, name: str) -> dict[str, Any] | None:
+        """
+        What a cell came to.
+
+        Args:
+            name (`str`):
+                Name of the cell.
+
+        Returns:
+            `dict[str, Any]`: `None` where it has not ended.
+
+        Raises:
+            `ValueError`: If its file is damaged.
+        """
+        file = self.folder / "cells" / f"{name}.json"
+        if not file.exists():
+            return None
+        found = _read_json(file, "Remove it, and the study runs that cell again; the others are kept.")
+        if not isinstance(found.get("result"), dict):
+            raise ValueError(f"'{file}' has no `result`. Remove it, and the study runs that cell again.")
+        return found["result"]
+
+    def results(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """The results of those of the cells that have ended; errors as in [`Study.result`]."""
+        return [result for name in names if (result := self.result(name)) is not None]
+
+
+def run_stages(study: Study, stages: Iterator[list[Cell]], workers: int) -> None:
+    """
+    Run a study's cells that have not ended, stage by stage.
+
+    Args:
+        study ([`Study`]):
+            Where results are kept. What cells print goes to `logs/` in its folder.
+        stages (iterator of lists of [`Cell`]):
+            Stages, made one after the other, so that one may read the results of those before it.
+        workers (`int`):
+            Processes that run cells of a stage side by side, each with as many threads as `OMP_NUM_THREADS` says.
+
+    Raises:
+        `RuntimeError`: If a cell fails, naming it, after those that were under way have ended.
+    """
+    logs = study.folder / "logs"
+    logs.mkdir(exist_ok=True)
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_log_to, initargs=(logs,)) as pool:
+        for cells in stages:
+            todo = [cell for cell in cells if study.result(cell.name) is None]
+            futures = {pool.submit(_run_cell, study.folder, study.settings, cell): cell.name for cell in todo}
+            for future in tqdm(as_completed(futures), total=len(futures), desc="Cells", disable=not futures):
+                if (error := future.exception()) is not None:
+                    pool.shutdown(cancel_futures=True)
+                    raise RuntimeError(
+                        f"Cell '{futures[future]}' failed: {type(error).__name__}: {error} What it printed is in "
+                        f"'{logs}'. The cells that ended are kept, and the same command goes on with the others."
+                    ) from error
+
+
+def _log_to(logs: Path) -> None:
+    """Send what this process prints, its libraries' lines included, to a file of its own."""
+    log = os.open(logs / f"worker-{os.getpid()}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+
+
+def _run_cell(folder: Path, settings: Any, cell: Cell) -> None:
+    begin = time.perf_counter()
+    result = cell.work(folder, settings, **cell.arguments)
+    record = {"cell": cell.arguments, "seconds": time.perf_counter() - begin, "threads": torch.get_num_threads()}
+    write_atomically(
+        folder / "cells" / f"{cell.name}.json", {**record, "versions": library_versions(), "result": result}
+    )
+
+
+def write_atomically(file: Path, content: Any) -> None:
+    """
+    Write JSON so that whoever looks finds the old file, the new one or none, never a part of one.
+
+    Args:
+        file (`Path`):
+            File to write.
+        content (JSON value):
+            What to write.
+    """
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(content) + "\n")
+    part.replace(file)
+
+
+def _read_json(file: Path, remedy: str) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"'{file}' is damaged: {error}. {remedy}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"'{file}' is damaged: found a {type(content).__name__}, not an object. {remedy}")
+    return content

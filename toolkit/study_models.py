@@ -1,0 +1,81 @@
+"""The preference models that the study compares, and what it keeps of their training."""
+
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from .metrics import PairScores
+from .reward_config import PREFERENCE_MODELS, MultiScaleRewardConfig
+from .reward_trainer import MultiScaleRewardTrainer
+
+MULTI_SCALE = PREFERENCE_MODELS["multi-scale"]
+
+# The multi-scale model with a part changed or taken away; each is options of the reward trainer.
+ABLATIONS: dict[str, dict[str, Any]] = {
+    **{
+        " + ".join(scales): MULTI_SCALE | {"scales": scales, "context": "none" if len(scales) == 1 else "gate"}
+        for scales in (["token"], ["segment"], ["token", "segment"], ["token", "response"], ["segment", "response"])
+    },
+    "no deep supervision": MULTI_SCALE | {"scale_loss_weight": 0.0},
+    "no gate": MULTI_SCALE | {"context": "none"},
+    "no weights": MULTI_SCALE | {"weight_by_strength": False},
+}  # the response scale alone is "weighted"
+
+STUDY_MODELS = PREFERENCE_MODELS | ABLATIONS
+
+
+def train_reward_model(
+    start: str, config: MultiScaleRewardConfig, train: Dataset, test: Dataset
+) -> tuple[MultiScaleRewardTrainer, dict[str, Any]]:
+    """
+    Train a reward model and rank held-out pairs with it.
+
+    Args:
+        start (`str`):
+            Folder or hub name of the decoder.
+        config ([`MultiScaleRewardConfig`]):
+            Options of the training.
+        train (`datasets.Dataset`):
+            Pairs to train on.
+        test (`datasets.Dataset`):
+            `P` held-out pairs.
+
+    Returns:
+        `tuple[MultiScaleRewardTrainer, dict[str, Any]]`: The trainer, and what the study keeps: `steps`, `tokens`,
+        `metrics`, `gaps` (score of chosen less rejected, `P` numbers), `scale_gaps` (of each scale `P` numbers) and
+        `longer` (response tokens of chosen less rejected, `P` numbers).
+    """
+    trainer = MultiScaleRewardTrainer(start, config, train_dataset=train, eval_dataset=test)
+    trainer.train()
+    # What evaluation prepared is that of `eval_dataset`
+    found = trainer.predict(trainer.eval_dataset)
+    pairs = PairScores(*map(torch.as_tensor, found.predictions))
+    scale_gaps = pairs.scale_chosen - pairs.scale_rejected
+    return trainer, {
+        "steps": trainer.state.global_step,
+        "tokens": next(row["num_tokens"] for row in reversed(trainer.state.log_history) if "num_tokens" in row),
+        "metrics": found.metrics,
+        "gaps": _four_digits(pairs.chosen - pairs.rejected),
+        "scale_gaps": [_four_digits(column) for column in scale_gaps.T],
+        "longer": (pairs.chosen_length - pairs.rejected_length).tolist(),
+    }
+
+
+def _four_digits(values: Tensor) -> list[float]:
+    return [float(f"{value:.4g}") for value in values.tolist()]
+
+
+def ranked_right(gaps: list[float]) -> Tensor:
+    """
+    Whether pairs are ranked right.
+
+    Args:
+        gaps (`list[float]`):
+            Score of chosen less rejected of `P` pairs.
+
+    Returns:
+        `torch.Tensor` of shape `(P,)`, float64: 1, 0, or one half for a tie.
+    """
+    return (torch.tensor(gaps, dtype=torch.float64).sign() + 1) / 2
