@@ -8,12 +8,14 @@ Every cell of the grid is kept as it ends; the same command goes on where it was
 figures. `--quick true` runs the same grid in little.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from trl import TrlParser
 
 from toolkit.study import Study, run_stages
+from toolkit.study_encoder import encoder_stages
 from toolkit.study_real import RealStudy, real_stages
 from toolkit.study_sandbox import SandboxStudy, sandbox_stages
 
@@ -30,6 +32,8 @@ class StudyArguments:
             Folder of the study.
         data (`str`, *optional*):
             For the real grid: folder of the files that `toolkit.study_real.REAL_TASKS` names.
+        encoder (`str`, *optional*):
+            For the real grid: folder or hub name of a pretrained encoder, for heads on it.
         workers (`int`, *optional*, defaults to `2`):
             Cells that run side by side; set `OMP_NUM_THREADS` to the threads of each.
         quick (`bool`, *optional*, defaults to `False`):
@@ -41,6 +45,9 @@ class StudyArguments:
     data: str | None = field(
         default=None, metadata={"help": "For the real grid: folder of the files of `study_real.REAL_TASKS`."}
     )
+    encoder: str | None = field(
+        default=None, metadata={"help": "For the real grid: a pretrained encoder, for heads on it."}
+    )
     workers: int = field(default=2, metadata={"help": "Cells that run side by side."})
     quick: bool = field(default=False, metadata={"help": "Whether to run a small grid that shows that all works."})
 
@@ -51,11 +58,13 @@ def main(args: StudyArguments) -> None:
     if (args.grid == "real") != (args.data is not None):
         raise ValueError("`data` is the folder of the real pairs. Give it with `--grid real`, and only there.")
     if args.grid == "sandbox":
-        settings, stages = SandboxStudy.quick() if args.quick else SandboxStudy(), sandbox_stages
+        study = Study(Path(args.output_dir), SandboxStudy.quick() if args.quick else SandboxStudy())
+        stages = sandbox_stages(study)
     else:
-        settings, stages = RealStudy.quick(args.data) if args.quick else RealStudy(args.data), real_stages
-    study = Study(Path(args.output_dir), settings)
-    run_stages(study, stages(study), args.workers)
+        settings = RealStudy.quick(args.data) if args.quick else RealStudy(args.data)
+        study = Study(Path(args.output_dir), replace(settings, encoder=args.encoder))
+        stages = chain(real_stages(study), encoder_stages(study))
+    run_stages(study, stages, args.workers)
 
 
 if __name__ == "__main__":

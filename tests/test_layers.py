@@ -25,7 +25,7 @@ LAYERS = [
     {"joint", "scripting", "explain"},
     {"turns", "run_report", "study", "study_models"},
     {"study_sandbox", "study_real"},
-    {"study_tables"},
+    {"study_encoder", "study_tables"},
     {"study_report"},
     {"benchmarking"},
     {"benchmark_arms", "benchmark_policy"},

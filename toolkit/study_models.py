@@ -1,5 +1,6 @@
 """The preference models that the study compares, and what it keeps of their training."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,22 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }  # the response scale alone is "weighted"
 
 STUDY_MODELS = PREFERENCE_MODELS | ABLATIONS
+
+
+def trainer_options(folder: Path, name: str, seed: int) -> dict[str, Any]:
+    """Options that all trainers of the study share; `name` is that of the cell, and of its model's folder."""
+    return {
+        "output_dir": str(folder / "models" / name),
+        "seed": seed,
+        "lr_scheduler_type": "cosine",
+        "weight_decay": 0.01,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": False,
+        "activation_checkpointing": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
 
 
 def train_reward_model(
@@ -57,13 +74,14 @@ def train_reward_model(
         "steps": trainer.state.global_step,
         "tokens": next(row["num_tokens"] for row in reversed(trainer.state.log_history) if "num_tokens" in row),
         "metrics": found.metrics,
-        "gaps": _four_digits(pairs.chosen - pairs.rejected),
-        "scale_gaps": [_four_digits(column) for column in scale_gaps.T],
+        "gaps": four_digits(pairs.chosen - pairs.rejected),
+        "scale_gaps": [four_digits(column) for column in scale_gaps.T],
         "longer": (pairs.chosen_length - pairs.rejected_length).tolist(),
     }
 
 
-def _four_digits(values: Tensor) -> list[float]:
+def four_digits(values: Tensor) -> list[float]:
+    """Numbers for JSON, to four digits."""
     return [float(f"{value:.4g}") for value in values.tolist()]
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset, concatenate_datasets
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
@@ -15,7 +14,7 @@ from .data import load_pairs
 from .reward_config import PREFERENCE_MODELS, MultiScaleRewardConfig
 from .small_decoder import new_decoder, train_tokenizer
 from .study import Cell, Study
-from .study_models import STUDY_MODELS, ranked_right, train_reward_model
+from .study_models import STUDY_MODELS, ranked_right, train_reward_model, trainer_options
 from .tokenization import Messages
 
 # Files of each task. Those that end with "_test" are for testing; the others are divided by prompt.
@@ -54,6 +53,9 @@ class RealStudy:
     hidden_size: int = 128
     layers: int = 4
     vocab_size: int = 4096
+    encoder: str | None = None
+    encoder_rates: list[float] = field(default_factory=lambda: [1e-3, 3e-3, 1e-2])
+    encoder_epochs: int = 5
 
     @classmethod
     def quick(cls, data: str) -> "RealStudy":
@@ -118,10 +120,14 @@ def divide(pairs: Dataset, share: float, purpose: str) -> tuple[Dataset, Dataset
     Returns:
         `tuple[datasets.Dataset, datasets.Dataset]`
     """
-    digests = [hashlib.sha256(f"{purpose}\n{prompt_text(p)}".encode()).digest() for p in pairs["prompt"]]
-    second = [int.from_bytes(digest[:8], "big") < share * 2**64 for digest in digests]
-    rows = range(len(pairs))
+    second, rows = in_second_part(pairs["prompt"], share, purpose), range(len(pairs))
     return pairs.select(i for i in rows if not second[i]), pairs.select(i for i in rows if second[i])
+
+
+def in_second_part(prompts: Sequence[Messages], share: float, purpose: str) -> list[bool]:
+    """Of each prompt, whether [`divide`] puts it into the second part."""
+    digests = (hashlib.sha256(f"{purpose}\n{prompt_text(p)}".encode()).digest() for p in prompts)
+    return [int.from_bytes(digest[:8], "big") < share * 2**64 for digest in digests]
 
 
 def _one_form(pairs: Dataset) -> Dataset:
@@ -143,22 +149,6 @@ def _one_form(pairs: Dataset) -> Dataset:
     return pairs.map(convert, remove_columns=pairs.column_names).filter(is_short)
 
 
-def _common(folder: Path, name: str, seed: int) -> dict[str, Any]:
-    return {
-        "output_dir": str(folder / "models" / name),
-        "seed": seed,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 20,
-        "weight_decay": 0.01,
-        "use_cpu": not torch.cuda.is_available(),
-        "bf16": False,
-        "activation_checkpointing": False,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
-
-
 def decoder_cell(folder: Path, settings: RealStudy) -> dict[str, Any]:
     """A small decoder from nothing, trained on the texts of the training pairs of all tasks, and the division."""
     tasks = {task: TaskPairs(settings.data, REAL_TASKS[task]) for task in settings.tasks}
@@ -178,7 +168,8 @@ def decoder_cell(folder: Path, settings: RealStudy) -> dict[str, Any]:
             learning_rate=2e-3,
             max_length=settings.max_length,
             completion_only_loss=False,
-            **_common(folder, "decoder", settings.search_seed),
+            warmup_steps=20,
+            **trainer_options(folder, "decoder", settings.search_seed),
         )
         trainer = SFTTrainer(
             new_decoder(tokenizer, settings.hidden_size, settings.layers, settings.max_length),
@@ -217,7 +208,8 @@ def real_reward_cell(
         max_length=settings.max_length,
         logging_steps=20,
         **STUDY_MODELS[model],
-        **_common(folder, "none", seed),
+        warmup_steps=20,
+        **trainer_options(folder, "none", seed),
     )
     _, result = train_reward_model(settings.decoder or str(folder / "models" / "decoder"), config, train, test)
     return result

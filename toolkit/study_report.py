@@ -29,6 +29,7 @@ from .reward_config import PREFERENCE_MODELS
 from .sandbox import sample_prompts
 from .scripting import SANDBOX_TEST_SEED
 from .study import SETTINGS_FILE, Study
+from .study_encoder import encoder_name
 from .study_real import RealStudy, real_name
 from .study_sandbox import SandboxStudy, policy_name, reward_name, start_name, table_baseline
 from .study_tables import (
@@ -169,6 +170,7 @@ def _sandbox_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]
 
 def _real_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]]:
     settings, table = study.settings, real_table(study)
+    encoded = real_table(study, encoder_name) if settings.encoder else {}
     lead = (
         f"Five preference models, and scales alone, on real preference pairs: share of held-out pairs ranked right. "
         f"{len(settings.seeds)} seeds; brackets are 95% intervals, bootstrap over seeds and held-out prompts. "
@@ -192,10 +194,20 @@ def _real_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]]:
                 _differences(table, f"Above {REFERENCE}."),
             ],
         ),
+        *_encoder_sections(encoded),
         Section("Data", [Cells(("task", "training pairs", "held-out pairs", "too long", "held-out prompts"), sizes)]),
         Section("Learning rates", [_real_search_table(study)]),
     ]
-    return "Preference models on real pairs", lead, sections, {"accuracy": table}
+    return "Preference models on real pairs", lead, sections, {"accuracy": table, "accuracy on the encoder": encoded}
+
+
+def _encoder_sections(table: Table) -> list[Section]:
+    if not any(table.values()):
+        return []
+    text = "The same models as linear heads on a pretrained encoder that is not trained further."
+    figure = _points(table, "Accuracy of heads on a frozen encoder", "held-out pairs ranked right, %", "encoder")
+    differences = _differences(table, f"Above {REFERENCE}.")
+    return [Section("A pretrained encoder", [Paragraph(text), figure, _cells(table, "model"), differences])]
 
 
 # Tables
@@ -264,7 +276,7 @@ def _scale_table(study: Study) -> Cells:
 def _search_table(study: Study) -> Cells:
     settings, rows = study.settings, []
     size, seed, baseline = settings.table_size, settings.search_seed, table_baseline(settings)
-    for model in PREFERENCE_MODELS:
+    for model in settings.models:
         for rate in settings.reward_rates:
             found = study.result(reward_name(model, size, seed, rate))
             if found:
@@ -332,7 +344,7 @@ def _lines(table: Table, title: str, unit: str, name: str) -> Picture:
 def _curve_pictures(study: Study) -> list[Block]:
     settings = study.settings
     size, baseline = settings.table_size, table_baseline(settings)
-    found = {m: curves(study, lambda seed, m=m: policy_name(m, size, seed, baseline)) for m in PREFERENCE_MODELS}
+    found = {m: curves(study, lambda seed, m=m: policy_name(m, size, seed, baseline)) for m in settings.models}
     found = {model: curve for model, curve in found.items() if curve is not None}
     if not found:
         return [Paragraph("No policy has all its seeds yet.")]

@@ -25,7 +25,7 @@ from .sandbox import (
 )
 from .scripting import SANDBOX_TEST_SEED
 from .study import Cell, Study
-from .study_models import ABLATIONS, STUDY_MODELS, ranked_right, train_reward_model
+from .study_models import ABLATIONS, STUDY_MODELS, ranked_right, train_reward_model, trainer_options
 
 SEARCH_TEST_SEED = 2_000_003  # of the pairs and prompts by which learning rates are chosen
 
@@ -42,7 +42,9 @@ class SandboxStudy:
 
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
     search_seed: int = 0
+    models: list[str] = field(default_factory=lambda: list(PREFERENCE_MODELS))
     table_size: int = 10_000
+    curve_models: list[str] = field(default_factory=lambda: ["unbiased", "weighted", "multi-scale"])
     curve_sizes: list[int] = field(default_factory=lambda: [5_000, 10_000, 20_000, 40_000])
     reward_rates: list[float] = field(default_factory=lambda: [3e-4, 6e-4, 1.2e-3])
     policy_rates: list[float] = field(default_factory=lambda: [1e-4, 2e-4, 4e-4])
@@ -115,21 +117,6 @@ def _slug(text: str) -> str:
 # What cells do
 
 
-def _common(folder: Path, name: str, seed: int) -> dict[str, Any]:
-    return {
-        "output_dir": str(folder / "models" / name),
-        "seed": seed,
-        "lr_scheduler_type": "cosine",
-        "weight_decay": 0.01,
-        "use_cpu": not torch.cuda.is_available(),
-        "bf16": False,
-        "activation_checkpointing": False,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
-
-
 def start_cell(folder: Path, settings: SandboxStudy, seed: int) -> dict[str, Any]:
     """The supervised policy that every reward model and every policy of a seed starts from."""
     name = start_name(seed)
@@ -138,7 +125,7 @@ def start_cell(folder: Path, settings: SandboxStudy, seed: int) -> dict[str, Any
         per_device_train_batch_size=32,
         learning_rate=3e-3,
         warmup_steps=20,
-        **_common(folder, name, seed),
+        **trainer_options(folder, name, seed),
     )
     trainer = SFTTrainer(
         sandbox_decoder(seed=seed),
@@ -164,7 +151,7 @@ def reward_cell(
         warmup_steps=20,
         logging_steps=20,
         **STUDY_MODELS[model],
-        **_common(folder, reward_name(model, pairs, seed, rate if search else None), seed),
+        **trainer_options(folder, reward_name(model, pairs, seed, rate if search else None), seed),
     )
     test = (settings.search_pairs, SEARCH_TEST_SEED) if search else (settings.test_pairs, SANDBOX_TEST_SEED)
     trainer, result = train_reward_model(
@@ -218,7 +205,7 @@ def policy_cell(
         learning_rate=rate,
         warmup_steps=5,
         **_policy_options(settings, name, bool(prefix), generations),
-        **_common(folder, f"{policy_name(model, pairs, seed, baseline, rate)}", seed),
+        **trainer_options(folder, f"{policy_name(model, pairs, seed, baseline, rate)}", seed),
     )
     prompts = list(sample_prompts(settings.curve_prompts, test_seed)["prompt"])
     curve = _GoldCurve(prompts, AutoTokenizer.from_pretrained(start), settings.max_new_tokens)
@@ -274,7 +261,7 @@ def gradient_cell(
         learning_rate=0.0,
         max_grad_norm=0.0,
         **_policy_options(settings, settings.baseline, settings.prefix_baseline, 1),
-        **_common(folder, gradient_name(model, pairs, seed), seed),
+        **trainer_options(folder, gradient_name(model, pairs, seed), seed),
     )
     ReinforceTrainer(
         str(folder / "models" / start_name(seed)),
@@ -336,12 +323,12 @@ def sandbox_stages(study: Study) -> Iterator[list[Cell]]:
     Returns:
         iterator of lists of [`Cell`]: Each may read the results of those before it.
     """
-    settings, models = study.settings, list(PREFERENCE_MODELS)
+    settings, models = study.settings, study.settings.models
     size, search_seed, baseline = settings.table_size, settings.search_seed, table_baseline(study.settings)
 
     yield [Cell(start_name(seed), start_cell, {"seed": seed}) for seed in (search_seed, *settings.seeds)]
     yield [_reward(model, size, search_seed, rate, search=True) for model in models for rate in settings.reward_rates]
-    reward_rates = {model: reward_rate(study, model) for model in STUDY_MODELS}
+    reward_rates = {model: reward_rate(study, model) for model in (*models, *settings.ablations)}
     yield [_reward(model, size, seed, reward_rates[model]) for seed in settings.seeds for model in models]
     yield [
         _policy(
@@ -377,14 +364,14 @@ def sandbox_stages(study: Study) -> Iterator[list[Cell]]:
         for seed in settings.seeds
         for model in models
     ]
-    curve_models, other_sizes = ["unbiased", "weighted", "multi-scale"], [n for n in settings.curve_sizes if n != size]
+    other_sizes = [n for n in settings.curve_sizes if n != size]
     yield [
         _reward(model, n, seed, reward_rates[model])
         for n in other_sizes
         for seed in settings.seeds
-        for model in curve_models
+        for model in settings.curve_models
     ]
-    yield policies(curve_models, other_sizes, [baseline])
+    yield policies(settings.curve_models, other_sizes, [baseline])
     yield [_reward(model, size, seed, reward_rates[model]) for seed in settings.seeds for model in settings.ablations]
     yield policies(["multi-scale"], [size], [b for b in settings.baselines if b != baseline])
 

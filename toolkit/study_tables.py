@@ -10,7 +10,6 @@ from torch import Tensor
 from .learning_curves import convergence_step, instability, noise_to_signal, trailing_mean
 from .metrics import Interval
 from .resampling import bootstrap_interval
-from .reward_config import PREFERENCE_MODELS
 from .sandbox import TASKS, gold_range, sample_pairs, sample_prompts
 from .scripting import SANDBOX_TEST_SEED
 from .study import Study
@@ -120,7 +119,7 @@ def convergence_steps(curves: Tensor, reference: Tensor, resamples: int = 2000) 
 def main_table(study: Study) -> Table:
     """Table 1: accuracy, reward score, preference alignment and convergence steps of the five preference models."""
     settings = study.settings
-    size, baseline, models = settings.table_size, table_baseline(settings), list(PREFERENCE_MODELS)
+    size, baseline, models = settings.table_size, table_baseline(settings), settings.models
 
     def policy(model: str) -> Callable[[int], str]:
         return lambda seed: policy_name(model, size, seed, baseline)
@@ -142,7 +141,7 @@ def main_table(study: Study) -> Table:
 
 def task_table(study: Study) -> Table:
     """Figure 2: accuracy of the five preference models by task."""
-    settings, models = study.settings, list(PREFERENCE_MODELS)
+    settings, models = study.settings, study.settings.models
     tasks = sample_pairs(settings.test_pairs, SANDBOX_TEST_SEED)["task"]
 
     def of_task(task: str) -> Callable[[str], Tensor | None]:
@@ -160,7 +159,7 @@ def task_table(study: Study) -> Table:
 
 def instability_table(study: Study) -> Table:
     """Figure 3: instability of the gold reward by number of pairs, against that of the weighted model."""
-    settings, models = study.settings, ["unbiased", "weighted", "multi-scale"]
+    settings, models = study.settings, study.settings.curve_models
 
     def of_size(size: int) -> Callable[[str], Tensor | None]:
         def values(model: str) -> Tensor | None:
@@ -176,7 +175,7 @@ def instability_table(study: Study) -> Table:
 def gradient_table(study: Study) -> dict[str, Interval]:
     """Noise-to-signal ratio of a step's gradient at the start: median and range over the seeds."""
     found = {}
-    for model in PREFERENCE_MODELS:
+    for model in study.settings.models:
         cells = _all_seeds(study, lambda seed, model=model: gradient_name(model, study.settings.table_size, seed))
         if cells is not None:
             ratios = sorted(noise_to_signal(torch.tensor(cell["gram"])).value for cell in cells)
@@ -187,7 +186,7 @@ def gradient_table(study: Study) -> dict[str, Interval]:
 def ablation_table(study: Study) -> Table:
     """Accuracy of the multi-scale model with parts taken away, against the whole."""
     settings = study.settings
-    models = ["multi-scale", *PREFERENCE_MODELS, *settings.ablations]
+    models = ["multi-scale", *settings.models, *settings.ablations]
     found = _compare(dict.fromkeys(models), lambda m: ranked(study, m, settings.table_size), "multi-scale")
     return {model: {"accuracy": estimate} for model, estimate in found.items()}
 
@@ -231,13 +230,15 @@ def by_prompt(values: Tensor, units: list[int]) -> tuple[Tensor, Tensor]:
     return sums, torch.bincount(index).to(values.dtype)
 
 
-def real_table(study: Study) -> Table:
+def real_table(study: Study, name: Callable[[str, str, int], str] = real_name) -> Table:
     """
     Accuracy on real pairs by task, and that of preferring the longer response.
 
     Args:
         study ([`~toolkit.study.Study`]):
             Study with the settings of a [`~toolkit.study_real.RealStudy`].
+        name (`Callable`, *optional*, defaults to [`~toolkit.study_real.real_name`]):
+            Name of the cell of a model, a task and a seed.
 
     Returns:
         `Table`: Models by tasks; intervals are over seeds and prompts.
@@ -248,8 +249,10 @@ def real_table(study: Study) -> Table:
     sizes: dict[str, Tensor] = {}
     for task in settings.tasks if division is not None else []:
         for model in models:
-            trained = "multi-scale" if model == LONGER else model  # every cell has the lengths
-            cells = _all_seeds(study, lambda seed, task=task, model=trained: real_name(model, task, seed))
+            if model == LONGER:  # every cell of the decoder has the lengths
+                cells = _all_seeds(study, lambda seed, task=task: real_name("multi-scale", task, seed))
+            else:
+                cells = _all_seeds(study, lambda seed, task=task, model=model: name(model, task, seed))
             if cells is not None:
                 right = torch.stack([ranked_right(c["longer" if model == LONGER else "gaps"]) for c in cells])
                 sums[model, task], sizes[task] = by_prompt(right, division[task]["units"][: right.size(1)])
