@@ -11,6 +11,7 @@ from toolkit.study import Study, write_atomically
 from toolkit.study_real import RealStudy, real_name
 from toolkit.study_sandbox import SandboxStudy, policy_name, reward_name, start_name
 from toolkit.study_tables import (
+    REFITTED,
     WINDOW,
     ablation_table,
     by_prompt,
@@ -18,6 +19,7 @@ from toolkit.study_tables import (
     instability_table,
     main_table,
     real_table,
+    refitted_gaps,
     task_table,
 )
 
@@ -68,6 +70,35 @@ def test_reward_score_and_alignment_by_hand(study):
     row = main_table(study)["unbiased"]
     assert row["reward score"].value.value == pytest.approx(0.75)  # best and middle
     assert row["preference alignment"].value.value == pytest.approx(0.75)  # a win and a tie
+
+
+def test_refitted_weights_are_those_of_a_logistic_regression_on_the_other_half():
+    generator = torch.Generator().manual_seed(0)
+    gaps = torch.randn(400, 2, generator=generator, dtype=torch.float64)
+    labels = torch.rand(400, generator=generator, dtype=torch.float64) < torch.sigmoid(
+        gaps @ torch.tensor([2.0, -1.0]).double()
+    )
+    gaps = torch.where(labels[:, None], gaps, -gaps)  # chosen less rejected
+    weights = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=200, tolerance_grad=1e-10, tolerance_change=1e-14)
+
+    def loss():
+        optimizer.zero_grad()
+        value = -torch.nn.functional.logsigmoid(gaps[1::2] @ weights).mean() + 1e-4 * (weights**2).sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    torch.testing.assert_close(refitted_gaps(gaps)[::2], (gaps[::2] @ weights).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_refitted_mix_finds_the_scale_that_ranks_right(study):
+    gaps = [[1.0] * 8, [-3.0, -3.0, 3.0, 3.0] * 2]  # the first scale is right, the second knows nothing
+    for seed in (1, 2):
+        put(study, reward_name("multi-scale", 10, seed), gaps=[-2.0, -2.0, 4.0, 4.0] * 2, scale_gaps=gaps)
+    row = ablation_table(study)
+    assert row["multi-scale"]["accuracy"].value.value == 0.5
+    assert row[REFITTED]["accuracy"].value.value == 1
 
 
 def test_convergence_is_to_the_level_at_the_end_of_the_reference():

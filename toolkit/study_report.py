@@ -220,6 +220,8 @@ def _interval(i: Interval, form: str, factor: float = 1.0, sign: bool = False) -
         text = form.format(factor * value)
         return f"+{text}" if sign and value > 0 else text
 
+    if i.low == -math.inf and i.high == math.inf:
+        return shown(i.value)  # one seed says nothing of its error
     return f"{shown(i.value)} ({shown(i.low)} to {shown(i.high)})"
 
 
@@ -230,7 +232,7 @@ def _columns(table: Table) -> list[str]:
 def _cells(table: Table, first: str) -> Cells:
     columns = _columns(table)
     rows = [(name, *(_cell(row.get(c), c) for c in columns)) for name, row in table.items() if row]
-    return Cells((first, *columns), rows)
+    return Cells((first, *(column.replace("_", " ") for column in columns)), rows)
 
 
 def _cell(estimate: Estimate | None, column: str) -> str:
@@ -305,7 +307,7 @@ def _real_search_table(study: Study) -> Cells:
 
 def _points(table: Table, title: str, unit: str, name: str) -> Picture:
     """Estimates with intervals, models beside each other at every column."""
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    figure = Figure(figsize=(7.5, 3.8), layout="constrained")
     axes, columns = figure.subplots(), _columns(table)
     models = [model for model, row in table.items() if row]
     for i, (model, marker) in enumerate(zip(models, cycle("osD^vP*"), strict=False)):
@@ -323,7 +325,7 @@ def _points(table: Table, title: str, unit: str, name: str) -> Picture:
 
 def _lines(table: Table, title: str, unit: str, name: str) -> Picture:
     """Estimates against the number of pairs, which are the columns' names."""
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
     axes = figure.subplots()
     for model, row in table.items():
         sizes = [int(column.replace(",", "")) for column in row]
@@ -348,7 +350,7 @@ def _curve_pictures(study: Study) -> list[Block]:
     found = {model: curve for model, curve in found.items() if curve is not None}
     if not found:
         return [Paragraph("No policy has all its seeds yet.")]
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    figure = Figure(figsize=(7.5, 3.8), layout="constrained")
     axes = figure.subplots()
     for model, curve in found.items():
         steps = torch.arange(1, curve.size(1) + 1)
@@ -390,10 +392,7 @@ def _settings_section(study: Study, ended: Sequence[Path]) -> Section:
     records = [json.loads(file.read_text()) for file in ended]
     versions = {json.dumps(record["versions"], sort_keys=True) for record in records}
     hours = sum(record["seconds"] for record in records) / 3600
-    threads = sorted({record["threads"] for record in records})
-    blocks: list[Block] = [
-        Paragraph(f"{len(ended)} cells had ended; together they took {hours:.1f} hours, with {threads} threads each.")
-    ]
-    blocks.append(Settings("Settings", vars(study.settings)))
-    blocks += [Settings("Versions", json.loads(found)) for found in sorted(versions)]
-    return Section("Settings and versions", blocks)
+    threads = ", ".join(map(str, sorted({record["threads"] for record in records})))
+    spent = f"{len(ended)} cells have ended; together they took {hours:.1f} hours. Threads of each: {threads}."
+    found = [Settings("Versions", json.loads(text)) for text in sorted(versions)]
+    return Section("Settings and versions", [Paragraph(spent), Settings("Settings", vars(study.settings)), *found])

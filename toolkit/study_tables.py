@@ -18,7 +18,7 @@ from .study_real import real_name
 from .study_sandbox import gradient_name, policy_name, reward_name, start_name, table_baseline
 
 REFERENCE = "simple contrast"
-LONGER = "longer wins"
+LONGER, REFITTED = "longer wins", "mix refitted"
 WINDOW = 10  # updates over which the gold curve is smoothed
 
 
@@ -183,11 +183,50 @@ def gradient_table(study: Study) -> dict[str, Interval]:
     return found
 
 
+def refitted_gaps(scale_gaps: Tensor, steps: int = 20) -> Tensor:
+    r"""
+    Gaps of a mix whose weights are fitted on held-out pairs, each half with the weights of the other half.
+
+    The weights are those of a logistic regression on the scales' gaps, by Newton's method:
+    $\min_w \tfrac1P \sum_i -\log \sigma(w \cdot d_i) + 10^{-4} \|w\|^2$
+
+    Args:
+        scale_gaps (`torch.Tensor` of shape `(P, S)`, float64):
+            Score of chosen less rejected by scale.
+        steps (`int`, *optional*, defaults to `20`):
+            Steps of Newton's method.
+
+    Returns:
+        `torch.Tensor` of shape `(P,)`, float64.
+    """
+    first, gaps = torch.arange(len(scale_gaps)) % 2 == 0, torch.empty(len(scale_gaps), dtype=scale_gaps.dtype)
+    ridge = 2e-4 * torch.eye(scale_gaps.size(1), dtype=scale_gaps.dtype)
+    for fitted in (first, ~first):
+        rows, weights = scale_gaps[fitted], scale_gaps.new_zeros(scale_gaps.size(1))
+        for _ in range(steps):
+            wrong = torch.sigmoid(-rows @ weights)  # probability of the other order
+            gradient = -(wrong[:, None] * rows).mean(0) + ridge @ weights
+            curvature = (rows * (wrong * (1 - wrong))[:, None]).T @ rows / len(rows) + ridge
+            weights = weights - torch.linalg.solve(curvature, gradient)
+        gaps[~fitted] = scale_gaps[~fitted] @ weights
+    return gaps
+
+
 def ablation_table(study: Study) -> Table:
-    """Accuracy of the multi-scale model with parts taken away, against the whole."""
+    """Accuracy of the multi-scale model with parts taken away or its mix refitted, against the whole."""
     settings = study.settings
-    models = ["multi-scale", *settings.models, *settings.ablations]
-    found = _compare(dict.fromkeys(models), lambda m: ranked(study, m, settings.table_size), "multi-scale")
+
+    def values(model: str) -> Tensor | None:
+        if model != REFITTED:
+            return ranked(study, model, settings.table_size)
+        cells = _all_seeds(study, lambda seed: reward_name("multi-scale", settings.table_size, seed))
+        if cells is None:
+            return None
+        gaps = [refitted_gaps(torch.tensor(cell["scale_gaps"], dtype=torch.float64).T) for cell in cells]
+        return torch.stack([ranked_right(found.tolist()) for found in gaps])
+
+    models = dict.fromkeys(["multi-scale", *settings.models, *settings.ablations, REFITTED])
+    found = _compare(models, values, "multi-scale")
     return {model: {"accuracy": estimate} for model, estimate in found.items()}
 
 
