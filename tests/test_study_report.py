@@ -32,7 +32,7 @@ SETTINGS = SandboxStudy(
     curve_prompts=4,
     gradient_steps=4,
     ablations=["token"],
-    baselines=["batch_mean+prefix", "leave_one_out"],
+    baselines=["none+prefix", "leave_one_out"],
 )
 
 

@@ -23,7 +23,7 @@ from toolkit.study_tables import (
     task_table,
 )
 
-BASELINE = "batch_mean+prefix"
+BASELINE = "none+prefix"
 
 
 def put(study, name, **result):

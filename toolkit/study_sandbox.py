@@ -55,7 +55,7 @@ class SandboxStudy:
     sft_steps: int = 450
     policy_steps: int = 60
     responses_per_step: int = 64
-    baseline: str = "batch_mean"
+    baseline: str = "none"
     prefix_baseline: bool = True
     beta: float = 0.05
     max_new_tokens: int = 48
