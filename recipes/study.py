@@ -35,7 +35,7 @@ class StudyArguments:
         encoder (`str`, *optional*):
             For the real grid: folder or hub name of a pretrained encoder, for heads on it.
         workers (`int`, *optional*, defaults to `2`):
-            Cells that run side by side; set `OMP_NUM_THREADS` to the threads of each.
+            Cells that run side by side.
         quick (`bool`, *optional*, defaults to `False`):
             Whether to run a small grid that only shows that everything works.
     """

@@ -64,17 +64,21 @@ def test_a_study_with_other_settings_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("text", ['{"result": {"a"', '["result"]', '{"cell": {}}', ""])
-def test_a_damaged_cell_is_named_and_the_others_are_kept(tmp_path, text):
+def test_a_damaged_cell_is_named(tmp_path, text):
+    study = Study(tmp_path, Settings())
+    (tmp_path / "cells" / "first-2.json").write_text(text)
+    with pytest.raises(ValueError, match=r"first-2\.json.*runs that cell again"):
+        study.result("first-2")
+
+
+def test_a_cell_whose_file_is_removed_runs_again_and_the_others_do_not(tmp_path):
     study = Study(tmp_path, Settings())
     run_stages(study, two_stages(study), workers=1)
     file = tmp_path / "cells" / "first-2.json"
-    whole = file.read_text()
-    file.write_text(text)
-    with pytest.raises(ValueError, match=r"first-2\.json.*runs that cell again"):
-        run_stages(study, two_stages(study), workers=1)
+    found = json.loads(file.read_text())["result"]
     file.unlink()
     run_stages(study, two_stages(study), workers=1)
-    assert json.loads(file.read_text())["result"] == json.loads(whole)["result"]
+    assert json.loads(file.read_text())["result"] == found
     assert (tmp_path / "runs-1").read_text() == "x"
     assert (tmp_path / "runs-2").read_text() == "xx"
 

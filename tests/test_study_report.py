@@ -15,9 +15,9 @@ from toolkit.study_sandbox import SandboxStudy, policy_rate, reward_name, reward
 SETTINGS = SandboxStudy(
     seeds=[1],
     models=["simple contrast", "multi-scale"],
-    table_size=32,
+    table_size=16,
     curve_models=["multi-scale"],
-    curve_sizes=[16, 32],
+    curve_sizes=[16],
     reward_rates=[1e-4, 1e-2],
     policy_rates=[1e-3],
     pairs_seen=32,
@@ -32,7 +32,7 @@ SETTINGS = SandboxStudy(
     curve_prompts=4,
     gradient_steps=4,
     ablations=["token"],
-    baselines=["none+prefix", "leave_one_out"],
+    baselines=["none+prefix"],
 )
 
 
@@ -64,15 +64,14 @@ def test_every_cell_of_the_sandbox_ends_and_models_differ(study):
     cells = [cell.name for stage in sandbox_stages(study) for cell in stage]
     assert len(cells) == len(set(cells))
     assert sorted(file.stem for file in (study.folder / "cells").iterdir()) == sorted(cells)
-    gaps = {tuple(study.result(reward_name(model, 32, 1))["gaps"]) for model in (*SETTINGS.models, "token")}
-    assert len(gaps) == 3
-    sizes = {size: study.result(reward_name("multi-scale", size, 1))["steps"] for size in (16, 32)}
-    assert sizes == {16: 2, 32: 2}  # as many steps whatever the number of pairs
+    found = [study.result(reward_name(model, 16, 1)) for model in (*SETTINGS.models, "token")]
+    assert len({tuple(cell["gaps"]) for cell in found}) == 3
+    assert {cell["steps"] for cell in found} == {2}  # 32 pairs seen, 16 a step
 
 
 def test_rates_are_those_of_the_search(study):
     accuracy = {
-        rate: study.result(reward_name("simple contrast", 32, 0, rate))["metrics"]["test_accuracy"]
+        rate: study.result(reward_name("simple contrast", 16, 0, rate))["metrics"]["test_accuracy"]
         for rate in SETTINGS.reward_rates
     }
     assert accuracy[reward_rate(study, "simple contrast")] == max(accuracy.values())
@@ -91,7 +90,7 @@ def test_the_page_has_every_table_and_figure_and_points_nowhere(study):
     tables = json.loads((page.parent / "tables.json").read_text())
     row = tables["table 1"]["multi-scale"]
     assert set(row) == {"accuracy", "reward score", "preference alignment", "convergence steps"}
-    gaps = study.result(reward_name("multi-scale", 32, 1))["gaps"]
+    gaps = study.result(reward_name("multi-scale", 16, 1))["gaps"]
     right = sum((gap > 0) + (gap == 0) / 2 for gap in gaps) / len(gaps)
     assert row["accuracy"][0][0] == pytest.approx(right)
     assert f"{100 * right:.1f} (" in text
@@ -99,7 +98,7 @@ def test_the_page_has_every_table_and_figure_and_points_nowhere(study):
 
 def test_a_study_that_has_begun_has_a_page_too(study, tmp_path):
     begun = Study(tmp_path, SETTINGS)
-    for name in ("start-1", reward_name("multi-scale", 32, 1)):
+    for name in ("start-1", reward_name("multi-scale", 16, 1)):
         (tmp_path / "cells" / f"{name}.json").write_text((study.folder / "cells" / f"{name}.json").read_text())
     text = " ".join(Texts(write_study_report(begun.folder).read_text()).texts)
     assert "No policy has all its seeds yet." in text

@@ -96,14 +96,17 @@ def run_stages(study: Study, stages: Iterator[list[Cell]], workers: int) -> None
         stages (iterator of lists of [`Cell`]):
             Stages, made one after the other, so that one may read the results of those before it.
         workers (`int`):
-            Processes that run cells of a stage side by side, each with as many threads as `OMP_NUM_THREADS` says.
+            Processes that run cells of a stage side by side. Each has the threads that `OMP_NUM_THREADS` says, or
+            else its share of the machine's cores.
 
     Raises:
         `RuntimeError`: If a cell fails, naming it, after those that were under way have ended.
     """
     logs = study.folder / "logs"
     logs.mkdir(exist_ok=True)
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_log_to, initargs=(logs,)) as pool:
+    # Processes with a thread for every core would slow each other down several times over
+    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // workers))
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (logs, threads)) as pool:
         for cells in stages:
             todo = [cell for cell in cells if study.result(cell.name) is None]
             futures = {pool.submit(_run_cell, study.folder, study.settings, cell): cell.name for cell in todo}
@@ -116,8 +119,9 @@ def run_stages(study: Study, stages: Iterator[list[Cell]], workers: int) -> None
                     ) from error
 
 
-def _log_to(logs: Path) -> None:
-    """Send what this process prints, its libraries' lines included, to a file of its own."""
+def _begin_worker(logs: Path, threads: int) -> None:
+    torch.set_num_threads(threads)
+    # What this process prints, its libraries' lines included, goes to a file of its own
     log = os.open(logs / f"worker-{os.getpid()}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(log, stream)
