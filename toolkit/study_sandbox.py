@@ -145,7 +145,10 @@ def reward_cell(
     config = MultiScaleRewardConfig(
         # Every reward model sees as many pairs, and each of its own at least once
         num_train_epochs=max(1.0, settings.pairs_seen / pairs),
-        per_device_train_batch_size=settings.pairs_per_step,
+        # Two batches of like length a step, whose losses are those of one, with less padding
+        per_device_train_batch_size=settings.pairs_per_step // 2,
+        gradient_accumulation_steps=2,
+        train_sampling_strategy="batch_rebalance",
         per_device_eval_batch_size=64,
         learning_rate=rate,
         warmup_steps=20,
