@@ -32,6 +32,10 @@ class StudyArguments:
             Folder of the study.
         data (`str`, *optional*):
             For the real grid: folder of the files that `toolkit.study_real.REAL_TASKS` names.
+        decoder (`str`, *optional*):
+            For the real grid: folder or hub name of a pretrained decoder, in place of a small one from nothing.
+        rates (`list[float]`, *optional*):
+            For the real grid: learning rates that are searched; a pretrained decoder wants smaller ones.
         encoder (`str`, *optional*):
             For the real grid: folder or hub name of a pretrained encoder, for heads on it.
         workers (`int`, *optional*, defaults to `2`):
@@ -44,6 +48,12 @@ class StudyArguments:
     output_dir: str = field(default="runs/study/sandbox", metadata={"help": "Folder of the study."})
     data: str | None = field(
         default=None, metadata={"help": "For the real grid: folder of the files of `study_real.REAL_TASKS`."}
+    )
+    decoder: str | None = field(
+        default=None, metadata={"help": "For the real grid: a pretrained decoder, in place of one from nothing."}
+    )
+    rates: list[float] | None = field(
+        default=None, metadata={"help": "For the real grid: learning rates that are searched."}
     )
     encoder: str | None = field(
         default=None, metadata={"help": "For the real grid: a pretrained encoder, for heads on it."}
@@ -62,7 +72,8 @@ def main(args: StudyArguments) -> None:
         stages = sandbox_stages(study)
     else:
         settings = RealStudy.quick(args.data) if args.quick else RealStudy(args.data)
-        study = Study(Path(args.output_dir), replace(settings, encoder=args.encoder))
+        settings = replace(settings, decoder=args.decoder, encoder=args.encoder, rates=args.rates or settings.rates)
+        study = Study(Path(args.output_dir), settings)
         stages = chain(real_stages(study), encoder_stages(study))
     run_stages(study, stages, args.workers)
 

@@ -35,7 +35,7 @@ def trainer_options(folder: Path, name: str, seed: int) -> dict[str, Any]:
         "lr_scheduler_type": "cosine",
         "weight_decay": 0.01,
         "use_cpu": not torch.cuda.is_available(),
-        "bf16": False,
+        "bf16": torch.cuda.is_available(),
         "activation_checkpointing": False,
         "save_strategy": "no",
         "report_to": "none",
