@@ -8,15 +8,8 @@ from dataclasses import dataclass, field
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from toolkit import ReinforceConfig, ReinforceTrainer, RewardFunction, SharedBaseRewardFunction
-from toolkit.scripting import (
-    CompletionExamples,
-    DataArguments,
-    checkpoint_to_resume,
-    import_callable,
-    prompt_splits,
-    save_run,
-    with_model_arguments,
-)
+from toolkit.run_record import CompletionExamples, save_run
+from toolkit.scripting import DataArguments, checkpoint_to_resume, import_callable, prompt_splits, with_model_arguments
 
 
 @dataclass

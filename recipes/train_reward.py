@@ -7,14 +7,8 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer
 from toolkit.report import accuracies_of, print_accuracy
-from toolkit.scripting import (
-    DataArguments,
-    checkpoint_to_resume,
-    pair_splits,
-    save_pair_examples,
-    save_run,
-    with_model_arguments,
-)
+from toolkit.run_record import save_pair_examples, save_run
+from toolkit.scripting import DataArguments, checkpoint_to_resume, pair_splits, with_model_arguments
 
 
 def main(script_args: DataArguments, training_args: MultiScaleRewardConfig, model_args: ModelConfig) -> None:

@@ -21,7 +21,7 @@ LAYERS = [
     {"reward_config", "reinforce_config", "reward_function", "sampling", "labeling", "plan"},
     {"adapters", "alignment"},
     {"reward_trainer", "reinforce_trainer", "comparison"},
-    {"sandbox", "report", "page"},
+    {"sandbox", "report", "page", "run_record"},
     {"joint", "scripting", "explain"},
     {"turns", "run_report", "study", "study_models"},
     {"study_sandbox", "study_real"},

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from toolkit import sandbox
+from toolkit.run_record import write_json
 from toolkit.scripting import SANDBOX_TEST_SEED
-from toolkit.study import Study, write_atomically
+from toolkit.study import Study
 from toolkit.study_real import RealStudy, real_name
 from toolkit.study_sandbox import SandboxStudy, policy_name, reward_name, start_name
 from toolkit.study_tables import (
@@ -27,7 +28,7 @@ BASELINE = "none+prefix"
 
 
 def put(study, name, **result):
-    write_atomically(study.folder / "cells" / f"{name}.json", {"result": result})
+    write_json(study.folder / "cells" / f"{name}.json", {"result": result})
 
 
 @pytest.fixture

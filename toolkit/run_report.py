@@ -30,8 +30,8 @@ from .page import (
     write_page,
 )
 from .report import accuracies_of
+from .run_record import EXAMPLES_NAME, RUN_NAME
 from .scales import SCALES
-from .scripting import EXAMPLES_NAME, RUN_NAME
 
 STATE_NAME = "trainer_state.json"
 # Figures of the table, in order; `*` is any name.

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm.auto import tqdm
 
-from .scripting import library_versions
+from .run_record import library_versions, write_json
 
 SETTINGS_FILE = "settings.json"
 
@@ -57,7 +57,7 @@ class Study:
                 )
         else:
             (folder / "cells").mkdir(parents=True, exist_ok=True)
-            write_atomically(file, wanted)
+            write_json(file, wanted)
 
     def result(self, name: str) -> dict[str, Any] | None:
         """
@@ -131,24 +131,9 @@ def _run_cell(folder: Path, settings: Any, cell: Cell) -> None:
     begin = time.perf_counter()
     result = cell.work(folder, settings, **cell.arguments)
     record = {"cell": cell.arguments, "seconds": time.perf_counter() - begin, "threads": torch.get_num_threads()}
-    write_atomically(
-        folder / "cells" / f"{cell.name}.json", {**record, "versions": library_versions(), "result": result}
+    write_json(
+        folder / "cells" / f"{cell.name}.json", {**record, "versions": library_versions(), "result": result}, None
     )
-
-
-def write_atomically(file: Path, content: Any) -> None:
-    """
-    Write JSON so that whoever looks finds the old file, the new one or none, never a part of one.
-
-    Args:
-        file (`Path`):
-            File to write.
-        content (JSON value):
-            What to write.
-    """
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(content) + "\n")
-    part.replace(file)
 
 
 def _read_json(file: Path, remedy: str) -> dict[str, Any]:
