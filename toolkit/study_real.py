@@ -166,7 +166,7 @@ def decoder_cell(folder: Path, settings: RealStudy) -> dict[str, Any]:
             max_steps=settings.decoder_steps,
             per_device_train_batch_size=16,
             learning_rate=2e-3,
-            max_length=settings.max_length,
+            max_length=256,  # what lies beyond in a text costs much and teaches a small decoder little
             completion_only_loss=False,
             warmup_steps=20,
             **trainer_options(folder, "decoder", settings.search_seed),
