@@ -52,7 +52,7 @@ class SandboxStudy:
     pairs_per_step: int = 32
     test_pairs: int = 4_000
     search_pairs: int = 2_000
-    sft_steps: int = 450
+    sft_steps: int = 1_000
     policy_steps: int = 60
     responses_per_step: int = 64
     baseline: str = "none"
