@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
 from toolkit import sandbox
-from toolkit.metrics import mean_interval, pair_accuracy
+from toolkit.metrics import logistic_regression, mean_interval, pair_accuracy
 from toolkit.report import print_accuracy, print_table
 from toolkit.sampling import sample_responses
 from toolkit.sandbox_world import parse_prompt, words_of
@@ -23,17 +23,7 @@ TEST_SEED, SIDES = 10_000, ("chosen", "rejected")
 def bag_of_words(pairs):
     """Word counts of the chosen less those of the rejected response, (P, V)."""
     sides, vocabulary = ([words_of(row[0]["content"]) for row in pairs[side]] for side in SIDES), sandbox.vocabulary()
-    return torch.tensor([[c.count(w) - r.count(w) for w in vocabulary] for c, r in zip(*sides, strict=True)]).float()
-
-
-def logistic_regression(features, penalty=1e-3):
-    """Weights (V,) of a logistic regression whose every label is 1, by Newton's method."""
-    weights, ridge = torch.zeros(features.size(1)), 2 * penalty * len(features)
-    for _ in range(10):
-        wrong = torch.sigmoid(-features @ weights)
-        curvature = (features.T * wrong * (1 - wrong)) @ features + ridge * torch.eye(len(weights))
-        weights += torch.linalg.solve(curvature, features.T @ wrong - ridge * weights)
-    return weights
+    return torch.tensor([[c.count(w) - r.count(w) for w in vocabulary] for c, r in zip(*sides, strict=True)]).double()
 
 
 def place(prompts, answers):
@@ -59,11 +49,11 @@ def main(args):
     common |= {"save_strategy": "no", "warmup_steps": 20, "lr_scheduler_type": "cosine", "num_train_epochs": 2}
     train, test = sandbox.sample_pairs(args.pairs, args.seed), sandbox.sample_pairs(4000, TEST_SEED)
     sides = [[row[0]["content"] for row in test[side]] for side in SIDES]
-    counts, none = bag_of_words(test), torch.zeros(len(test))
+    counts, none = bag_of_words(test), torch.zeros(len(test)).double()
     accuracy = {
         "gold reward": pair_accuracy(*(torch.tensor(sandbox.gold_judge(test["prompt"], side)) for side in sides)),
         "longer wins": pair_accuracy(counts.sum(1), none),
-        "bag of words": pair_accuracy(counts @ logistic_regression(bag_of_words(train)), none),
+        "bag of words": pair_accuracy(counts @ logistic_regression(bag_of_words(train), 1e-3), none),
     }
     config = SFTConfig(str(out / "sft"), per_device_train_batch_size=16, learning_rate=3e-3, max_steps=500, **common)
     demonstrations = sandbox.sample_demonstrations(8000, args.seed)

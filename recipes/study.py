@@ -65,8 +65,11 @@ class StudyArguments:
 def main(args: StudyArguments) -> None:
     if args.grid not in ("sandbox", "real"):
         raise ValueError(f"`grid` is '{args.grid}'. Use 'sandbox' or 'real'.")
-    if (args.grid == "real") != (args.data is not None):
-        raise ValueError("`data` is the folder of the real pairs. Give it with `--grid real`, and only there.")
+    given = [name for name in ("data", "decoder", "rates", "encoder") if getattr(args, name) is not None]
+    if args.grid == "sandbox" and given:
+        raise ValueError(f"{given} are of the real pairs. Add `--grid real`, or leave them out.")
+    if args.grid == "real" and args.data is None:
+        raise ValueError("`data` is not set. Give the folder of the real pairs.")
     if args.grid == "sandbox":
         study = Study(Path(args.output_dir), SandboxStudy.quick() if args.quick else SandboxStudy())
         stages = sandbox_stages(study)

@@ -1,29 +1,24 @@
 import pytest
 import torch
 
-from toolkit.contributions import score_contributions, uniform_weights
+from toolkit.contributions import score_contributions
 from toolkit.layout import segment_ends
 from toolkit.scales import mix, scale_prefix_values
 
 
 def test_parts_by_hand():
-    # four tokens, two segments that end on tokens 2 and 4
+    # a token of the prompt, then four of the response, whose two segments end on the second and the fourth
     found = score_contributions(
-        token_scores=torch.tensor([[1.0, -2.0, 3.0, 4.0]]),
-        segment_scores=torch.tensor([[0.0, 6.0, 0.0, -2.0]]),
+        token_scores=torch.tensor([[9.0, 1.0, -2.0, 3.0, 4.0]]),
+        segment_scores=torch.tensor([[9.0, 8.0, 6.0, 7.0, -2.0]]),
         response_score=torch.tensor([10.0]),
         gate=torch.tensor([[0.5, 0.3, 0.2]]),
-        token_weights=torch.tensor([[0.1, 0.2, 0.3, 0.4]]),
-        segment_weights=torch.tensor([[0.0, 0.75, 0.0, 0.25]]),
+        response=torch.tensor([[False, True, True, True, True]]),
+        segment_ends=torch.tensor([[False, False, True, False, True]]),
     )
-    torch.testing.assert_close(found.token, torch.tensor([[0.05, -0.2, 0.45, 0.8]]))
-    torch.testing.assert_close(found.segment, torch.tensor([[0.0, 1.35, 0.0, -0.15]]))
+    torch.testing.assert_close(found.token, torch.tensor([[0.0, 0.125, -0.25, 0.375, 0.5]]))
+    torch.testing.assert_close(found.segment, torch.tensor([[0.0, 0.0, 0.9, 0.0, -0.3]]))
     torch.testing.assert_close(found.response, torch.tensor([2.0]))
-
-
-def test_uniform_weights_by_hand():
-    keep = torch.tensor([[True, False, True, True, True], [False] * 5])
-    torch.testing.assert_close(uniform_weights(keep), torch.tensor([[0.25, 0, 0.25, 0.25, 0.25], [0.0] * 5]))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -37,7 +32,7 @@ def test_parts_sum_to_the_score_of_the_prefix_values(seed):
     boundary[:, -1] = True
     ends = segment_ends(boundary, response)
     score = mix(scale_prefix_values(token, segment, whole, boundary, ends, response)[:, -1], gate)
-    parts = score_contributions(token, segment, whole[:, -1], gate, uniform_weights(response), uniform_weights(ends))
+    parts = score_contributions(token, segment, whole[:, -1], gate, response, ends)
     torch.testing.assert_close(parts.token.sum(1) + parts.segment.sum(1) + parts.response, score)
     assert not parts.token[~response].any()
     assert not parts.segment[~ends].any()

@@ -6,8 +6,19 @@ import pytest
 import torch
 from datasets import Dataset
 
-from toolkit.study_models import ABLATIONS, STUDY_MODELS, ranked_right
-from toolkit.study_real import MOST_RESPONSE, PROMPT_LENGTH, REAL_TASKS, TaskPairs, _one_form, divide, prompt_text
+from toolkit.reward_config import MultiScaleRewardConfig
+from toolkit.study_models import STUDY_MODELS, ranked_right
+from toolkit.study_real import (
+    MOST_RESPONSE,
+    PROMPT_LENGTH,
+    REAL_TASKS,
+    RealStudy,
+    TaskPairs,
+    _one_form,
+    divide,
+    prompt_text,
+)
+from toolkit.study_sandbox import SandboxStudy
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the folder ../shared/data is absent")
@@ -56,8 +67,16 @@ def test_a_tie_counts_half():
     assert ranked_right([1.0]).dtype == torch.float64
 
 
-def test_every_model_of_the_study_is_a_set_of_options():
-    assert set(ABLATIONS) & set(STUDY_MODELS) == set(ABLATIONS)
+@pytest.mark.parametrize(
+    "settings", [SandboxStudy(), SandboxStudy.quick(), RealStudy("data"), RealStudy.quick("data")]
+)
+def test_every_model_of_the_grids_exists(settings):
+    named = [*settings.models, *getattr(settings, "ablations", []), *getattr(settings, "curve_models", [])]
+    for model in named:
+        MultiScaleRewardConfig("none", use_cpu=True, bf16=False, **STUDY_MODELS[model])
+
+
+def test_ablations_differ_from_the_whole_in_what_they_name():
     assert STUDY_MODELS["token"]["scales"] == ["token"]
     assert STUDY_MODELS["token"]["context"] == "none"  # nothing to weigh
     assert STUDY_MODELS["no deep supervision"] == STUDY_MODELS["multi-scale"] | {"scale_loss_weight": 0.0}

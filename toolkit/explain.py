@@ -13,9 +13,8 @@ import torch
 from jinja2 import Environment, StrictUndefined
 from rich.console import Console
 from rich.text import Text
-from torch import Tensor
 
-from .contributions import score_contributions, uniform_weights
+from .contributions import score_contributions
 from .report import print_table
 from .reward_function import ResponseScore, RewardFunction
 from .scales import SCALES
@@ -143,7 +142,8 @@ def _explain_row(reward: RewardFunction, row: EncodedResponse, score: ResponseSc
         score.segment_scores[None],
         torch.tensor([scores.get("response", 0.0)]),
         torch.tensor([[gate.get(scale, 0.0) for scale in SCALES]]),
-        *_pooling_weights(score),
+        torch.ones(1, len(score.token_scores), dtype=torch.bool),
+        score.segment_ends[None],
     )
     parts = {"token": found.token.sum(), "segment": found.segment.sum(), "response": found.response.sum()}
     tokens = list(zip(_texts(reward, row), score.token_scores.tolist(), found.token[0].tolist(), strict=True))
@@ -166,12 +166,6 @@ def _explain_row(reward: RewardFunction, row: EncodedResponse, score: ResponseSc
         parts=[parts[scale].item() for scale in scales],
         segments=segments,
     )
-
-
-def _pooling_weights(score: ResponseScore) -> tuple[Tensor, Tensor]:
-    """Of tokens and of segments, `(1, T)` each. A model that pools otherwise than by plain means changes only this."""
-    every = torch.ones(1, len(score.token_scores), dtype=torch.bool)
-    return uniform_weights(every), uniform_weights(score.segment_ends[None])
 
 
 def _texts(reward: RewardFunction, row: EncodedResponse) -> list[str]:

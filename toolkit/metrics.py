@@ -118,6 +118,32 @@ def correlation(first: Tensor, second: Tensor) -> float:
     return float(first @ second / scale) if scale > 0 else 0.0
 
 
+def logistic_regression(gaps: Tensor, penalty: float, steps: int = 20) -> Tensor:
+    r"""
+    Weights of features by which pairs are ranked, by Newton's method.
+
+    $$ \min_w \tfrac1P \sum_i -\log \sigma(w \cdot d_i) + \lambda \|w\|^2 $$
+
+    Args:
+        gaps (`torch.Tensor` of shape `(P, F)`, float):
+            Features $d_i$ of chosen less those of rejected.
+        penalty (`float`):
+            The factor $\lambda$, above 0.
+        steps (`int`, *optional*, defaults to `20`):
+            Newton steps.
+
+    Returns:
+        `torch.Tensor` of shape `(F,)`, float64.
+    """
+    gaps = gaps.double()
+    weights, ridge = gaps.new_zeros(gaps.size(1)), 2 * penalty * torch.eye(gaps.size(1), dtype=gaps.dtype)
+    for _ in range(steps):
+        wrong = torch.sigmoid(-gaps @ weights)  # probability of the other order
+        curvature = (gaps.T * wrong * (1 - wrong)) @ gaps / len(gaps) + ridge
+        weights = weights + torch.linalg.solve(curvature, gaps.T @ wrong / len(gaps) - ridge @ weights)
+    return weights
+
+
 class PairScores(NamedTuple):
     """What the reward trainer keeps of every pair. `P` pairs, `S` scales."""
 

@@ -19,7 +19,7 @@ from .metrics import Interval
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 # Colours that stay apart for colour-blind readers (Okabe and Ito, 2008). A scale has its own, others take their turn.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_COLOUR_OF = {
+COLOUR_OF = {
     "mix": "#0072B2",
     "token": "#56B4E9",
     "segment": "#009E73",
@@ -235,7 +235,7 @@ def curve_picture(
         if not points:
             continue
         steps, values = zip(*points, strict=True)
-        colour, line = _COLOUR_OF.get(label, other), "--" if label == "longer wins" else "-"
+        colour, line = COLOUR_OF.get(label, other), "--" if label == "longer wins" else "-"
         if window == 1:
             axes.plot(steps, values, color=colour, linestyle=line, marker="o", markersize=4, label=label)
         else:
@@ -281,7 +281,7 @@ def interval_picture(
     figure, axes = _axes(title)
     shown = dict(intervals)
     for place, ((label, i), other) in enumerate(zip(shown.items(), cycle(_COLOURS), strict=False)):
-        colour = _COLOUR_OF.get(label, other)
+        colour = COLOUR_OF.get(label, other)
         axes.errorbar(i.value, place, xerr=[[i.value - i.low], [i.high - i.value]], fmt="o", capsize=4, color=colour)
     caption = "Bars are 95% intervals."
     if rule is not None:

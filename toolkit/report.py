@@ -5,22 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from .comparison import PolicyComparison
+from .learning_curves import trailing_mean
 from .metrics import PairAccuracy
-
-# Colours that stay apart for colour-blind readers (Okabe and Ito, 2008).
-_COLOURS = {
-    "token": "#56B4E9",
-    "segment": "#009E73",
-    "response": "#E69F00",
-    "mix": "#0072B2",
-    "longer wins": "#999999",
-}
+from .page import COLOUR_OF
 
 
 def accuracies_of(metrics: Mapping[str, float], scales: list[str], prefix: str = "eval_") -> dict[str, PairAccuracy]:
@@ -139,14 +133,15 @@ def plot_loop(
         [100 * (accuracies[name].value - accuracies[name].low) for name in names],
         [100 * (accuracies[name].high - accuracies[name].value) for name in names],
     ]
-    left.bar(names, values, yerr=errors, capsize=4, color=[_COLOURS.get(name, "#555555") for name in names])
+    left.bar(names, values, yerr=errors, capsize=4, color=[COLOUR_OF.get(name, "#555555") for name in names])
     for i, value in enumerate(values):
         left.text(i, 41, f"{value:.1f}", ha="center", color="white", fontweight="bold")
     left.axhline(50, color="black", linewidth=0.8, linestyle=":")
     left.set(ylim=(40, 100), ylabel="held-out pairs ranked right, %", title="Reward model: accuracy by scale")
 
     right.plot(steps, gold, color="#0072B2", alpha=0.35, linewidth=1)
-    (smooth,) = right.plot(steps, _smooth(gold), color="#0072B2", label="gold, training prompts")
+    smooth_gold, smooth_reward = trailing_mean(torch.tensor([gold, model_reward]), 5)
+    (smooth,) = right.plot(steps, smooth_gold, color="#0072B2", label="gold, training prompts")
     ends = (comparison.before, comparison.after)
     error = [[e.value - e.low for e in ends], [e.high - e.value for e in ends]]
     held_out = right.errorbar(
@@ -160,9 +155,7 @@ def plot_loop(
     )
     right.set(xlabel="step", ylabel="gold reward", title="Policy: gold reward by step")
     twin = right.twinx()
-    (model_line,) = twin.plot(
-        steps, _smooth(model_reward), color="#999999", linestyle="--", label="reward by the model"
-    )
+    (model_line,) = twin.plot(steps, smooth_reward, color="#999999", linestyle="--", label="reward by the model")
     twin.set_ylabel("reward by the model", color="#777777")
     lines = [smooth, held_out, model_line]
     right.legend(lines, [str(line.get_label()) for line in lines], loc="lower right")
@@ -186,11 +179,6 @@ def plot_loop(
         cell.set_height(0.98 * (heights[row] + 0.6) / (sum(heights) + 0.6 * len(heights)))
         cell.PAD = 0.02
     figure.savefig(path, dpi=110)
-
-
-def _smooth(values: list[float], window: int = 5) -> list[float]:
-    """Mean of each value and the few before it."""
-    return [sum(part) / len(part) for i in range(len(values)) if (part := values[max(0, i - window + 1) : i + 1])]
 
 
 def _wrap(text: str, width: int = 62) -> str:

@@ -194,6 +194,37 @@ def _as_text(value: Any) -> str:
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in value)
 
 
+def read_json(file: Path, kind: type, remedy: str) -> Any:
+    """
+    Read a JSON file.
+
+    Args:
+        file (`Path`):
+            File to read.
+        kind (`type`):
+            `dict` or `list`, what the file must hold.
+        remedy (`str`):
+            What to do where it is damaged.
+
+    Returns:
+        `dict` or `list`
+
+    Raises:
+        `ValueError`: If it is no JSON or holds another kind of value; the message ends with `remedy`.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        where = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        raise ValueError(f"'{file}' is damaged, no JSON: {where}. {remedy}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{file}' is damaged, no text: byte {error.start} is not UTF-8. {remedy}") from None
+    if not isinstance(content, kind):
+        found = f"holds a {type(content).__name__} instead of a {kind.__name__}"
+        raise ValueError(f"'{file}' is damaged: it {found}. {remedy}")
+    return content
+
+
 def write_json(file: Path, content: Any, indent: int | None = 1) -> None:
     """
     Write JSON so that whoever looks finds the old file, the new one or none, never a part of one.

@@ -1,6 +1,5 @@
 """A page about one training run, read from the folder that the run left."""
 
-import json
 import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -30,7 +29,7 @@ from .page import (
     write_page,
 )
 from .report import accuracies_of
-from .run_record import EXAMPLES_NAME, RUN_NAME
+from .run_record import EXAMPLES_NAME, RUN_NAME, read_json
 from .scales import SCALES
 
 STATE_NAME = "trainer_state.json"
@@ -144,22 +143,7 @@ def _newest_state(folder: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any],
 def _read_json(file: Path, absent: Any = None) -> Any:
     """Content of a file, or `absent`, an empty dictionary where it is not given; both are of one type."""
     absent = {} if absent is None else absent
-    if not file.is_file():
-        return absent
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"'{file}' is no JSON: {error.msg} at line {error.lineno}, column {error.colno}. It was damaged or cut "
-            "short; remove it, or restore it."
-        ) from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"'{file}' is no text: byte {error.start} is not UTF-8. Remove it, or restore it.") from None
-    if type(content) is not type(absent):
-        raise ValueError(
-            f"'{file}' holds a {type(content).__name__} instead of a {type(absent).__name__}. Remove or restore it."
-        )
-    return content
+    return read_json(file, type(absent), "Remove it, or restore it.") if file.is_file() else absent
 
 
 def _build_page(record: _Record) -> Page:

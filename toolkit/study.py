@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm.auto import tqdm
 
-from .run_record import library_versions, write_json
+from .run_record import library_versions, read_json, write_json
 
 SETTINGS_FILE = "settings.json"
 
@@ -47,7 +47,7 @@ class Study:
         wanted = json.loads(json.dumps({"kind": type(settings).__name__, **asdict(settings)}))
         file = folder / SETTINGS_FILE
         if file.exists():
-            found = _read_json(file, f"Restore it, or remove '{folder}' to begin the study anew.")
+            found = read_json(file, dict, f"Restore it, or remove '{folder}' to begin the study anew.")
             other = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
             if other:
                 changes = "; ".join(f"{key}: {found.get(key)} there, {wanted.get(key)} now" for key in other)
@@ -59,9 +59,9 @@ class Study:
             (folder / "cells").mkdir(parents=True, exist_ok=True)
             write_json(file, wanted)
 
-    def result(self, name: str) -> dict[str, Any] | None:
+    def record(self, name: str) -> dict[str, Any] | None:
         """
-        What a cell came to.
+        All that is kept of a cell: `cell` (its arguments), `seconds`, `threads`, `versions` and `result`.
 
         Args:
             name (`str`):
@@ -76,13 +76,18 @@ class Study:
         file = self.folder / "cells" / f"{name}.json"
         if not file.exists():
             return None
-        found = _read_json(file, "Remove it, and the study runs that cell again; the others are kept.")
+        found = read_json(file, dict, "Remove it, and the study runs that cell again; the others are kept.")
         if not isinstance(found.get("result"), dict):
             raise ValueError(f"'{file}' has no `result`. Remove it, and the study runs that cell again.")
-        return found["result"]
+        return found
+
+    def result(self, name: str) -> dict[str, Any] | None:
+        """What a cell came to, `None` where it has not ended; errors as in [`Study.record`]."""
+        found = self.record(name)
+        return None if found is None else found["result"]
 
     def results(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """The results of those of the cells that have ended; errors as in [`Study.result`]."""
+        """The results of those of the cells that have ended; errors as in [`Study.record`]."""
         return [result for name in names if (result := self.result(name)) is not None]
 
 
@@ -108,8 +113,8 @@ def run_stages(study: Study, stages: Iterator[list[Cell]], workers: int) -> None
     threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // workers))
     with ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (logs, threads)) as pool:
         for cells in stages:
-            todo = [cell for cell in cells if study.result(cell.name) is None]
-            futures = {pool.submit(_run_cell, study.folder, study.settings, cell): cell.name for cell in todo}
+            missing = [cell for cell in cells if study.result(cell.name) is None]
+            futures = {pool.submit(_run_cell, study.folder, study.settings, cell): cell.name for cell in missing}
             for future in tqdm(as_completed(futures), total=len(futures), desc="Cells", disable=not futures):
                 if (error := future.exception()) is not None:
                     pool.shutdown(cancel_futures=True)
@@ -134,13 +139,3 @@ def _run_cell(folder: Path, settings: Any, cell: Cell) -> None:
     write_json(
         folder / "cells" / f"{cell.name}.json", {**record, "versions": library_versions(), "result": result}, None
     )
-
-
-def _read_json(file: Path, remedy: str) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"'{file}' is damaged: {error}. {remedy}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"'{file}' is damaged: found a {type(content).__name__}, not an object. {remedy}")
-    return content

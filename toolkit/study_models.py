@@ -1,5 +1,6 @@
 """The preference models that the study compares, and what it keeps of their training."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,11 @@ def train_reward_model(
 def four_digits(values: Tensor) -> list[float]:
     """Numbers for JSON, to four digits."""
     return [float(f"{value:.4g}") for value in values.tolist()]
+
+
+def best_rate(results: Mapping[float, Mapping[str, Any]]) -> float:
+    """The learning rate of the search whose model ranks most pairs right, from its results by rate."""
+    return max(results, key=lambda rate: ranked_right(results[rate]["gaps"]).mean().item())
 
 
 def ranked_right(gaps: list[float]) -> Tensor:

@@ -14,7 +14,7 @@ from .data import load_pairs
 from .reward_config import PREFERENCE_MODELS, MultiScaleRewardConfig
 from .small_decoder import new_decoder, train_tokenizer
 from .study import Cell, Study
-from .study_models import STUDY_MODELS, ranked_right, train_reward_model, trainer_options
+from .study_models import STUDY_MODELS, best_rate, train_reward_model, trainer_options
 from .tokenization import Messages
 
 # Files of each task. Those that end with "_test" are for testing; the others are divided by prompt.
@@ -60,7 +60,7 @@ class RealStudy:
     @classmethod
     def quick(cls, data: str) -> "RealStudy":
         """The same grid in little: it shows that everything runs, not how the methods compare."""
-        small = {"seeds": [1, 2], "models": list(PREFERENCE_MODELS), "rates": [1e-3], "max_length": 1152}
+        small = {"seeds": [1, 2], "models": list(PREFERENCE_MODELS), "rates": [1e-3]}
         return cls(data, **small, most_pairs=96, decoder_steps=20, hidden_size=64, layers=2, vocab_size=1024)
 
 
@@ -209,7 +209,7 @@ def real_reward_cell(
         logging_steps=20,
         **STUDY_MODELS[model],
         warmup_steps=20,
-        **trainer_options(folder, "none", seed),
+        **trainer_options(folder, real_name(model, task, seed, rate), seed),
     )
     _, result = train_reward_model(settings.decoder or str(folder / "models" / "decoder"), config, train, test)
     return result
@@ -222,12 +222,8 @@ def real_name(model: str, task: str, seed: int, rate: float | None = None) -> st
 
 def real_rate(study: Study, model: str, task: str) -> float:
     """The learning rate by which a model ranks most of the search's pairs of a task right."""
-
-    def accuracy(rate: float) -> float:
-        found = study.result(real_name(model, task, study.settings.search_seed, rate))
-        return ranked_right(found["gaps"]).mean().item()
-
-    return max(study.settings.rates, key=accuracy)
+    names = {rate: real_name(model, task, study.settings.search_seed, rate) for rate in study.settings.rates}
+    return best_rate({rate: study.result(name) for rate, name in names.items()})
 
 
 def real_stages(study: Study) -> Iterator[list[Cell]]:

@@ -26,16 +26,16 @@ from .page import (
 )
 from .page import Table as Cells
 from .reward_config import PREFERENCE_MODELS
+from .run_record import read_json, write_json
 from .sandbox import sample_prompts
 from .scripting import SANDBOX_TEST_SEED
 from .study import SETTINGS_FILE, Study
 from .study_encoder import encoder_name
 from .study_real import RealStudy, real_name
-from .study_sandbox import SandboxStudy, policy_name, reward_name, start_name, table_baseline
+from .study_sandbox import SandboxStudy, last_tenth, policy_name, reward_name, start_name, table_baseline
 from .study_tables import (
     REFERENCE,
     WINDOW,
-    Estimate,
     Table,
     ablation_table,
     baseline_table,
@@ -72,10 +72,7 @@ def open_study(folder: Path) -> Study:
         `ValueError`: If its settings are damaged or of another version.
     """
     file = folder / SETTINGS_FILE
-    try:
-        saved = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"'{file}' is damaged: {error}. Restore it.") from error
+    saved = read_json(file, dict, "Restore it.")
     kinds = {kind.__name__: kind for kind in (SandboxStudy, RealStudy)}
     kind = kinds.get(saved.pop("kind", None))
     if kind is None or set(saved) != {field.name for field in fields(kind)}:
@@ -105,7 +102,7 @@ def write_study_report(folder: Path) -> Path:
     title, lead, sections, tables = build(study)
     sections.append(_settings_section(study, ended))
     page = write_page(Page(title, lead, sections), folder / "report")
-    (page.parent / "tables.json").write_text(json.dumps(tables, indent=1) + "\n")
+    write_json(page.parent / "tables.json", tables)
     return page
 
 
@@ -129,7 +126,11 @@ def _sandbox_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]
         ),
         Section(
             "Figure 2: accuracy by task",
-            [_points(tasks, "Accuracy by task", "held-out pairs ranked right, %", "tasks"), _cells(tasks, "model")],
+            [
+                _points(tasks, "Accuracy by task", "held-out pairs ranked right, %", "tasks"),
+                _cells(tasks, "model"),
+                _differences(tasks, f"Above {REFERENCE}."),
+            ],
         ),
         Section(
             "Figure 3: instability by number of pairs",
@@ -140,6 +141,7 @@ def _sandbox_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]
                 ),
                 _lines(unstable, "Instability", "gold reward", "instability"),
                 _cells(unstable, "model"),
+                _differences(unstable, "Above the weighted model."),
                 Cells(
                     ("model", "noise to signal of a gradient, median (range over seeds)"),
                     [(model, _interval(i, "{:.3g}")) for model, i in noise.items()],
@@ -231,35 +233,32 @@ def _columns(table: Table) -> list[str]:
 
 def _cells(table: Table, first: str) -> Cells:
     columns = _columns(table)
-    rows = [(name, *(_cell(row.get(c), c) for c in columns)) for name, row in table.items() if row]
-    return Cells((first, *(column.replace("_", " ") for column in columns)), rows)
-
-
-def _cell(estimate: Estimate | None, column: str) -> str:
-    if estimate is None:
-        return "to come"
-    share = _shown_in_percent(column)
-    return _interval(estimate.value, "{:.1f}" if share else "{:.3g}", 100 if share else 1)
-
-
-def _shown_in_percent(column: str) -> bool:
-    return column not in ("convergence steps", "instability") and not column[0].isdigit()
+    rows = [
+        (name, *(_shown(row[c].value, c) if c in row else "to come" for c in columns))
+        for name, row in table.items()
+        if row
+    ]
+    return Cells((first, *_headings(columns)), rows)
 
 
 def _differences(table: Table, caption: str) -> Cells:
     columns = [c for c in _columns(table) if any(c in row and row[c].difference for row in table.values())]
-    rows = []
-    for name, row in table.items():
-        found = [row[c].difference if c in row else None for c in columns]
-        if any(found):
-            cells = [
-                _interval(d, "{:.1f}" if _shown_in_percent(c) else "{:.3g}", 100 if _shown_in_percent(c) else 1, True)
-                if d
-                else "–"
-                for c, d in zip(columns, found, strict=True)
-            ]
-            rows.append((name, *cells))
-    return Cells(("difference", *columns), rows, caption)
+    rows = [
+        (name, *(_shown(row[c].difference, c, True) if c in row and row[c].difference else "–" for c in columns))
+        for name, row in table.items()
+        if any(estimate.difference for estimate in row.values())
+    ]
+    return Cells(("difference", *_headings(columns)), rows, caption)
+
+
+def _headings(columns: list[str]) -> list[str]:
+    return [column.replace("_", " ") for column in columns]
+
+
+def _shown(i: Interval, column: str, sign: bool = False) -> str:
+    """Shares in percent; steps and rewards, whose columns are named so or by a number of pairs, as they are."""
+    plain = column in ("convergence steps", "instability") or column[0].isdigit()
+    return _interval(i, "{:.3g}" if plain else "{:.1f}", 1 if plain else 100, sign)
 
 
 def _scale_table(study: Study) -> Cells:
@@ -286,8 +285,7 @@ def _search_table(study: Study) -> Cells:
         for rate in settings.policy_rates:
             found = study.result(policy_name(model, size, seed, baseline, rate))
             if found:
-                last = found["curve"][-max(1, len(found["curve"]) // 10) :]
-                rows.append((f"{model}, policy", f"{rate:g}", f"{sum(last) / len(last):.2f} gold reward"))
+                rows.append((f"{model}, policy", f"{rate:g}", f"{last_tenth(found['curve']):.2f} gold reward"))
     return Cells(("model", "learning rate", "on the search's seed"), rows, "The best of each model was taken.")
 
 
@@ -317,7 +315,7 @@ def _points(table: Table, title: str, unit: str, name: str) -> Picture:
         errors = [[100 * (e.value - e.low) for _, e in found], [100 * (e.high - e.value) for _, e in found]]
         colour = _COLOURS.get(model, "#555555")
         axes.errorbar(places, values, errors, fmt=marker, capsize=3, color=colour, label=model)
-    axes.set_xticks(range(len(columns)), [column.replace("_", " ") for column in columns])
+    axes.set_xticks(range(len(columns)), _headings(columns))
     axes.set(title=title, ylabel=unit)
     axes.legend(ncols=3, fontsize=8)
     return Picture(figure, name, f"{title}, {unit}.", "Bars are 95% intervals.", wide=True)
@@ -389,7 +387,7 @@ def _examples(study: Study) -> Examples:
 
 
 def _settings_section(study: Study, ended: Sequence[Path]) -> Section:
-    records = [json.loads(file.read_text()) for file in ended]
+    records = [study.record(file.stem) for file in ended]
     versions = {json.dumps(record["versions"], sort_keys=True) for record in records}
     hours = sum(record["seconds"] for record in records) / 3600
     threads = ", ".join(map(str, sorted({record["threads"] for record in records})))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from .sandbox import (
 )
 from .scripting import SANDBOX_TEST_SEED
 from .study import Cell, Study
-from .study_models import ABLATIONS, STUDY_MODELS, ranked_right, train_reward_model, trainer_options
+from .study_models import ABLATIONS, STUDY_MODELS, best_rate, train_reward_model, trainer_options
 
 SEARCH_TEST_SEED = 2_000_003  # of the pairs and prompts by which learning rates are chosen
 
@@ -82,7 +83,7 @@ class SandboxStudy:
             test_prompts=64,
             curve_prompts=16,
             gradient_steps=4,
-            ablations=["token", "without gate"],
+            ablations=["token", "no gate"],
             baselines=["none", "none+prefix"],
         )
 
@@ -208,7 +209,7 @@ def policy_cell(
         learning_rate=rate,
         warmup_steps=5,
         **_policy_options(settings, name, bool(prefix), generations),
-        **trainer_options(folder, f"{policy_name(model, pairs, seed, baseline, rate)}", seed),
+        **trainer_options(folder, policy_name(model, pairs, seed, baseline, rate), seed),
     )
     prompts = list(sample_prompts(settings.curve_prompts, test_seed)["prompt"])
     curve = _GoldCurve(prompts, AutoTokenizer.from_pretrained(start), settings.max_new_tokens)
@@ -290,12 +291,8 @@ def _held_out_responses(model: PreTrainedModel, settings: SandboxStudy) -> dict[
 def reward_rate(study: Study, model: str) -> float:
     """The learning rate by which a model ranks most of the search's pairs right; ablations have multi-scale's."""
     settings, model = study.settings, model if model in PREFERENCE_MODELS else "multi-scale"
-
-    def accuracy(rate: float) -> float:
-        found = study.result(reward_name(model, settings.table_size, settings.search_seed, rate))
-        return ranked_right(found["gaps"]).mean().item()
-
-    return max(settings.reward_rates, key=accuracy)
+    size, seed = settings.table_size, settings.search_seed
+    return best_rate({rate: study.result(reward_name(model, size, seed, rate)) for rate in settings.reward_rates})
 
 
 def policy_rate(study: Study, model: str) -> float:
@@ -304,10 +301,14 @@ def policy_rate(study: Study, model: str) -> float:
 
     def gold(rate: float) -> float:
         name = policy_name(model, settings.table_size, settings.search_seed, baseline, rate)
-        curve = torch.tensor(study.result(name)["curve"])
-        return curve[-max(1, len(curve) // 10) :].mean().item()
+        return last_tenth(study.result(name)["curve"])
 
     return max(settings.policy_rates, key=gold)
+
+
+def last_tenth(curve: list[float]) -> float:
+    """Mean of the last tenth of a curve, of one value at least."""
+    return mean(curve[-max(1, len(curve) // 10) :])
 
 
 def table_baseline(settings: SandboxStudy) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .learning_curves import convergence_step, instability, noise_to_signal, trailing_mean
-from .metrics import Interval
+from .metrics import Interval, logistic_regression
 from .resampling import bootstrap_interval
 from .sandbox import TASKS, gold_range, sample_pairs, sample_prompts
 from .scripting import SANDBOX_TEST_SEED
@@ -53,12 +53,10 @@ def _all_seeds(study: Study, name: Callable[[int], str]) -> list[dict[str, Any]]
     return found if len(found) == len(study.settings.seeds) else None
 
 
-def ranked(study: Study, model: str, pairs: int, scale: int | None = None) -> Tensor | None:
-    """Held-out pairs that a model of each seed ranks right, (S, N) float64, by the mix or by one of its scales."""
+def ranked(study: Study, model: str, pairs: int) -> Tensor | None:
+    """Held-out pairs that a model of each seed ranks right, (S, N) float64."""
     cells = _all_seeds(study, lambda seed: reward_name(model, pairs, seed))
-    if cells is None:
-        return None
-    return torch.stack([ranked_right(c["gaps"] if scale is None else c["scale_gaps"][scale]) for c in cells])
+    return None if cells is None else torch.stack([ranked_right(cell["gaps"]) for cell in cells])
 
 
 def _gold(study: Study, name: Callable[[int], str]) -> Tensor | None:
@@ -183,32 +181,20 @@ def gradient_table(study: Study) -> dict[str, Interval]:
     return found
 
 
-def refitted_gaps(scale_gaps: Tensor, steps: int = 20) -> Tensor:
-    r"""
+def refitted_gaps(scale_gaps: Tensor) -> Tensor:
+    """
     Gaps of a mix whose weights are fitted on held-out pairs, each half with the weights of the other half.
-
-    The weights are those of a logistic regression on the scales' gaps, by Newton's method:
-    $\min_w \tfrac1P \sum_i -\log \sigma(w \cdot d_i) + 10^{-4} \|w\|^2$
 
     Args:
         scale_gaps (`torch.Tensor` of shape `(P, S)`, float64):
             Score of chosen less rejected by scale.
-        steps (`int`, *optional*, defaults to `20`):
-            Steps of Newton's method.
 
     Returns:
         `torch.Tensor` of shape `(P,)`, float64.
     """
     first, gaps = torch.arange(len(scale_gaps)) % 2 == 0, torch.empty(len(scale_gaps), dtype=scale_gaps.dtype)
-    ridge = 2e-4 * torch.eye(scale_gaps.size(1), dtype=scale_gaps.dtype)
     for fitted in (first, ~first):
-        rows, weights = scale_gaps[fitted], scale_gaps.new_zeros(scale_gaps.size(1))
-        for _ in range(steps):
-            wrong = torch.sigmoid(-rows @ weights)  # probability of the other order
-            gradient = -(wrong[:, None] * rows).mean(0) + ridge @ weights
-            curvature = (rows * (wrong * (1 - wrong))[:, None]).T @ rows / len(rows) + ridge
-            weights = weights - torch.linalg.solve(curvature, gradient)
-        gaps[~fitted] = scale_gaps[~fitted] @ weights
+        gaps[~fitted] = scale_gaps[~fitted] @ logistic_regression(scale_gaps[fitted], 1e-4)
     return gaps
 
 
