@@ -73,7 +73,7 @@ def test_a_tie_counts_half():
 def test_every_model_of_the_grids_exists(settings):
     named = [*settings.models, *getattr(settings, "ablations", []), *getattr(settings, "curve_models", [])]
     for model in named:
-        MultiScaleRewardConfig("none", use_cpu=True, bf16=False, **STUDY_MODELS[model])
+        MultiScaleRewardConfig("none", use_cpu=True, bf16=False, activation_checkpointing=False, **STUDY_MODELS[model])
 
 
 def test_ablations_differ_from_the_whole_in_what_they_name():
