@@ -88,3 +88,52 @@ def test_damaged_settings_are_named(tmp_path):
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(ValueError, match=r"settings\.json' is damaged"):
         Study(tmp_path, Settings())
+
+
+def leave(folder: Path, settings: Settings, text: str) -> dict[str, int]:
+    model = folder / "models" / text
+    model.parent.mkdir(exist_ok=True)
+    model.write_text(text)
+    return {"times": 1}
+
+
+def read(folder: Path, settings: Settings, text: str, to: str | None = None) -> dict[str, str]:
+    found = (folder / "models" / text).read_text()
+    if to is not None:
+        (folder / "models" / to).write_text(found)
+    return {"found": found}
+
+
+def chain_of_models(study: Study):
+    yield [Cell("base", leave, {"text": "base"}), Cell("other", leave, {"text": "other"})]
+    yield [Cell("copy", read, {"text": "base", "to": "copy"}, ("base",))]
+    yield [Cell(f"end-{seed}", read, {"text": "copy"}, ("copy",)) for seed in study.settings.seeds]
+
+
+def test_results_without_their_models_are_gone_on_with(tmp_path):
+    study = Study(tmp_path, Settings())
+    run_stages(study, chain_of_models(study), workers=1)
+    kept = {file.name: file.read_text() for file in (tmp_path / "cells").iterdir()}
+    (tmp_path / "cells" / "end-2.json").unlink()
+    for file in (tmp_path / "models").iterdir():
+        file.unlink()
+    run_stages(study, chain_of_models(study), workers=2)
+    assert study.result("end-2") == {"found": "base"}
+    # What was needed is there again, what was not is not, and no result has changed
+    assert {name: study.has_model(name) for name in ("base", "copy", "other")} == {
+        "base": True,
+        "copy": True,
+        "other": False,
+    }
+    kept.pop("end-2.json")
+    assert {name: (tmp_path / "cells" / name).read_text() for name in kept} == kept
+
+
+def test_a_model_that_was_cut_short_is_made_again(tmp_path):
+    study = Study(tmp_path, Settings())
+    run_stages(study, chain_of_models(study), workers=1)
+    (tmp_path / "cells" / "end-1.json").unlink()
+    (tmp_path / "models" / "copy").write_text("half")
+    (tmp_path / "models" / "copy.made").unlink()
+    run_stages(study, chain_of_models(study), workers=1)
+    assert study.result("end-1") == {"found": "base"}

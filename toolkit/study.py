@@ -25,12 +25,13 @@ class Cell(NamedTuple):
     name: str  # of its file
     work: Callable[..., dict[str, Any]]  # a function of a module, called with the study's folder, settings, arguments
     arguments: dict[str, Any]
+    needs: tuple[str, ...] = ()  # cells whose models it starts from
 
 
 class Study:
     """
     Results of a study in a folder: `settings.json`, `cells/<name>.json` and what cells leave for later ones in
-    `models/`.
+    `models/`. Results that are kept without their models can be gone on with: what is needed is made again.
 
     Args:
         folder (`Path`):
@@ -86,6 +87,25 @@ class Study:
         found = self.record(name)
         return None if found is None else found["result"]
 
+    def has_model(self, name: str) -> bool:
+        """Whether what a cell leaves for later ones is there and whole."""
+        return self._made(name).exists()
+
+    def keep(self, cell: Cell) -> None:
+        """Run a cell and keep what it comes to; a result that is there already stays."""
+        begin = time.perf_counter()
+        self._made(cell.name).unlink(missing_ok=True)
+        result = cell.work(self.folder, self.settings, **cell.arguments)
+        record = {"cell": cell.arguments, "seconds": time.perf_counter() - begin, "threads": torch.get_num_threads()}
+        if self.record(cell.name) is None:
+            file = self.folder / "cells" / f"{cell.name}.json"
+            write_json(file, {**record, "versions": library_versions(), "result": result}, None)
+        self._made(cell.name).parent.mkdir(exist_ok=True)
+        self._made(cell.name).touch()
+
+    def _made(self, name: str) -> Path:
+        return self.folder / "models" / f"{name}.made"
+
     def results(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """The results of those of the cells that have ended; errors as in [`Study.record`]."""
         return [result for name in names if (result := self.result(name)) is not None]
@@ -111,17 +131,26 @@ def run_stages(study: Study, stages: Iterator[list[Cell]], workers: int) -> None
     logs.mkdir(exist_ok=True)
     # Processes with a thread for every core would slow each other down several times over
     threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // workers))
+    known: dict[str, Cell] = {}
     with ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (logs, threads)) as pool:
         for cells in stages:
-            missing = [cell for cell in cells if study.result(cell.name) is None]
-            futures = {pool.submit(_run_cell, study.folder, study.settings, cell): cell.name for cell in missing}
-            for future in tqdm(as_completed(futures), total=len(futures), desc="Cells", disable=not futures):
-                if (error := future.exception()) is not None:
-                    pool.shutdown(cancel_futures=True)
-                    raise RuntimeError(
-                        f"Cell '{futures[future]}' failed: {type(error).__name__}: {error} What it printed is in "
-                        f"'{logs}'. The cells that ended are kept, and the same command goes on with the others."
-                    ) from error
+            known |= {cell.name: cell for cell in cells}
+            batches = [[cell for cell in cells if study.result(cell.name) is None]]
+            while lacking := {name for cell in batches[0] for name in cell.needs if not study.has_model(name)}:
+                batches.insert(0, [known[name] for name in sorted(lacking)])
+            for batch in batches:
+                _run_batch(pool, study, batch, logs)
+
+
+def _run_batch(pool: ProcessPoolExecutor, study: Study, cells: list[Cell], logs: Path) -> None:
+    futures = {pool.submit(study.keep, cell): cell.name for cell in cells}
+    for future in tqdm(as_completed(futures), total=len(futures), desc="Cells", disable=not futures):
+        if (error := future.exception()) is not None:
+            pool.shutdown(cancel_futures=True)
+            raise RuntimeError(
+                f"Cell '{futures[future]}' failed: {type(error).__name__}: {error} What it printed is in "
+                f"'{logs}'. The cells that ended are kept, and the same command goes on with the others."
+            ) from error
 
 
 def _begin_worker(logs: Path, threads: int) -> None:
@@ -130,12 +159,3 @@ def _begin_worker(logs: Path, threads: int) -> None:
     log = os.open(logs / f"worker-{os.getpid()}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(log, stream)
-
-
-def _run_cell(folder: Path, settings: Any, cell: Cell) -> None:
-    begin = time.perf_counter()
-    result = cell.work(folder, settings, **cell.arguments)
-    record = {"cell": cell.arguments, "seconds": time.perf_counter() - begin, "threads": torch.get_num_threads()}
-    write_json(
-        folder / "cells" / f"{cell.name}.json", {**record, "versions": library_versions(), "result": result}, None
-    )

@@ -237,7 +237,12 @@ def encoder_stages(study: Study) -> Iterator[list[Cell]]:
         return
     yield [Cell(features_name(task), features_cell, {"task": task}) for task in settings.tasks]
     yield [
-        Cell(encoder_name(model, task, seed), encoder_cell, {"model": model, "task": task, "seed": seed})
+        Cell(
+            encoder_name(model, task, seed),
+            encoder_cell,
+            {"model": model, "task": task, "seed": seed},
+            (features_name(task),),
+        )
         for task in settings.tasks
         for seed in settings.seeds
         for model in settings.models

@@ -1,7 +1,7 @@
 """The half of the study on real preference pairs, where only the accuracy of reward models can be measured."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from .data import load_pairs
 from .reward_config import PREFERENCE_MODELS, MultiScaleRewardConfig
 from .small_decoder import new_decoder, train_tokenizer
 from .study import Cell, Study
-from .study_models import STUDY_MODELS, best_rate, train_reward_model, trainer_options
+from .study_models import STUDY_MODELS, attention, best_rate, train_reward_model, trainer_options
 from .tokenization import Messages
 
 # Files of each task. Those that end with "_test" are for testing; the others are divided by prompt.
@@ -24,6 +24,8 @@ REAL_TASKS = {
     "summarization": ["summeval_attr", "rose_protocols", "squality_by_worker"],
     "code": ["conala_mean_grade", "tara_mbpp_code"],
 }
+# Tasks whose files have no strengths: there "weighted" is "simple contrast" again, and is not trained twice.
+WITHOUT_STRENGTH = ("dialogue", "question answering")
 TEST_SHARE, SEARCH_SHARE = 0.25, 0.1
 # In characters. Articles come first to last, so that the beginning of a prompt says most.
 PROMPT_LENGTH, MOST_RESPONSE = 1_500, 2_000
@@ -207,6 +209,7 @@ def real_reward_cell(
         learning_rate=rate,
         max_length=settings.max_length,
         logging_steps=20,
+        model_init_kwargs={"attn_implementation": attention()},
         **STUDY_MODELS[model],
         warmup_steps=20,
         **trainer_options(folder, real_name(model, task, seed, rate), seed),
@@ -217,11 +220,14 @@ def real_reward_cell(
 
 def real_name(model: str, task: str, seed: int, rate: float | None = None) -> str:
     """Cell of a reward model; with a rate, one of the search."""
+    if model == "weighted" and task in WITHOUT_STRENGTH:
+        model = "simple contrast"
     return f"real-{task}-{model}-{seed}".replace(" ", "_") + (f"-rate-{rate:g}" if rate else "")
 
 
 def real_rate(study: Study, model: str, task: str) -> float:
-    """The learning rate by which a model ranks most of the search's pairs of a task right."""
+    """The learning rate by which a model ranks most of the search's pairs right; scales alone have multi-scale's."""
+    model = model if model in PREFERENCE_MODELS else "multi-scale"
     names = {rate: real_name(model, task, study.settings.search_seed, rate) for rate in study.settings.rates}
     return best_rate({rate: study.result(name) for rate, name in names.items()})
 
@@ -240,13 +246,21 @@ def real_stages(study: Study) -> Iterator[list[Cell]]:
     settings = study.settings
     grid = [(model, task) for task in settings.tasks for model in settings.models]
     yield [Cell("decoder", decoder_cell, {})]
-    yield [
-        _cell(model, task, settings.search_seed, rate, search=True) for model, task in grid for rate in settings.rates
-    ]
+    yield _once(
+        _cell(model, task, settings.search_seed, rate, search=True)
+        for model, task in grid
+        if model in PREFERENCE_MODELS
+        for rate in settings.rates
+    )
     rates = {(model, task): real_rate(study, model, task) for model, task in grid}
-    yield [_cell(model, task, seed, rates[model, task]) for seed in settings.seeds for model, task in grid]
+    yield _once(_cell(model, task, seed, rates[model, task]) for seed in settings.seeds for model, task in grid)
+
+
+def _once(cells: Iterable[Cell]) -> list[Cell]:
+    """Cells of the same name are the same training."""
+    return list({cell.name: cell for cell in cells}.values())
 
 
 def _cell(model: str, task: str, seed: int, rate: float, search: bool = False) -> Cell:
     arguments = {"model": model, "task": task, "seed": seed, "rate": rate, "search": search}
-    return Cell(real_name(model, task, seed, rate if search else None), real_reward_cell, arguments)
+    return Cell(real_name(model, task, seed, rate if search else None), real_reward_cell, arguments, ("decoder",))

@@ -26,7 +26,7 @@ from .sandbox import (
 )
 from .scripting import SANDBOX_TEST_SEED
 from .study import Cell, Study
-from .study_models import ABLATIONS, STUDY_MODELS, best_rate, train_reward_model, trainer_options
+from .study_models import ABLATIONS, STUDY_MODELS, attention, best_rate, train_reward_model, trainer_options
 
 SEARCH_TEST_SEED = 2_000_003  # of the pairs and prompts by which learning rates are chosen
 
@@ -128,8 +128,10 @@ def start_cell(folder: Path, settings: SandboxStudy, seed: int) -> dict[str, Any
         warmup_steps=20,
         **trainer_options(folder, name, seed),
     )
+    decoder = sandbox_decoder(seed=seed)
+    decoder.set_attn_implementation(attention())
     trainer = SFTTrainer(
-        sandbox_decoder(seed=seed),
+        decoder,
         config,
         train_dataset=sample_demonstrations(32 * settings.sft_steps, seed),
         processing_class=sandbox_tokenizer(),
@@ -154,6 +156,7 @@ def reward_cell(
         learning_rate=rate,
         warmup_steps=20,
         logging_steps=20,
+        model_init_kwargs={"attn_implementation": attention()},
         **STUDY_MODELS[model],
         **trainer_options(folder, reward_name(model, pairs, seed, rate if search else None), seed),
     )
@@ -237,6 +240,7 @@ def _policy_options(settings: SandboxStudy, baseline: str, prefix: bool, generat
         "normalize_rewards": True,
         "beta": settings.beta,
         "max_completion_length": settings.max_new_tokens,
+        "model_init_kwargs": {"attn_implementation": attention()},
         "reward_weights": [1, 0],
         "logging_steps": 1,
     }
@@ -364,6 +368,7 @@ def sandbox_stages(study: Study) -> Iterator[list[Cell]]:
             gradient_name(model, size, seed),
             gradient_cell,
             {"model": model, "pairs": size, "seed": seed, "reward": reward_name(model, size, seed)},
+            (start_name(seed), reward_name(model, size, seed)),
         )
         for seed in settings.seeds
         for model in models
@@ -382,10 +387,10 @@ def sandbox_stages(study: Study) -> Iterator[list[Cell]]:
 
 def _reward(model: str, pairs: int, seed: int, rate: float, search: bool = False) -> Cell:
     arguments = {"model": model, "pairs": pairs, "seed": seed, "rate": rate, "search": search}
-    return Cell(reward_name(model, pairs, seed, rate if search else None), reward_cell, arguments)
+    return Cell(reward_name(model, pairs, seed, rate if search else None), reward_cell, arguments, (start_name(seed),))
 
 
 def _policy(model: str, pairs: int, seed: int, baseline: str, rate: float, reward: str, search: bool = False) -> Cell:
     arguments = {"model": model, "pairs": pairs, "seed": seed, "baseline": baseline, "rate": rate, "reward": reward}
     name = policy_name(model, pairs, seed, baseline, rate if search else None)
-    return Cell(name, policy_cell, {**arguments, "search": search})
+    return Cell(name, policy_cell, {**arguments, "search": search}, (start_name(seed), reward))
