@@ -106,6 +106,16 @@ def test_several_generations_go_with_every_baseline(policy_trainer, baseline):
     assert all(map(math.isfinite, logged(trainer, "grad_norm")))
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_float32_policy_trains_under_bfloat16(policy_trainer, attention):
+    # Under autocast keys and values come in two types, of which one cache has to hold both
+    options = {"num_generations": 2, "bf16": True, "model_init_kwargs": {"attn_implementation": attention}}
+    trainer = policy_trainer(max_steps=2, **options)
+    trainer.train()
+    assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
+    assert all(math.isfinite(value) for value in logged(trainer, "grad_norm"))
+
+
 def test_plain_prompts_train(policy_trainer, plain_prompts):
     trainer = policy_trainer(train_dataset=plain_prompts, prefix_baseline=True)
     before = parameters_of(trainer)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, StaticCache
+from transformers.cache_utils import StaticLayer
 
 from .layout import positions_from
 from .packing import branch_mask, group_by_prefix, pack_rows
@@ -144,6 +145,15 @@ def _by_response(values: Tensor | None, index: Tensor, width: int) -> Tensor | N
     return F.pad(read, (0, width - index.size(1)))
 
 
+class _OneTypeLayer(StaticLayer):
+    """A layer that takes keys and values of two types, as they come under autocast: rotary keys stay in float32."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        return super().update(key_states.to(self.dtype), value_states.to(self.dtype), *args, **kwargs)
+
+
 def prefill_once(model: PreTrainedModel) -> None:
     """
     Let `generate` run each distinct prompt of a batch through the model once, and give its cache to all its rows.
@@ -167,26 +177,27 @@ def prefill_once(model: PreTrainedModel) -> None:
     @wraps(generate)
     def generate_from_copies(*args: Any, **kwargs: Any) -> Any:
         own = kwargs.keys() == {"input_ids", "attention_mask", "generation_config"} and not args
-        if not own or not fits(kwargs["generation_config"]):
+        # `generate` runs the last token itself, so that one token alone leaves nothing to share
+        if not own or not fits(kwargs["generation_config"]) or kwargs["input_ids"].size(1) == 1:
             return generate(*args, **kwargs)
         input_ids, attention_mask = kwargs["input_ids"], kwargs["attention_mask"]
         length, generation_config = input_ids.size(1), kwargs["generation_config"]
+        rows = torch.cat([input_ids, attention_mask], dim=1)
+        distinct, place = rows.unique(dim=0, return_inverse=True)
+        ids, mask = distinct.chunk(2, dim=1)
+        prefilled = DynamicCache(config=config)
+        model(
+            input_ids=ids[:, :-1],
+            attention_mask=mask[:, :-1],
+            position_ids=positions_from(mask)[:, :-1],
+            past_key_values=prefilled,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         cache = StaticCache(config=config, max_cache_len=length + generation_config.max_new_tokens)
-        if length > 1:  # `generate` runs the last token itself
-            rows = torch.cat([input_ids, attention_mask], dim=1)
-            distinct, place = rows.unique(dim=0, return_inverse=True)
-            ids, mask = distinct.chunk(2, dim=1)
-            prefilled = DynamicCache(config=config)
-            model(
-                input_ids=ids[:, :-1],
-                attention_mask=mask[:, :-1],
-                position_ids=positions_from(mask)[:, :-1],
-                past_key_values=prefilled,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            for i, layer in enumerate(prefilled.layers):
-                cache.update(layer.keys[place], layer.values[place], i)
+        cache.layers = [_OneTypeLayer(layer.max_cache_len) for layer in cache.layers]
+        for i, layer in enumerate(prefilled.layers):
+            cache.update(layer.keys[place], layer.values[place], i)
         return generate(**kwargs, past_key_values=cache)
 
     model.generate = generate_from_copies

@@ -1,7 +1,8 @@
 """The preference models that the study compares, and what it keeps of their training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def attention() -> str:
     return "sdpa" if torch.cuda.is_available() else "eager"
 
 
-def trainer_options(folder: Path, name: str, seed: int) -> dict[str, Any]:
+def trainer_options(folder: Path, name: str, seed: int, bf16: bool = True) -> dict[str, Any]:
     """Options that all trainers of the study share; `name` is that of the cell, and of its model's folder."""
     return {
         "output_dir": str(folder / "models" / name),
@@ -42,7 +43,7 @@ def trainer_options(folder: Path, name: str, seed: int) -> dict[str, Any]:
         "lr_scheduler_type": "cosine",
         "weight_decay": 0.01,
         "use_cpu": not torch.cuda.is_available(),
-        "bf16": True,
+        "bf16": bf16,
         "activation_checkpointing": False,
         "save_strategy": "no",
         "report_to": "none",
@@ -92,9 +93,9 @@ def four_digits(values: Tensor) -> list[float]:
     return [float(f"{value:.4g}") for value in values.tolist()]
 
 
-def best_rate(results: Mapping[float, Mapping[str, Any]]) -> float:
-    """The learning rate of the search whose model ranks most pairs right, from its results by rate."""
-    return max(results, key=lambda rate: ranked_right(results[rate]["gaps"]).mean().item())
+def best_rate(results: Mapping[float, Sequence[Mapping[str, Any]]]) -> float:
+    """The learning rate of the search whose models rank most pairs right, from their results by rate."""
+    return max(results, key=lambda rate: mean(ranked_right(found["gaps"]).mean().item() for found in results[rate]))
 
 
 def ranked_right(gaps: list[float]) -> Tensor:

@@ -229,7 +229,7 @@ def real_rate(study: Study, model: str, task: str) -> float:
     """The learning rate by which a model ranks most of the search's pairs right; scales alone have multi-scale's."""
     model = model if model in PREFERENCE_MODELS else "multi-scale"
     names = {rate: real_name(model, task, study.settings.search_seed, rate) for rate in study.settings.rates}
-    return best_rate({rate: study.result(name) for rate, name in names.items()})
+    return best_rate({rate: study.results([name]) for rate, name in names.items()})
 
 
 def real_stages(study: Study) -> Iterator[list[Cell]]:

@@ -276,17 +276,18 @@ def _scale_table(study: Study) -> Cells:
 
 def _search_table(study: Study) -> Cells:
     settings, rows = study.settings, []
-    size, seed, baseline = settings.table_size, settings.search_seed, table_baseline(settings)
+    size, seeds, baseline = settings.table_size, settings.search_seeds, table_baseline(settings)
     for model in settings.models:
         for rate in settings.reward_rates:
-            found = study.result(reward_name(model, size, seed, rate))
+            found = study.results([reward_name(model, size, seed, rate) for seed in seeds])
             if found:
-                rows.append((model, f"{rate:g}", f"{100 * found['metrics']['test_accuracy']:.1f}% ranked right"))
+                accuracy = ", ".join(f"{100 * cell['metrics']['test_accuracy']:.1f}%" for cell in found)
+                rows.append((model, f"{rate:g}", f"{accuracy} ranked right"))
         for rate in settings.policy_rates:
-            found = study.result(policy_name(model, size, seed, baseline, rate))
+            found = study.result(policy_name(model, size, seeds[0], baseline, rate))
             if found:
                 rows.append((f"{model}, policy", f"{rate:g}", f"{last_tenth(found['curve']):.2f} gold reward"))
-    return Cells(("model", "learning rate", "on the search's seed"), rows, "The best of each model was taken.")
+    return Cells(("model", "learning rate", "on the search's seeds"), rows, "The best of each model was taken.")
 
 
 def _real_search_table(study: Study) -> Cells:

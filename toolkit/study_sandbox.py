@@ -36,19 +36,19 @@ class SandboxStudy:
     """
     Settings of the study in the sandbox; sizes are numbers of rows.
 
-    Learning rates are chosen for each preference model by the same search: those of the reward model by accuracy on
-    `search_pairs` pairs, those of the policy by the last tenth of its curve, both on `search_seed`, which does not
-    count, and with `table_size` pairs.
+    Learning rates are chosen for each preference model by the same search, with `table_size` pairs and on seeds that
+    do not count: those of the reward model by the mean accuracy of the `search_seeds` on `search_pairs` pairs, those
+    of the policy by the last tenth of its curve on the first of them.
     """
 
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
-    search_seed: int = 0
+    search_seeds: list[int] = field(default_factory=lambda: [0, 6])
     models: list[str] = field(default_factory=lambda: list(PREFERENCE_MODELS))
     table_size: int = 10_000
     curve_models: list[str] = field(default_factory=lambda: ["unbiased", "weighted", "multi-scale"])
     curve_sizes: list[int] = field(default_factory=lambda: [5_000, 10_000, 20_000, 40_000])
-    reward_rates: list[float] = field(default_factory=lambda: [3e-4, 6e-4, 1.2e-3])
-    policy_rates: list[float] = field(default_factory=lambda: [1e-4, 2e-4, 4e-4])
+    reward_rates: list[float] = field(default_factory=lambda: [3e-4, 6e-4])
+    policy_rates: list[float] = field(default_factory=lambda: [2e-4, 4e-4])
     pairs_seen: int = 20_000
     pairs_per_step: int = 32
     test_pairs: int = 4_000
@@ -71,6 +71,7 @@ class SandboxStudy:
         """The same grid in little: it shows that everything runs, not how the methods compare."""
         return cls(
             seeds=[1, 2],
+            search_seeds=[0],
             table_size=640,
             curve_sizes=[320, 640],
             pairs_seen=640,
@@ -212,7 +213,9 @@ def policy_cell(
         learning_rate=rate,
         warmup_steps=5,
         **_policy_options(settings, name, bool(prefix), generations),
-        **trainer_options(folder, policy_name(model, pairs, seed, baseline, rate), seed),
+        **trainer_options(
+            folder, policy_name(model, pairs, seed, baseline, rate), seed, bf16=torch.cuda.is_available()
+        ),
     )
     prompts = list(sample_prompts(settings.curve_prompts, test_seed)["prompt"])
     curve = _GoldCurve(prompts, AutoTokenizer.from_pretrained(start), settings.max_new_tokens)
@@ -240,7 +243,6 @@ def _policy_options(settings: SandboxStudy, baseline: str, prefix: bool, generat
         "normalize_rewards": True,
         "beta": settings.beta,
         "max_completion_length": settings.max_new_tokens,
-        "model_init_kwargs": {"attn_implementation": attention()},
         "reward_weights": [1, 0],
         "logging_steps": 1,
     }
@@ -269,7 +271,7 @@ def gradient_cell(
         learning_rate=0.0,
         max_grad_norm=0.0,
         **_policy_options(settings, settings.baseline, settings.prefix_baseline, 1),
-        **trainer_options(folder, gradient_name(model, pairs, seed), seed),
+        **trainer_options(folder, gradient_name(model, pairs, seed), seed, bf16=torch.cuda.is_available()),
     )
     ReinforceTrainer(
         str(folder / "models" / start_name(seed)),
@@ -295,8 +297,11 @@ def _held_out_responses(model: PreTrainedModel, settings: SandboxStudy) -> dict[
 def reward_rate(study: Study, model: str) -> float:
     """The learning rate by which a model ranks most of the search's pairs right; ablations have multi-scale's."""
     settings, model = study.settings, model if model in PREFERENCE_MODELS else "multi-scale"
-    size, seed = settings.table_size, settings.search_seed
-    return best_rate({rate: study.result(reward_name(model, size, seed, rate)) for rate in settings.reward_rates})
+
+    def names(rate: float) -> list[str]:
+        return [reward_name(model, settings.table_size, seed, rate) for seed in settings.search_seeds]
+
+    return best_rate({rate: study.results(names(rate)) for rate in settings.reward_rates})
 
 
 def policy_rate(study: Study, model: str) -> float:
@@ -304,7 +309,7 @@ def policy_rate(study: Study, model: str) -> float:
     settings, baseline = study.settings, table_baseline(study.settings)
 
     def gold(rate: float) -> float:
-        name = policy_name(model, settings.table_size, settings.search_seed, baseline, rate)
+        name = policy_name(model, settings.table_size, settings.search_seeds[0], baseline, rate)
         return last_tenth(study.result(name)["curve"])
 
     return max(settings.policy_rates, key=gold)
@@ -332,10 +337,16 @@ def sandbox_stages(study: Study) -> Iterator[list[Cell]]:
         iterator of lists of [`Cell`]: Each may read the results of those before it.
     """
     settings, models = study.settings, study.settings.models
-    size, search_seed, baseline = settings.table_size, settings.search_seed, table_baseline(study.settings)
+    size, baseline = settings.table_size, table_baseline(study.settings)
+    search_seed = settings.search_seeds[0]
 
-    yield [Cell(start_name(seed), start_cell, {"seed": seed}) for seed in (search_seed, *settings.seeds)]
-    yield [_reward(model, size, search_seed, rate, search=True) for model in models for rate in settings.reward_rates]
+    yield [Cell(start_name(seed), start_cell, {"seed": seed}) for seed in (*settings.search_seeds, *settings.seeds)]
+    yield [
+        _reward(model, size, seed, rate, search=True)
+        for seed in settings.search_seeds
+        for model in models
+        for rate in settings.reward_rates
+    ]
     reward_rates = {model: reward_rate(study, model) for model in (*models, *settings.ablations)}
     yield [_reward(model, size, seed, reward_rates[model]) for seed in settings.seeds for model in models]
     yield [
