@@ -61,10 +61,6 @@ class MultiScaleRewardConfig(RewardConfig):
             'pairwise' compares the two responses of a pair; 'pointwise' labels chosen 1 and rejected 0.
         scale_loss_weight (`float`, *optional*, defaults to `0.5`):
             Weight of the loss by which each scale must rank the pair on its own. With one scale it has no effect.
-        coarse_gradient (`float`, *optional*, defaults to `0.1`):
-            Factor on the gradient that all scales but the finest one send into the decoder. Read at a few tokens, they
-            would pull harder at it than the token scale, whose gradient is spread over all. With one scale it has no
-            effect.
         weight_by_strength (`bool`, *optional*, defaults to `True`):
             Whether a pair's loss is weighted by its `strength` over the data set's mean, where it has such a column.
         shared_prompts (`bool`, *optional*):
@@ -100,14 +96,6 @@ class MultiScaleRewardConfig(RewardConfig):
             "effect."
         },
     )
-    coarse_gradient: float = field(
-        default=0.1,
-        metadata={
-            "help": "Factor on the gradient that all scales but the finest one send into the decoder. Read at a few "
-            "tokens, they would pull harder at it than the token scale, whose gradient is spread over all. With one "
-            "scale it has no effect."
-        },
-    )
     weight_by_strength: bool = field(
         default=True,
         metadata={
@@ -141,5 +129,3 @@ class MultiScaleRewardConfig(RewardConfig):
             raise ValueError(f"`loss_type` is '{self.loss_type}'. Use 'pairwise' or 'pointwise'.")
         if self.scale_loss_weight < 0:
             raise ValueError(f"`scale_loss_weight` is {self.scale_loss_weight}. It must not be negative.")
-        if not 0 <= self.coarse_gradient <= 1:
-            raise ValueError(f"`coarse_gradient` is {self.coarse_gradient}. It must lie between 0 and 1.")

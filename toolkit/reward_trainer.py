@@ -22,7 +22,7 @@ from .batching import (
 )
 from .checkpoints import ExactResume
 from .data import normalize_pairs
-from .head import MultiScaleHead, MultiScaleSettings
+from .head import MultiScaleSettings
 from .metrics import PairScores, summarize_pairs
 from .modeling import AutoModelForMultiScaleReward, base_reward_model, save_adapter_settings
 from .packing import why_not_shared
@@ -106,9 +106,6 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
             response_marker_ids(self.processing_class), segment_boundary_ids(self.processing_class)
         )
         self._settle_dtypes()
-        for module in self.model.modules():  # PEFT trains a copy of the head
-            if isinstance(module, MultiScaleHead):
-                module.coarse_gradient = args.coarse_gradient
         self.data_collator = MultiScaleCollator(
             pad_token_id=self.processing_class.pad_token_id,
             pad_to_multiple_of=args.pad_to_multiple_of,

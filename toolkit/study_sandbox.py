@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from .reinforce_config import BASELINES, ReinforceConfig
+from .reinforce_config import ReinforceConfig
 from .reinforce_trainer import ReinforceTrainer
 from .reward_config import PREFERENCE_MODELS, MultiScaleRewardConfig
 from .reward_function import RewardFunction
@@ -54,7 +54,7 @@ class SandboxStudy:
     test_pairs: int = 4_000
     search_pairs: int = 2_000
     sft_steps: int = 1_000
-    policy_steps: int = 60
+    policy_steps: int = 40
     responses_per_step: int = 64
     baseline: str = "none"
     prefix_baseline: bool = True
@@ -64,7 +64,11 @@ class SandboxStudy:
     curve_prompts: int = 128
     gradient_steps: int = 24
     ablations: list[str] = field(default_factory=lambda: list(ABLATIONS))
-    baselines: list[str] = field(default_factory=lambda: [f"{b}{p}" for b in BASELINES for p in ("", "+prefix")])
+    baselines: list[str] = field(
+        default_factory=lambda: [
+            f"{b}{p}" for b in ("none", "moving_average", "leave_one_out") for p in ("", "+prefix")
+        ]
+    )
 
     @classmethod
     def quick(cls) -> "SandboxStudy":
