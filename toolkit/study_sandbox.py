@@ -47,7 +47,7 @@ class SandboxStudy:
     table_size: int = 10_000
     curve_models: list[str] = field(default_factory=lambda: ["unbiased", "weighted", "multi-scale"])
     curve_sizes: list[int] = field(default_factory=lambda: [5_000, 10_000, 20_000, 40_000])
-    reward_rates: list[float] = field(default_factory=lambda: [3e-4, 6e-4])
+    reward_rates: list[float] = field(default_factory=lambda: [6e-4, 1.2e-3])
     policy_rates: list[float] = field(default_factory=lambda: [2e-4, 4e-4])
     pairs_seen: int = 20_000
     pairs_per_step: int = 32
@@ -159,7 +159,7 @@ def reward_cell(
         train_sampling_strategy="batch_rebalance",
         per_device_eval_batch_size=64,
         learning_rate=rate,
-        warmup_steps=20,
+        warmup_steps=0.3,  # of all steps: features that one seed finds and another misses get more of a chance
         logging_steps=20,
         model_init_kwargs={"attn_implementation": attention()},
         **STUDY_MODELS[model],
