@@ -202,9 +202,7 @@ def real_reward_cell(
         train, test = (part.select(range(min(len(part), settings.most_pairs))) for part in (train, test))
     config = MultiScaleRewardConfig(
         num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.pairs_per_step // 2,
-        gradient_accumulation_steps=2,
-        train_sampling_strategy="batch_rebalance",
+        per_device_train_batch_size=settings.pairs_per_step,
         per_device_eval_batch_size=32,
         learning_rate=rate,
         max_length=settings.max_length,
