@@ -22,7 +22,7 @@ LAYERS = [
     {"adapters", "alignment"},
     {"reward_trainer", "reinforce_trainer", "comparison", "page"},
     {"sandbox", "report", "run_record", "study_models"},
-    {"joint", "scripting", "explain"},
+    {"joint", "scripting", "explain", "study_callbacks"},
     {"turns", "run_report", "study"},
     {"study_sandbox", "study_real"},
     {"study_encoder", "study_tables"},

@@ -7,8 +7,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, TrainerCallback
+from transformers import AutoTokenizer, PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 
 from .reinforce_config import ReinforceConfig
@@ -26,6 +25,7 @@ from .sandbox import (
 )
 from .scripting import SANDBOX_TEST_SEED
 from .study import Cell, Study
+from .study_callbacks import GoldCurve, Gradients
 from .study_models import ABLATIONS, STUDY_MODELS, attention, best_rate, train_reward_model, trainer_options
 
 SEARCH_TEST_SEED = 2_000_003  # of the pairs and prompts by which learning rates are chosen
@@ -176,26 +176,6 @@ def reward_cell(
     return result
 
 
-class _GoldCurve(TrainerCallback):
-    """Gold reward of the greedy responses to a few held-out prompts after every update."""
-
-    def __init__(self, prompts: list[Any], tokenizer: Any, max_new_tokens: int) -> None:
-        self.prompts, self.tokenizer, self.max_new_tokens = prompts, tokenizer, max_new_tokens
-        self.curve: list[float] = []
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: PreTrainedModel, **kwargs: Any) -> None:
-        texts = sample_responses(
-            model,
-            self.tokenizer,
-            self.prompts,
-            max_new_tokens=self.max_new_tokens,
-            seed=0,
-            temperature=0,
-            batch_size=len(self.prompts),
-        )
-        self.curve.append(sum(gold_judge(self.prompts, texts)) / len(texts))
-
-
 def policy_cell(
     folder: Path,
     settings: SandboxStudy,
@@ -222,7 +202,7 @@ def policy_cell(
         ),
     )
     prompts = list(sample_prompts(settings.curve_prompts, test_seed)["prompt"])
-    curve = _GoldCurve(prompts, AutoTokenizer.from_pretrained(start), settings.max_new_tokens)
+    curve = GoldCurve(prompts, AutoTokenizer.from_pretrained(start), settings.max_new_tokens)
     rows = settings.policy_steps * settings.responses_per_step // generations
     trainer = ReinforceTrainer(
         start,
@@ -252,24 +232,11 @@ def _policy_options(settings: SandboxStudy, baseline: str, prefix: bool, generat
     }
 
 
-class _Gradients(TrainerCallback):
-    """The gradient of every step."""
-
-    def __init__(self) -> None:
-        self.gradients: list[Tensor] = []
-
-    def on_pre_optimizer_step(
-        self, args: Any, state: Any, control: Any, model: PreTrainedModel, **kwargs: Any
-    ) -> None:
-        parts = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
-        self.gradients.append(torch.cat(parts).double().cpu())
-
-
 def gradient_cell(
     folder: Path, settings: SandboxStudy, model: str, pairs: int, seed: int, reward: str
 ) -> dict[str, Any]:
     """Inner products of the gradients of steps at the start, where the learning rate 0 holds the policy."""
-    gradients = _Gradients()
+    gradients = Gradients()
     config = ReinforceConfig(
         max_steps=settings.gradient_steps,
         learning_rate=0.0,
