@@ -83,6 +83,7 @@ def test_two_configurations_share_no_list(on_cpu):
         ),
         ({"loss_type": "hinge"}, r"`loss_type` is 'hinge'\. Use 'pairwise' or 'pointwise'"),
         ({"scale_loss_weight": -0.5}, r"`scale_loss_weight` is -0\.5\. It must not be negative"),
+        ({"coarse_warmup": 1.5}, r"`coarse_warmup` is 1\.5\. It is a share, from 0 to 1"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

@@ -413,3 +413,26 @@ def test_spread_heads_are_the_same_for_the_same_seed(reward_model):
     # what the other tests rely on when they build a model twice
     first, second = reward_model().score.state_dict(), spread_head(reward_model()).score.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("scales", [["token", "segment", "response"], ["segment", "response"], ["response"]])
+def test_the_coarse_scales_gradient_into_the_decoder_is_scaled_and_nothing_else(reward_model, batch, scales):
+    weights = torch.linspace(-1, 1, len(scales) * len(batch["input_ids"])).view(-1, len(scales))
+
+    def gradients(factor, kept):
+        model = reward_model("qwen3", scales, "none")
+        model.score.coarse_gradient = factor
+        output = model(**batch)
+        (output.scale_scores * weights)[:, kept].sum().backward()
+        embeddings = model.model.embed_tokens.weight.grad
+        return output.scale_scores, embeddings, {name: p.grad for name, p in model.score.named_parameters()}
+
+    every = list(range(len(scales)))
+    scores, plain, plain_head = gradients(1.0, every)
+    scaled_scores, scaled, scaled_head = gradients(0.1, every)
+    assert torch.equal(scores, scaled_scores)
+    # The scales' gradients add up, so what is scaled is all but that of the finest one, the first
+    finest = gradients(1.0, [0])[1]
+    torch.testing.assert_close(scaled, finest + 0.1 * (plain - finest))
+    for name, gradient in plain_head.items():
+        assert torch.equal(gradient, scaled_head[name]), name

@@ -447,3 +447,27 @@ def test_what_is_asked_of_a_decoder_that_cannot_share(reward_trainer, tiny_folde
     trainer = reward_trainer(chat_pairs, model=folder)
     trainer.train()
     assert "branch_ids" not in next(iter(trainer.get_train_dataloader()))
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_coarse_scales_gradient_grows_over_the_warmup(reward_trainer, plain_pairs, lora):
+    adapters = LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear") if lora else None
+    trainer = reward_trainer(plain_pairs, peft_config=adapters, coarse_warmup=0.5)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+
+    def gradients(step, scales):
+        """Of the chosen responses' scores at some scales, into the decoder alone."""
+        trainer.state.global_step, trainer.state.max_steps = step, 8
+        trainer.model.zero_grad()
+        _, pairs = trainer.compute_loss(trainer.model, dict(batch), return_outputs=True)
+        pairs.scale_chosen[:, scales].sum().backward()
+        named = trainer.model.named_parameters()
+        found = [p.grad.flatten() for name, p in named if "score" not in name and p.grad is not None]
+        return torch.cat(found)
+
+    coarse, whole = gradients(4, [1, 2]), gradients(4, [0, 1, 2])
+    assert coarse.norm() > 0
+    torch.testing.assert_close(gradients(0, [1, 2]), torch.zeros_like(coarse))
+    torch.testing.assert_close(gradients(1, [1, 2]), coarse / 4)
+    torch.testing.assert_close(gradients(7, [1, 2]), coarse)
+    torch.testing.assert_close(gradients(0, [0, 1, 2]), whole - coarse)  # the token scale's is never held back

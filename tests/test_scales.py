@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from toolkit.layout import last_kept, segment_ends
-from toolkit.scales import SCALES, mix, prefix_mean, scale_prefix_values, segment_prefix_mean
+from toolkit.scales import SCALES, mix, prefix_mean, scale_gradient, scale_prefix_values, segment_prefix_mean
 
 
 def score_of(token: list[float], segment: list[float], response: list[float], boundary: list[bool]) -> list[float]:
@@ -123,3 +123,12 @@ def test_mix_of_prefixes_is_the_mix_of_each_prefix():
     generator = torch.Generator().manual_seed(0)
     values, gate = torch.randn(4, 6, 3, generator=generator), torch.rand(4, 3, generator=generator)
     torch.testing.assert_close(mix(values, gate), torch.stack([mix(values[:, t], gate) for t in range(6)], dim=1))
+
+
+def test_a_scaled_gradient_leaves_the_values_as_they_are():
+    values = torch.randn(3, 5, requires_grad=True)
+    scaled = scale_gradient(values, 0.1)
+    assert torch.equal(scaled, values)
+    (scaled * torch.arange(5)).sum().backward()
+    torch.testing.assert_close(values.grad, 0.1 * torch.arange(5.0).expand(3, 5))
+    assert scale_gradient(values, 1.0) is values

@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .scales import SCALES
+from .scales import SCALES, scale_gradient
 
+# Name of each scale's map in the head
+PARAMETERS = {"token": "token", "segment": "segment", "response": "weight"}
 CONTEXTS = ("none", "gate", "head")
 
 # Rank of the prompt-conditioned part of the head in the "head" context: two (rank, hidden) matrices, since a full
@@ -89,6 +91,11 @@ class MultiScaleHead(nn.Linear):
             Width of the decoder.
         settings ([`MultiScaleSettings`]):
             Scales and context.
+
+    Attributes:
+        coarse_gradient (`float`):
+            Factor on the gradient that all scales but the finest one send into the decoder. The trainer sets it; it
+            belongs to a training rather than to the model, so it is not saved.
     """
 
     def __init__(self, hidden_size: int, settings: MultiScaleSettings) -> None:
@@ -104,6 +111,7 @@ class MultiScaleHead(nn.Linear):
             self.context_prompt = nn.Parameter(torch.empty(CONTEXT_RANK, hidden_size))
             self.context_response = nn.Parameter(torch.empty(CONTEXT_RANK, hidden_size))
         self.context = settings.context
+        self.coarse_gradient = 1.0
 
     def forward(  # type: ignore[override]
         self, hidden: Tensor, context_index: Tensor, token_index: Tensor | None = None
@@ -137,17 +145,27 @@ class MultiScaleHead(nn.Linear):
             else:
                 prompt = hidden.flatten(0, 1)[token_index[rows, context_index]]
             zeros = hidden.new_zeros(hidden.shape[:2] if token_index is None else token_index.shape)
-            response = by_row(F.linear(hidden, self.weight.float())[..., 0]) if "response" in self.scales else zeros
+            coarse = scale_gradient(hidden, self.coarse_gradient)
+            finest = min(self.scales, key=SCALES.index)
+            seen = {scale: hidden if scale == finest else coarse for scale in self.scales}
+
+            def score(scale: str) -> Tensor:
+                if scale not in self.scales:
+                    return zeros
+                return by_row(F.linear(seen[scale], getattr(self, PARAMETERS[scale]).float())[..., 0])
+
+            response = score("response")
             if self.context == "head":
                 by_prompt = F.linear(prompt, self.context_prompt.float())[:, None]
-                response = response + (by_row(F.linear(hidden, self.context_response.float())) * by_prompt).sum(-1)
+                weights = by_row(F.linear(seen["response"], self.context_response.float()))
+                response = response + (weights * by_prompt).sum(-1)
             if self.context == "gate":
                 gate = F.linear(prompt, self.gate.float(), self.gate_bias.float()).softmax(-1)
             else:
                 gate = hidden.new_full((len(rows), len(self.scales)), 1 / len(self.scales))
             return HeadOutput(
-                token=by_row(F.linear(hidden, self.token.float())[..., 0]) if "token" in self.scales else zeros,
-                segment=by_row(F.linear(hidden, self.segment.float())[..., 0]) if "segment" in self.scales else zeros,
+                token=score("token"),
+                segment=score("segment"),
                 response=response,
                 gate=gate,
             )

@@ -61,6 +61,10 @@ class MultiScaleRewardConfig(RewardConfig):
             'pairwise' compares the two responses of a pair; 'pointwise' labels chosen 1 and rejected 0.
         scale_loss_weight (`float`, *optional*, defaults to `0.5`):
             Weight of the loss by which each scale must rank the pair on its own. With one scale it has no effect.
+        coarse_warmup (`float`, *optional*, defaults to `0.0`):
+            Share of the training over which the gradient that all scales but the finest one send into the decoder
+            grows from nothing to its full size, so that what single tokens tell is found first. With one scale it has
+            no effect.
         weight_by_strength (`bool`, *optional*, defaults to `True`):
             Whether a pair's loss is weighted by its `strength` over the data set's mean, where it has such a column.
         shared_prompts (`bool`, *optional*):
@@ -96,6 +100,14 @@ class MultiScaleRewardConfig(RewardConfig):
             "effect."
         },
     )
+    coarse_warmup: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the training over which the gradient that all scales but the finest one send into the "
+            "decoder grows from nothing to its full size, so that what single tokens tell is found first. With one "
+            "scale it has no effect."
+        },
+    )
     weight_by_strength: bool = field(
         default=True,
         metadata={
@@ -129,3 +141,5 @@ class MultiScaleRewardConfig(RewardConfig):
             raise ValueError(f"`loss_type` is '{self.loss_type}'. Use 'pairwise' or 'pointwise'.")
         if self.scale_loss_weight < 0:
             raise ValueError(f"`scale_loss_weight` is {self.scale_loss_weight}. It must not be negative.")
+        if not 0 <= self.coarse_warmup <= 1:
+            raise ValueError(f"`coarse_warmup` is {self.coarse_warmup}. It is a share, from 0 to 1.")

@@ -22,7 +22,7 @@ from .batching import (
 )
 from .checkpoints import ExactResume
 from .data import normalize_pairs
-from .head import MultiScaleSettings
+from .head import MultiScaleHead, MultiScaleSettings
 from .metrics import PairScores, summarize_pairs
 from .modeling import AutoModelForMultiScaleReward, base_reward_model, save_adapter_settings
 from .packing import why_not_shared
@@ -117,6 +117,8 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
                 "for the last token that is not padding and would read the one before EOS. Give the tokenizer a "
                 "padding token of its own if the model will be used with them."
             )
+        # With PEFT the copy that is trained is among them
+        self._heads = [module for module in self.model.modules() if isinstance(module, MultiScaleHead)]
         self._train_pairs: list[PairScores] = []  # since the last log
         # Some batches have more pairs than others where tokens are counted; a step still weighs all its pairs alike.
         self._uneven_batches = bool(args.max_tokens_per_batch) or args.train_sampling_strategy == "batch_rebalance"
@@ -227,6 +229,9 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
     ) -> Any:
         mode = "train" if self.model.training else "eval"
         rows = {key: value for key, value in inputs.items() if key not in ("margin", "weight")}
+        warmup = self.args.coarse_warmup * self.state.max_steps
+        for head in self._heads:
+            head.coarse_gradient = min(1.0, self.state.global_step / warmup) if warmup else 1.0
         outputs = model(**rows, use_cache=False)
         pairs = self._score_pairs(outputs, inputs)
         if mode == "train":

@@ -103,3 +103,20 @@ def mix(values: Tensor, gate: Tensor) -> Tensor:
         `torch.Tensor` of shape `(B,)` or `(B, T)`.
     """
     return (values * (gate if values.dim() == 2 else gate[:, None])).sum(-1)
+
+
+def scale_gradient(values: Tensor, factor: float) -> Tensor:
+    """
+    The same values, with a factor on the gradient that passes back through them.
+
+    Args:
+        values (`torch.Tensor`, float):
+            Any tensor.
+        factor (`float`):
+            Factor on its gradient: 1 leaves it as it is, 0 stops it.
+
+    Returns:
+        `torch.Tensor` of the shape of `values`: Equal to it to the last bit.
+    """
+    # The difference is exactly 0, so that nothing is rounded
+    return values if factor == 1 else values.detach() + factor * (values - values.detach())
