@@ -44,7 +44,7 @@ class RealStudy:
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
     search_seed: int = 0
     tasks: list[str] = field(default_factory=lambda: list(REAL_TASKS))
-    models: list[str] = field(default_factory=lambda: [*PREFERENCE_MODELS, "token", "segment"])
+    models: list[str] = field(default_factory=lambda: [*PREFERENCE_MODELS, "token", "coarse warmup"])
     rates: list[float] = field(default_factory=lambda: [5e-4, 1e-3])
     epochs: int = 1
     pairs_per_step: int = 16
@@ -224,7 +224,7 @@ def real_name(model: str, task: str, seed: int, rate: float | None = None) -> st
 
 
 def real_rate(study: Study, model: str, task: str) -> float:
-    """The learning rate by which a model ranks most of the search's pairs right; scales alone have multi-scale's."""
+    """The learning rate by which a model ranks most of the search's pairs right; variants have multi-scale's."""
     model = model if model in PREFERENCE_MODELS else "multi-scale"
     names = {rate: real_name(model, task, study.settings.search_seed, rate) for rate in study.settings.rates}
     return best_rate({rate: study.results([name]) for rate, name in names.items()})
