@@ -174,8 +174,7 @@ def _real_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]]:
     settings, table = study.settings, real_table(study)
     encoded = real_table(study, encoder_name) if settings.encoder else {}
     lead = (
-        "Five preference models, and variants of multi-scale, on real preference pairs: share of held-out pairs ranked "
-        "right. "
+        "Five preference models, and variants of multi-scale, on real pairs: share of held-out pairs ranked right. "
         f"{len(settings.seeds)} seeds; brackets are 95% intervals, bootstrap over seeds and held-out prompts. "
         "Differences are paired. No prompt of a held-out pair was trained on."
     )
