@@ -21,7 +21,7 @@ from .preference_losses import multi_scale_loss, strength_weights
 from .scales import SCALES, mix
 from .study import Cell, Study
 from .study_models import STUDY_MODELS, four_digits, ranked_right
-from .study_real import REAL_TASKS, SEARCH_SHARE, RealStudy, TaskPairs, in_second_part, prompt_text
+from .study_real import REAL_TASKS, SEARCH_SHARE, RealStudy, TaskPairs, at_most, in_second_part, prompt_text
 from .tokenization import segment_boundary_ids
 
 SIDES = ("chosen", "rejected")
@@ -176,16 +176,17 @@ def features_cell(folder: Path, settings: RealStudy, task: str) -> dict[str, Any
     model = AutoModel.from_pretrained(settings.encoder).eval()
     tokenizer = AutoTokenizer.from_pretrained(settings.encoder)
     pairs = TaskPairs(settings.data, REAL_TASKS[task])
-    kept: dict[str, Any] = {"search": in_second_part(pairs.train["prompt"], SEARCH_SHARE, "search")}
+    train, test = at_most(pairs.train, settings.most_pairs), at_most(pairs.test, settings.most_pairs)
+    kept: dict[str, Any] = {"search": in_second_part(train["prompt"], SEARCH_SHARE, "search")}
     cut = 0
-    for part, rows in (("train", pairs.train), ("test", pairs.test)):
+    for part, rows in (("train", train), ("test", test)):
         kept[f"{part} strength"] = torch.tensor(rows["strength"][:], dtype=torch.float64)
         for side in SIDES:
             kept[f"{part} {side}"], too_long = _side_features(model, tokenizer, rows, side)
             cut += too_long
     (folder / "models").mkdir(exist_ok=True)
     torch.save(kept, folder / "models" / f"{features_name(task)}.pt")
-    return {"cut": cut, "responses": 2 * (len(pairs.train) + len(pairs.test))}
+    return {"cut": cut, "responses": 2 * (len(train) + len(test))}
 
 
 def _side_features(model: Any, tokenizer: Any, rows: Dataset, side: str) -> tuple[Tensor, int]:

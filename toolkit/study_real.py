@@ -132,6 +132,11 @@ def in_second_part(prompts: Sequence[Messages], share: float, purpose: str) -> l
     return [int.from_bytes(digest[:8], "big") < share * 2**64 for digest in digests]
 
 
+def at_most(pairs: Dataset, most: int | None) -> Dataset:
+    """The first pairs, or all where no number is given."""
+    return pairs if most is None else pairs.select(range(min(len(pairs), most)))
+
+
 def _one_form(pairs: Dataset) -> Dataset:
     """Messages of limited length, and a strength whose mean is 1 in every file, as each has a unit of its own."""
     mean = sum(pairs["strength"]) / len(pairs) if "strength" in pairs.column_names else 1.0
@@ -198,8 +203,7 @@ def real_reward_cell(
     """A reward model of one task, and its gaps on the search's pairs or on the test pairs."""
     pairs = TaskPairs(settings.data, REAL_TASKS[task])
     train, test = divide(pairs.train, SEARCH_SHARE, "search") if search else (pairs.train, pairs.test)
-    if settings.most_pairs is not None:
-        train, test = (part.select(range(min(len(part), settings.most_pairs))) for part in (train, test))
+    train, test = at_most(train, settings.most_pairs), at_most(test, settings.most_pairs)
     config = MultiScaleRewardConfig(
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.pairs_per_step,
