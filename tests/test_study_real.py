@@ -12,11 +12,13 @@ from toolkit.study_real import (
     MOST_RESPONSE,
     PROMPT_LENGTH,
     REAL_TASKS,
+    WITHOUT_STRENGTH,
     RealStudy,
     TaskPairs,
     _one_form,
     divide,
     prompt_text,
+    real_name,
 )
 from toolkit.study_sandbox import SandboxStudy
 
@@ -90,3 +92,10 @@ def test_no_prompt_of_a_real_test_pair_is_trained_on(task):
     assert len(pairs.units) == len(pairs.test)
     assert len(set(pairs.units)) == len(set(map(prompt_text, pairs.test["prompt"])))
     assert min(len(pairs.train), len(pairs.test)) > 500
+    # Where all weigh the same, "weighted" is not trained on its own
+    assert (set(pairs.train["strength"]) == {1.0}) == (task in WITHOUT_STRENGTH)
+
+
+def test_weighted_is_simple_contrast_where_no_pair_has_a_strength():
+    assert real_name("weighted", "dialogue", 1) == real_name("simple contrast", "dialogue", 1)
+    assert real_name("weighted", "code", 1) != real_name("simple contrast", "code", 1)
