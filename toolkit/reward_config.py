@@ -61,7 +61,7 @@ class MultiScaleRewardConfig(RewardConfig):
             'pairwise' compares the two responses of a pair; 'pointwise' labels chosen 1 and rejected 0.
         scale_loss_weight (`float`, *optional*, defaults to `0.5`):
             Weight of the loss by which each scale must rank the pair on its own. With one scale it has no effect.
-        coarse_warmup (`float`, *optional*, defaults to `0.0`):
+        coarse_warmup (`float`, *optional*, defaults to `0.5`):
             Share of the training over which the gradient that all scales but the finest one send into the decoder
             grows from nothing to its full size, so that what single tokens tell is found first. With one scale it has
             no effect.
@@ -101,7 +101,7 @@ class MultiScaleRewardConfig(RewardConfig):
         },
     )
     coarse_warmup: float = field(
-        default=0.0,
+        default=0.5,
         metadata={
             "help": "Share of the training over which the gradient that all scales but the finest one send into the "
             "decoder grows from nothing to its full size, so that what single tokens tell is found first. With one "

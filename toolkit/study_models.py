@@ -24,7 +24,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no deep supervision": MULTI_SCALE | {"scale_loss_weight": 0.0},
     "no gate": MULTI_SCALE | {"context": "none"},
     "no weights": MULTI_SCALE | {"weight_by_strength": False},
-    "coarse warmup": MULTI_SCALE | {"coarse_warmup": 0.5},
+    "no coarse warmup": MULTI_SCALE | {"coarse_warmup": 0.0},
 }  # the response scale alone is "weighted"
 
 STUDY_MODELS = PREFERENCE_MODELS | ABLATIONS

@@ -44,7 +44,7 @@ class RealStudy:
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
     search_seed: int = 0
     tasks: list[str] = field(default_factory=lambda: list(REAL_TASKS))
-    models: list[str] = field(default_factory=lambda: [*PREFERENCE_MODELS, "token", "coarse warmup"])
+    models: list[str] = field(default_factory=lambda: [*PREFERENCE_MODELS, "token", "no coarse warmup"])
     rates: list[float] = field(default_factory=lambda: [5e-4, 1e-3])
     epochs: int = 1
     pairs_per_step: int = 16
