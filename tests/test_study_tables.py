@@ -108,11 +108,12 @@ def test_convergence_is_to_the_level_at_the_end_of_the_reference():
     level = (steps[-WINDOW:] / 40).mean().item()
     means = [fast[0, max(0, t - WINDOW) : t].mean().item() for t in range(1, 41)]
     by_hand = 1 + next(t for t, mean in enumerate(means) if mean >= level)
-    assert convergence_steps(fast, slow) == (by_hand, by_hand, by_hand)
-    assert convergence_steps(slow, slow).value == 40
-    assert convergence_steps(slow / 2, slow).value == math.inf
+    earlier = by_hand - 40  # than the slow one, which is at its own level only at its end
+    assert convergence_steps(fast, slow) == ((by_hand, by_hand, by_hand), (earlier, earlier, earlier))
+    assert convergence_steps(slow, slow) == ((40, 40, 40), (0, 0, 0))
+    assert convergence_steps(slow / 2, slow).value.value == math.inf
     # It must stay there: a curve that falls again has not converged
-    assert convergence_steps(torch.cat([fast[:, :30], fast[:, 30:] * 0], 1), slow).value == math.inf
+    assert convergence_steps(torch.cat([fast[:, :30], fast[:, 30:] * 0], 1), slow).value.value == math.inf
 
 
 def test_instability_leaves_the_trend_out(study):

@@ -206,7 +206,10 @@ def real_reward_cell(
     train, test = at_most(train, settings.most_pairs), at_most(test, settings.most_pairs)
     config = MultiScaleRewardConfig(
         num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.pairs_per_step,
+        # Four batches of like length a step, whose losses are those of one, with less padding
+        per_device_train_batch_size=settings.pairs_per_step // 4,
+        gradient_accumulation_steps=4,
+        train_sampling_strategy="batch_rebalance",
         per_device_eval_batch_size=32,
         learning_rate=rate,
         max_length=settings.max_length,

@@ -86,7 +86,7 @@ def curves(study: Study, name: Callable[[int], str]) -> Tensor | None:
     return None if cells is None else torch.tensor([cell["curve"] for cell in cells], dtype=torch.float64)
 
 
-def convergence_steps(curves: Tensor, reference: Tensor, resamples: int = 2000) -> Interval:
+def convergence_steps(curves: Tensor, reference: Tensor, resamples: int = 2000) -> Estimate:
     """
     Steps until the mean curve stays above the level that the reference reaches at its end, with a bootstrap over the
     seeds, the same ones drawn for both.
@@ -100,18 +100,26 @@ def convergence_steps(curves: Tensor, reference: Tensor, resamples: int = 2000) 
             Number of resamples.
 
     Returns:
-        [`~toolkit.metrics.Interval`]: In steps; infinite where the level is not held.
+        [`Estimate`]: Steps, and how many more than the reference needs; infinite where the level is not held.
     """
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(len(curves), (resamples, len(curves)), generator=generator)
     drawn = torch.cat([torch.arange(len(curves))[None], drawn])
-    means, levels = curves[drawn].mean(1), reference[drawn].mean(1)[:, -WINDOW:].mean(1)
-    smooth = trailing_mean(means, WINDOW)
     # Against its own level the reference differs from it by rounding only
-    steps = torch.stack([convergence_step(m, level.item() - 1e-9, 1) for m, level in zip(smooth, levels, strict=True)])
-    ordered = steps[1:].sort().values
-    low, high = ordered[int(0.025 * resamples)].item(), ordered[int(0.975 * resamples) - 1].item()
-    return Interval(steps[0].item(), low, high)
+    levels = reference[drawn].mean(1)[:, -WINDOW:].mean(1) - 1e-9
+
+    def steps(curves: Tensor) -> Tensor:
+        smooth = trailing_mean(curves[drawn].mean(1), WINDOW)
+        return torch.stack([convergence_step(m, level.item(), 1) for m, level in zip(smooth, levels, strict=True)])
+
+    def interval(found: Tensor) -> Interval:
+        ordered = found[1:].sort().values
+        return Interval(
+            found[0].item(), ordered[int(0.025 * resamples)].item(), ordered[int(0.975 * resamples) - 1].item()
+        )
+
+    found = steps(curves)
+    return Estimate(interval(found), interval(found - steps(reference)))
 
 
 def main_table(study: Study) -> Table:
@@ -129,10 +137,14 @@ def main_table(study: Study) -> Table:
     }
     reference = curves(study, policy(REFERENCE))
     found = {model: curves(study, policy(model)) for model in models}
-    columns["convergence steps"] = {
-        model: Estimate(convergence_steps(curve, reference), None)
+    steps = {
+        model: convergence_steps(curve, reference)
         for model, curve in found.items()
         if curve is not None and reference is not None
+    }
+    columns["convergence steps"] = {
+        model: estimate._replace(difference=None) if model == REFERENCE else estimate
+        for model, estimate in steps.items()
     }
     return {m: {name: column[m] for name, column in columns.items() if m in column} for m in models}
 

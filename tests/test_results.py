@@ -1,0 +1,50 @@
+"""The committed results of the study: their tables follow from their cells, and the README says what they say."""
+
+import json
+import math
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit.study_report import write_study_report
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
+
+
+def numbers(table: Any, place: str = "") -> dict[str, float]:
+    """All numbers of nested dictionaries and lists, by where they are."""
+    if isinstance(table, (dict, list)):
+        items = table.items() if isinstance(table, dict) else enumerate(table)
+        return {k: v for key, part in items for k, v in numbers(part, f"{place}/{key}").items()}
+    return {} if table is None else {place: float(table)}
+
+
+@pytest.mark.parametrize("study", ["sandbox"])
+def test_the_committed_tables_follow_from_the_committed_cells(study, tmp_path):
+    with tarfile.open(RESULTS / study / "cells.tar.xz") as packed:
+        packed.extractall(tmp_path, filter="data")
+    again = json.loads((write_study_report(tmp_path).parent / "tables.json").read_text())
+    committed = numbers(json.loads((RESULTS / study / "tables.json").read_text()))
+    assert len(committed) > 100
+    assert numbers(again) == pytest.approx(committed)
+
+
+def test_the_readme_shows_table_1():
+    table = json.loads((RESULTS / "sandbox" / "tables.json").read_text())["table 1"]
+    factors = {"accuracy": 100, "reward score": 100, "preference alignment": 100, "convergence steps": 1}
+
+    def shown(interval: list[float], factor: int, sign: str = "") -> str:
+        form = f"{{:{sign}.{0 if factor == 1 else 1}f}}"
+        value, low, high = ("never" if number == math.inf else form.format(factor * number) for number in interval)
+        return f"{value} ({low} to {high})"
+
+    rows = [[name, *(shown(table[name][column][0], factor) for column, factor in factors.items())] for name in table]
+    rows.append(
+        ["its difference from simple contrast"]
+        + [shown(table["multi-scale"][column][1], factor, "+") for column, factor in factors.items()]
+    )
+    readme = (RESULTS.parent.parent / "README.md").read_text().replace("**", "").replace("−", "-")
+    for row in rows:
+        assert f"| {' | '.join(row)} |" in readme
