@@ -239,7 +239,7 @@ def real_rate(study: Study, model: str, task: str) -> float:
 
 def real_stages(study: Study) -> Iterator[list[Cell]]:
     """
-    Stages of the study on real pairs.
+    Stages of the study on real pairs, the five preference models before the variants.
 
     Args:
         study ([`Study`]):
@@ -258,7 +258,13 @@ def real_stages(study: Study) -> Iterator[list[Cell]]:
         for rate in settings.rates
     )
     rates = {(model, task): real_rate(study, model, task) for model, task in grid}
-    yield _once(_cell(model, task, seed, rates[model, task]) for seed in settings.seeds for model, task in grid)
+    for variants in (False, True):
+        yield _once(
+            _cell(model, task, seed, rates[model, task])
+            for seed in settings.seeds
+            for model, task in grid
+            if (model not in PREFERENCE_MODELS) == variants
+        )
 
 
 def _once(cells: Iterable[Cell]) -> list[Cell]:
