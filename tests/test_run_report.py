@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_page import assert_stands_alone, decoded, read
+from test_page import assert_stands_alone, drawings, read
 from trl import ModelConfig
 
 from toolkit import MultiScaleRewardConfig, ReinforceConfig, RewardFunction
@@ -85,7 +85,7 @@ def test_the_page_of_a_reward_model(copy, tmp_path, capsys):
     assert table_of(page, "seed") == ["seed3"]
     pictures = ["accuracy.png", "gate.png", "held-out-by-step.png", "held-out.png", "loss.png"]
     assert sorted(file.name for file in path.parent.glob("*.png")) == pictures
-    assert len(decoded(page, tmp_path)) == len(pictures)
+    assert len(drawings(page)) == len(pictures)
 
 
 def test_the_recipe_evaluates_once_and_its_log_and_results_agree(runs):
@@ -144,7 +144,7 @@ def test_the_page_of_a_policy(copy, tmp_path):
     assert table_of(page, "reward")[0] == f"reward{log[0]['reward']:#.4g}{log[-1]['reward']:#.4g}".replace("-", "−")
     names = {file.stem for file in (folder / "report").glob("*.png")}
     assert {"reward-1", "entropy", "grad_norm", "completions-mean_length"} <= names
-    assert len(decoded(page, tmp_path)) == len(names)
+    assert len(drawings(page)) == len(names)
     examples = json.loads((folder / "examples.json").read_text())
     assert [card["step"] for card in examples] == [1, 1, 3, 3]  # two prompts a batch, and not the step between
     assert [text.strip() for text in page.texts["h3"]] == [card["title"] for card in examples]

@@ -1,13 +1,14 @@
 """One HTML page that needs nothing beside it: text, tables, pictures, examples and settings, in sections."""
 
-import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
+import matplotlib
 import torch
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
@@ -27,7 +28,8 @@ COLOUR_OF = {
     "longer wins": "#777777",
 }
 _SIZE = (5.2, 3.3)  # inches; small, so that letters can be read where a telephone shows the picture
-_PNG_START = b"\x89PNG\r\n\x1a\n"
+# Nothing in a drawing but the drawing, so that the same figure gives the same page.
+_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
 class Paragraph(NamedTuple):
@@ -45,9 +47,9 @@ class Table(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture, which is embedded in the page and also written beside it."""
+    """A picture, which is drawn in the page (SVG) and also written beside it (PNG)."""
 
-    image: Figure | bytes  # bytes are a PNG file
+    image: Figure
     name: str  # of its file, without `.png`; no two pictures of a page share it
     alt: str  # what it shows, for those who cannot see it
     caption: str = ""
@@ -117,34 +119,32 @@ def write_page(page: Page, folder: str | Path) -> Path:
         `Path`: The page.
 
     Raises:
-        `ValueError`: If a table's row has not as many cells as its header, two pictures have one name, a name is no
-            file name, or bytes are no PNG file.
+        `ValueError`: If a table's row has not as many cells as its header, two pictures have one name, or a name is
+            no file name.
     """
-    files = _pictures(page)
-    html = render_page(page, files)
+    html = render_page(page)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, png in files.items():
-        (folder / f"{name}.png").write_bytes(png)
+    for picture in _pictures(page):
+        picture.image.savefig(folder / f"{picture.name}.png", dpi=160)
     (folder / "index.html").write_text(html, encoding="utf-8")
     return folder / "index.html"
 
 
-def render_page(page: Page, files: Mapping[str, bytes]) -> str:
+def render_page(page: Page) -> str:
     """
     A page as HTML.
 
     Args:
         page ([`Page`]):
             The page.
-        files (`Mapping[str, bytes]`):
-            PNG file of each picture, by the picture's name.
 
     Returns:
         `str`
 
     Raises:
-        `ValueError`: If a table's row has not as many cells as its header.
+        `ValueError`: If a table's row has not as many cells as its header, two pictures have one name, or a name is
+            no file name.
     """
     for section in page.sections:
         for block in section.blocks:
@@ -159,7 +159,7 @@ def render_page(page: Page, files: Mapping[str, bytes]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["kind"] = lambda block: type(block).__name__
     environment.filters["shown"] = shown
-    images = {name: "data:image/png;base64," + base64.b64encode(png).decode("ascii") for name, png in files.items()}
+    images = {picture.name: _drawing(picture.image) for picture in _pictures(page)}
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         page=page, groups=[_groups(section) for section in page.sections], images=images
     )
@@ -176,22 +176,24 @@ def _groups(section: Section) -> list[list[Block]]:
     return groups
 
 
-def _pictures(page: Page) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
-    for picture in (block for section in page.sections for block in section.blocks if isinstance(block, Picture)):
-        if picture.name in files:
-            raise ValueError(f"Two pictures are named '{picture.name}'. Give each a name of its own.")
-        if not picture.name or Path(picture.name).name != picture.name:
-            raise ValueError(f"A picture is named '{picture.name}', which is no file name. Leave out the slashes.")
-        if isinstance(picture.image, Figure):
-            png = io.BytesIO()
-            picture.image.savefig(png, format="png", dpi=160)
-            files[picture.name] = png.getvalue()
-        else:
-            files[picture.name] = picture.image
-        if not files[picture.name].startswith(_PNG_START):
-            raise ValueError(f"Picture '{picture.name}' is not a PNG file. Give a figure or the bytes of a PNG file.")
-    return files
+def _pictures(page: Page) -> list[Picture]:
+    pictures = [block for section in page.sections for block in section.blocks if isinstance(block, Picture)]
+    names = set()
+    for name in (picture.name for picture in pictures):
+        if name in names:
+            raise ValueError(f"Two pictures are named '{name}'. Give each a name of its own.")
+        if not name or Path(name).name != name:
+            raise ValueError(f"A picture is named '{name}', which is no file name. Leave out the slashes.")
+        names.add(name)
+    return pictures
+
+
+def _drawing(figure: Figure) -> str:
+    """A figure as SVG in a `data:` address: sharp at any size, with its letters as outlines, so no font is needed."""
+    svg = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "page"}):
+        figure.savefig(svg, format="svg", metadata=_NO_METADATA)
+    return "data:image/svg+xml," + quote(" ".join(svg.getvalue().split()), safe=" !$'()*+,/:;=?@")
 
 
 def shown(value: Any) -> str:
