@@ -48,6 +48,11 @@ def test_tokens_to_level_by_hand():
     assert tokens_to_level(tokens, curves, 2.0).tolist() == [31, 44, math.inf]
 
 
+def test_what_is_no_number_is_not_at_the_level():
+    curves, tokens = torch.tensor([[math.nan, 0.0], [math.nan, 2.0]]), torch.tensor([[10, 20], [10, 20]])
+    assert tokens_to_level(tokens, curves, 1.0).tolist() == [math.inf, 20]
+
+
 def test_a_level_below_the_start_costs_the_first_step():
     assert tokens_to_level(torch.tensor([7, 14]), torch.tensor([1.0, 0.0]), 0.5).item() == 7
 

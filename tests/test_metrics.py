@@ -43,6 +43,12 @@ def test_wilson_interval_of_no_success_by_hand():
     assert round(interval.high, 4) == round(3.841459 / 13.841459, 4)
 
 
+@pytest.mark.parametrize("trials", [7, 10, 20, 40, 1000, 2000])  # at which rounding puts a bound past the share
+def test_a_share_of_all_or_none_is_its_own_bound(trials):
+    assert wilson_interval(trials, trials)[::2] == (1.0, 1.0)
+    assert wilson_interval(0, trials)[:2] == (0.0, 0.0)
+
+
 @pytest.mark.parametrize(("successes", "trials"), [(1, 3), (8, 10), (4.5, 9), (97, 100)])
 @pytest.mark.parametrize(("confidence", "z"), [(0.95, 1.959963984540054), (0.99, 2.5758293035489004)])
 def test_at_wilsons_bounds_the_share_lies_z_standard_errors_off(successes, trials, confidence, z):

@@ -18,7 +18,7 @@ def numbers(table: Any, place: str = "") -> dict[str, float]:
     if isinstance(table, (dict, list)):
         items = table.items() if isinstance(table, dict) else enumerate(table)
         return {k: v for key, part in items for k, v in numbers(part, f"{place}/{key}").items()}
-    return {} if table is None else {place: float(table)}
+    return {place: math.inf if table is None else float(table)}
 
 
 @pytest.mark.parametrize("study", ["sandbox"])
@@ -37,7 +37,7 @@ def test_the_readme_shows_table_1():
 
     def shown(interval: list[float], factor: int, sign: str = "") -> str:
         form = f"{{:{sign}.{0 if factor == 1 else 1}f}}"
-        value, low, high = ("never" if number == math.inf else form.format(factor * number) for number in interval)
+        value, low, high = ("never" if number is None else form.format(factor * number) for number in interval)
         return f"{value} ({low} to {high})"
 
     rows = [[name, *(shown(table[name][column][0], factor) for column, factor in factors.items())] for name in table]

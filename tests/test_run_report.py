@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from test_page import assert_stands_alone, drawings, read
-from trl import ModelConfig
+from trl import ModelConfig, RewardConfig, RewardTrainer
 
 from toolkit import MultiScaleRewardConfig, ReinforceConfig, RewardFunction
 from toolkit.checkpoints import write_manifest
@@ -251,6 +251,18 @@ def test_figures_of_another_trainer_make_a_page(tmp_path):
     page = read(write_run_report(tmp_path))
     assert "ranks 75.0% of held-out pairs right" in page.texts["p"][0]
     assert table_of(page, "accuracy0.7500") == ["accuracy0.7500"]
+
+
+def test_the_page_of_a_run_of_trls_own_trainer(tmp_path, tiny_folder, plain_pairs, cpu_options):
+    """TRL's scripts save the model and not the state, and its checkpoints have no manifest."""
+    config = RewardConfig(str(tmp_path), max_steps=4, **cpu_options | {"save_strategy": "steps", "save_steps": 2})
+    trainer = RewardTrainer(tiny_folder(), config, train_dataset=plain_pairs)
+    trainer.train()
+    trainer.save_model()
+    assert not (tmp_path / "trainer_state.json").exists()
+    page = read(write_run_report(tmp_path))
+    assert "left no trainer_state.json of its end: this page shows it up to step 4" in page.texts["p"][0]
+    assert len(drawings(page)) > 0
 
 
 def assert_refused(folder, capsys, *messages):

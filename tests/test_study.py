@@ -1,12 +1,18 @@
 """The store of a study: what ends is kept, what is wrong is named."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from toolkit.study import Cell, Study, run_stages
+
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass
@@ -104,6 +110,10 @@ def read(folder: Path, settings: Settings, text: str, to: str | None = None) -> 
     return {"found": found}
 
 
+def join(folder: Path, settings: Settings, texts: list[str]) -> dict[str, str]:
+    return {"found": " ".join((folder / "models" / text).read_text() for text in texts)}
+
+
 def chain_of_models(study: Study):
     yield [Cell("base", leave, {"text": "base"}), Cell("other", leave, {"text": "other"})]
     yield [Cell("copy", read, {"text": "base", "to": "copy"}, ("base",))]
@@ -137,3 +147,60 @@ def test_a_model_that_was_cut_short_is_made_again(tmp_path):
     (tmp_path / "models" / "copy.made").unlink()
     run_stages(study, chain_of_models(study), workers=1)
     assert study.result("end-1") == {"found": "base"}
+
+
+def counted(folder: Path, settings: Settings, text: str) -> dict[str, int]:
+    with (folder / "made").open("a") as made:
+        made.write(f"{text}\n")
+    return leave(folder, settings, text)
+
+
+def test_a_model_that_is_needed_twice_is_made_once(tmp_path):
+    stages = [
+        [Cell("base", counted, {"text": "base"})],
+        [Cell("copy", read, {"text": "base", "to": "copy"}, ("base",))],
+        [Cell("end", join, {"texts": ["base", "copy"]}, ("base", "copy"))],
+    ]
+    study = Study(tmp_path, Settings())
+    run_stages(study, iter(stages[:2]), workers=1)
+    for file in (tmp_path / "models").iterdir():
+        file.unlink()
+    run_stages(study, iter(stages), workers=2)
+    assert study.result("end") == {"found": "base base"}
+    assert (tmp_path / "made").read_text().split() == ["base"] * 2  # in either run
+
+
+def die(folder: Path, settings: Settings, value: int) -> dict[str, int]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {"never": value}
+
+
+def test_a_process_that_is_killed_is_said_to_be(tmp_path):
+    study, cells = Study(tmp_path, Settings()), [Cell("a", multiply, {"value": 1}), Cell("b", die, {"value": 2})]
+    with pytest.raises(RuntimeError, match="was killed, as happens when memory runs out"):
+        run_stages(study, iter([cells]), workers=1)
+    assert study.result("a") == {"product": 3}
+
+
+def interrupt(folder: Path, settings: Settings, value: int) -> dict[str, int]:
+    os.killpg(os.getpgrp(), signal.SIGINT)  # what Ctrl-C sends, and to whom
+    signal.pause()
+    return {"never": value}
+
+
+def test_after_an_interruption_no_cell_begins(tmp_path):
+    program = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+from test_study import Cell, Settings, Study, interrupt, multiply, run_stages
+if __name__ == "__main__":
+    cells = [Cell("a", interrupt, {"value": 1}), *(Cell(f"b{i}", multiply, {"value": i}) for i in range(4))]
+    run_stages(Study(Path(sys.argv[1]), Settings()), iter([cells]), workers=1)
+"""
+    (tmp_path / "program.py").write_text(program)
+    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "study")]
+    ended = subprocess.run(command, start_new_session=True, capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode != 0
+    assert "KeyboardInterrupt" in ended.stderr
+    assert list((tmp_path / "study" / "cells").iterdir()) == []

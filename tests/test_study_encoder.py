@@ -8,7 +8,9 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from toolkit.head import MultiScaleHead, MultiScaleSettings
 from toolkit.layout import segment_ends
 from toolkit.scales import mix, scale_prefix_values
-from toolkit.study_encoder import read_head, response_features, train_head
+from toolkit.study import Study
+from toolkit.study_encoder import encoder_name, encoder_stages, read_head, response_features, train_head
+from toolkit.study_real import RealStudy
 
 WORDS = ["why", "what", "is", "it", "and", "not", "so", "no", "yes", ".", "?"]
 PROMPTS = ["why ?", "so", "what is it and what is it not ?"]
@@ -93,3 +95,15 @@ def test_pairs_without_strength_teach_nothing_to_a_weighted_head():
     assert torch.equal(heads[0].weight, heads[1].weight)
     plain = [train_head("simple contrast", side, rejected, strength, 1e-2, 2, seed=0) for side in (chosen, other)]
     assert not torch.equal(plain[0].weight, plain[1].weight)
+
+
+def test_what_would_be_the_same_head_again_is_not_trained(tmp_path):
+    study = Study(tmp_path, RealStudy("data", seeds=[1], tasks=["dialogue", "code"], encoder="encoder"))
+    _, heads = encoder_stages(study)
+    models = {
+        task: {c.arguments["model"] for c in heads if c.arguments["task"] == task} for task in ("dialogue", "code")
+    }
+    assert models["code"] == {"unbiased", "simple contrast", "weighted", "context-aware", "multi-scale", "token"}
+    assert models["dialogue"] == models["code"] - {"weighted"}  # no pair has a strength there
+    assert len(heads) == 11
+    assert {encoder_name("weighted", task, 1) for task in ("dialogue", "code")} <= {cell.name for cell in heads}

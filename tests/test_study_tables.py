@@ -141,6 +141,7 @@ def test_accuracy_on_real_pairs_by_hand(tmp_path):
     units = {"code": [0, 0, 1], "dialogue": [0]}
     put(study, "decoder", **{task: {"units": found} for task, found in units.items()})
     for task, right in (("code", [1.0, 1.0, -1.0]), ("dialogue", [1.0])):
+        assert "mean" not in real_table(study)["multi-scale"]  # some task is still to come
         put(study, real_name("multi-scale", task, 1), gaps=right, longer=[-1] * len(right))
         put(study, real_name("simple contrast", task, 1), gaps=[-1.0] * len(right), longer=[0] * len(right))
     table = real_table(study)

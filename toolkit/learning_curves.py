@@ -61,7 +61,8 @@ def tokens_to_level(tokens: Tensor, curves: Tensor, level: float) -> Tensor:
     if tokens.shape != curves.shape:
         raise ValueError(f"`tokens` and `curves` must match, got {tuple(tokens.shape)} and {tuple(curves.shape)}.")
     # Tokens only grow, so that the fewest at the level are those of the first step there.
-    return tokens.double().masked_fill(curves < level, math.inf).amin(-1)
+    # What is no number is not at the level, hence no `<`.
+    return tokens.double().masked_fill(~(curves >= level), math.inf).amin(-1)
 
 
 def convergence_step(curve: Tensor, level: float, window: int) -> Tensor:

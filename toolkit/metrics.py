@@ -52,7 +52,10 @@ def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> 
     centre = share + z * z / (2 * trials)
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    return Interval(share, (centre - half) / scale, (centre + half) / scale)
+    # At 0 and 1 one bound is the share itself, which rounding must not put on its other side
+    return Interval(
+        share, max(0.0, min(share, (centre - half) / scale)), min(1.0, max(share, (centre + half) / scale))
+    )
 
 
 def pair_accuracy(chosen: Tensor, rejected: Tensor, confidence: float = 0.95) -> PairAccuracy:

@@ -96,9 +96,10 @@ def _read_run(folder: Path) -> _Record:
         results = _read_json(folder / "all_results.json") | _read_json(folder / "eval_results.json")
         if source != folder:
             results = {}  # left by an earlier end
+            why = "The run had not ended" if run else f"The run left no {STATE_NAME} of its end"
             remarks.append(
-                f"The run had not ended: this page shows it up to step {state.get('global_step')}, from its newest "
-                f"complete checkpoint, {source.name}."
+                f"{why}: this page shows it up to step {state.get('global_step')}, from its newest complete "
+                f"checkpoint, {source.name}."
             )
         evaluations = [row for row in [results, *log] if "eval_accuracy" in row]
     model = _read_json(source / "config.json") | _read_json(source / "adapter_config.json")
@@ -120,7 +121,9 @@ def _newest_state(folder: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any],
     }
     for path in checkpoints.values():
         _read_json(path / MANIFEST_NAME)  # a damaged one is named
-    complete = {step: path for step, path in checkpoints.items() if what_is_missing(path) is None}
+    # Other trainers write no manifest, and theirs are taken as they are
+    ours = bool(run) or any((path / MANIFEST_NAME).is_file() for path in checkpoints.values())
+    complete = {step: path for step, path in checkpoints.items() if not ours or what_is_missing(path) is None}
     ended = (folder / STATE_NAME).is_file()
     state = _read_json(folder / STATE_NAME)
     if complete and max(complete) > state.get("global_step", -1):

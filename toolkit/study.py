@@ -3,9 +3,11 @@ time, gone on with, and run side by side."""
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -125,7 +127,8 @@ def run_stages(study: Study, stages: Iterator[list[Cell]], workers: int) -> None
             else its share of the machine's cores.
 
     Raises:
-        `RuntimeError`: If a cell fails, naming it, after those that were under way have ended.
+        `RuntimeError`: If a cell fails, naming it, after those that were under way have ended; or if a process is
+            killed, as it is when memory runs out.
     """
     logs = study.folder / "logs"
     logs.mkdir(exist_ok=True)
@@ -137,23 +140,37 @@ def run_stages(study: Study, stages: Iterator[list[Cell]], workers: int) -> None
             known |= {cell.name: cell for cell in cells}
             batches = [[cell for cell in cells if study.result(cell.name) is None]]
             while lacking := {name for cell in batches[0] for name in cell.needs if not study.has_model(name)}:
-                batches.insert(0, [known[name] for name in sorted(lacking)])
+                later = [[cell for cell in batch if cell.name not in lacking] for batch in batches]
+                batches = [[known[name] for name in sorted(lacking)], *later]
             for batch in batches:
                 _run_batch(pool, study, batch, logs)
 
 
 def _run_batch(pool: ProcessPoolExecutor, study: Study, cells: list[Cell], logs: Path) -> None:
     futures = {pool.submit(study.keep, cell): cell.name for cell in cells}
-    for future in tqdm(as_completed(futures), total=len(futures), desc="Cells", disable=not futures):
-        if (error := future.exception()) is not None:
-            pool.shutdown(cancel_futures=True)
-            raise RuntimeError(
-                f"Cell '{futures[future]}' failed: {type(error).__name__}: {error} What it printed is in "
-                f"'{logs}'. The cells that ended are kept, and the same command goes on with the others."
-            ) from error
+    rest = (
+        f"What it printed is in '{logs}'. The cells that ended are kept, and the same command goes on with the others."
+    )
+    try:
+        for future in tqdm(as_completed(futures), total=len(futures), desc="Cells", disable=not futures):
+            error = future.exception()
+            if isinstance(error, BrokenProcessPool):
+                raise RuntimeError(
+                    "A process that ran a cell was killed, as happens when memory runs out: then use fewer `workers`. "
+                    + rest
+                ) from error
+            if error is not None:
+                raise RuntimeError(
+                    f"Cell '{futures[future]}' failed: {type(error).__name__}: {error} {rest}"
+                ) from error
+    except BaseException:  # Ctrl-C, too: what has not begun does not begin
+        pool.shutdown(cancel_futures=True)
+        raise
 
 
 def _begin_worker(logs: Path, threads: int) -> None:
+    # A process that caught Ctrl-C would take the next cell
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     torch.set_num_threads(threads)
     # What this process prints, its libraries' lines included, goes to a file of its own
     log = os.open(logs / f"worker-{os.getpid()}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

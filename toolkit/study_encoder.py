@@ -21,7 +21,17 @@ from .preference_losses import multi_scale_loss, strength_weights
 from .scales import SCALES, mix
 from .study import Cell, Study
 from .study_models import STUDY_MODELS, four_digits, ranked_right
-from .study_real import REAL_TASKS, SEARCH_SHARE, RealStudy, TaskPairs, at_most, in_second_part, prompt_text
+from .study_real import (
+    REAL_TASKS,
+    SEARCH_SHARE,
+    RealStudy,
+    TaskPairs,
+    at_most,
+    in_second_part,
+    once,
+    prompt_text,
+    trained_as,
+)
 from .tokenization import segment_boundary_ids
 
 SIDES = ("chosen", "rejected")
@@ -41,9 +51,9 @@ def response_features(
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Its tokenizer, which marks the second of two texts in `token_type_ids`.
         prompts (sequence of `str`):
-            `N` prompts. One that is too long loses its end.
+            `N` prompts.
         responses (sequence of `str`):
-            Their responses.
+            Their responses. Where the two are too long together, the longer of them loses its end.
         batch_size (`int`, *optional*, defaults to `32`):
             Rows of a forward pass.
 
@@ -168,7 +178,7 @@ def features_name(task: str) -> str:
 
 def encoder_name(model: str, task: str, seed: int) -> str:
     """Cell of a head on the encoder."""
-    return f"encoder-{task}-{model}-{seed}".replace(" ", "_")
+    return f"encoder-{task}-{trained_as(model, task)}-{seed}".replace(" ", "_")
 
 
 def features_cell(folder: Path, settings: RealStudy, task: str) -> dict[str, Any]:
@@ -237,14 +247,16 @@ def encoder_stages(study: Study) -> Iterator[list[Cell]]:
     if settings.encoder is None:
         return
     yield [Cell(features_name(task), features_cell, {"task": task}) for task in settings.tasks]
-    yield [
+    # The warmup is of what reaches the decoder, and an encoder that is not trained has none
+    models = [model for model in settings.models if "coarse_warmup" not in STUDY_MODELS[model]]
+    yield once(
         Cell(
             encoder_name(model, task, seed),
             encoder_cell,
-            {"model": model, "task": task, "seed": seed},
+            {"model": trained_as(model, task), "task": task, "seed": seed},
             (features_name(task),),
         )
         for task in settings.tasks
         for seed in settings.seeds
-        for model in settings.models
-    ]
+        for model in models
+    )

@@ -223,11 +223,14 @@ def real_reward_cell(
     return result
 
 
+def trained_as(model: str, task: str) -> str:
+    """The model that is trained for a model on a task."""
+    return "simple contrast" if model == "weighted" and task in WITHOUT_STRENGTH else model
+
+
 def real_name(model: str, task: str, seed: int, rate: float | None = None) -> str:
     """Cell of a reward model; with a rate, one of the search."""
-    if model == "weighted" and task in WITHOUT_STRENGTH:
-        model = "simple contrast"
-    return f"real-{task}-{model}-{seed}".replace(" ", "_") + (f"-rate-{rate:g}" if rate else "")
+    return f"real-{task}-{trained_as(model, task)}-{seed}".replace(" ", "_") + (f"-rate-{rate:g}" if rate else "")
 
 
 def real_rate(study: Study, model: str, task: str) -> float:
@@ -251,7 +254,7 @@ def real_stages(study: Study) -> Iterator[list[Cell]]:
     settings = study.settings
     grid = [(model, task) for task in settings.tasks for model in settings.models]
     yield [Cell("decoder", decoder_cell, {})]
-    yield _once(
+    yield once(
         _cell(model, task, settings.search_seed, rate, search=True)
         for model, task in grid
         if model in PREFERENCE_MODELS
@@ -259,7 +262,7 @@ def real_stages(study: Study) -> Iterator[list[Cell]]:
     )
     rates = {(model, task): real_rate(study, model, task) for model, task in grid}
     for variants in (False, True):
-        yield _once(
+        yield once(
             _cell(model, task, seed, rates[model, task])
             for seed in settings.seeds
             for model, task in grid
@@ -267,7 +270,7 @@ def real_stages(study: Study) -> Iterator[list[Cell]]:
         )
 
 
-def _once(cells: Iterable[Cell]) -> list[Cell]:
+def once(cells: Iterable[Cell]) -> list[Cell]:
     """Cells of the same name are the same training."""
     return list({cell.name: cell for cell in cells}.values())
 

@@ -12,18 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from .metrics import Interval
-from .page import (
-    Block,
-    Example,
-    Examples,
-    Page,
-    Paragraph,
-    Picture,
-    Response,
-    Section,
-    Settings,
-    write_page,
-)
+from .page import Block, Example, Examples, Page, Paragraph, Picture, Response, Section, Settings, write_page
 from .page import Table as Cells
 from .reward_config import PREFERENCE_MODELS
 from .run_record import read_json, write_json
@@ -40,6 +29,7 @@ from .study_tables import (
     ablation_table,
     baseline_table,
     curves,
+    finite,
     gradient_table,
     instability_table,
     main_table,
@@ -102,7 +92,7 @@ def write_study_report(folder: Path) -> Path:
     title, lead, sections, tables = build(study)
     sections.append(_settings_section(study, ended))
     page = write_page(Page(title, lead, sections), folder / "report")
-    write_json(page.parent / "tables.json", tables)
+    write_json(page.parent / "tables.json", finite(tables))
     return page
 
 
@@ -293,19 +283,21 @@ def _search_table(study: Study) -> Cells:
 def _real_search_table(study: Study) -> Cells:
     settings, rows = study.settings, []
     for task in settings.tasks:
-        for model in settings.models:
+        for model in (model for model in settings.models if model in PREFERENCE_MODELS):
             found = [(r, study.result(real_name(model, task, settings.search_seed, r))) for r in settings.rates]
             cells = [f"{100 * f['metrics']['test_accuracy']:.1f}" if f else "to come" for _, f in found]
             rows.append((f"{task}, {model}", *cells))
     header = ("accuracy on the search's pairs, %", *(f"{rate:g}" for rate in settings.rates))
-    return Cells(header, rows, "The best of each row was taken.")
+    return Cells(header, rows, "The best of each row was taken; variants of multi-scale take its.")
 
 
 # Figures
 
 
-def _points(table: Table, title: str, unit: str, name: str) -> Picture:
+def _points(table: Table, title: str, unit: str, name: str) -> Block:
     """Estimates with intervals, models beside each other at every column."""
+    if not any(table.values()):
+        return Paragraph("No model has all its seeds yet.")
     figure = Figure(figsize=(7.5, 3.8), layout="constrained")
     axes, columns = figure.subplots(), _columns(table)
     models = [model for model, row in table.items() if row]
@@ -322,8 +314,10 @@ def _points(table: Table, title: str, unit: str, name: str) -> Picture:
     return Picture(figure, name, f"{title}, {unit}.", "Bars are 95% intervals.", wide=True)
 
 
-def _lines(table: Table, title: str, unit: str, name: str) -> Picture:
+def _lines(table: Table, title: str, unit: str, name: str) -> Block:
     """Estimates against the number of pairs, which are the columns' names."""
+    if not any(table.values()):
+        return Paragraph("No policy has all its seeds yet.")
     figure = Figure(figsize=(7.5, 3.6), layout="constrained")
     axes = figure.subplots()
     for model, row in table.items():

@@ -1,5 +1,6 @@
 """Tables of a study, computed from its cells; docs/study.md defines every column."""
 
+import math
 from collections.abc import Callable, Iterable
 from statistics import median
 from typing import Any, NamedTuple
@@ -51,6 +52,24 @@ def _compare(
 def _all_seeds(study: Study, name: Callable[[int], str]) -> list[dict[str, Any]] | None:
     found = study.results([name(seed) for seed in study.settings.seeds])
     return found if len(found) == len(study.settings.seeds) else None
+
+
+def finite(tables: Any) -> Any:
+    """
+    Tables as JSON has them.
+
+    Args:
+        tables (nested dictionaries and lists of numbers):
+            An estimate is its interval and that of its difference; an interval is value, lower and upper bound.
+
+    Returns:
+        The same with `None` for what is infinite, such as a number of steps that is never reached.
+    """
+    if isinstance(tables, dict):
+        return {name: finite(part) for name, part in tables.items()}
+    if isinstance(tables, list | tuple):
+        return [finite(part) for part in tables]
+    return tables if tables is None or math.isfinite(tables) else None
 
 
 def ranked(study: Study, model: str, pairs: int) -> Tensor | None:
@@ -297,7 +316,7 @@ def real_table(study: Study, name: Callable[[str, str, int], str] = real_name) -
     columns = {
         task: _compare(models, lambda m, task=task: sums.get((m, task)), REFERENCE, sizes.get(task)) for task in sizes
     }
-    if len(sizes) > 1:
+    if len(sizes) == len(settings.tasks) > 1:
         # Every task weighs the same, however many pairs it has
         def over_tasks(model: str) -> Tensor | None:
             parts = [sums[model, task] / n.sum() for task, n in sizes.items() if (model, task) in sums]
