@@ -18,7 +18,7 @@ from trl import ModelConfig, RewardTrainer, TrlParser
 from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer
 from toolkit.metrics import PairAccuracy, pair_accuracy
 from toolkit.report import accuracies_of, print_accuracy, print_table
-from toolkit.scripting import DataArguments, pair_splits
+from toolkit.scripting import DataArguments, held_out_pairs, training_pairs
 
 
 @dataclass
@@ -48,7 +48,7 @@ def trl_accuracy(trainer: RewardTrainer) -> dict[str, float]:
 
 
 def main(script_args: ComparisonArguments, config: MultiScaleRewardConfig, model_args: ModelConfig) -> None:
-    train, test = pair_splits(script_args, seed=0)
+    train, test = training_pairs(script_args, seed=0), held_out_pairs(script_args, seed=0)
     folder, rows = Path(config.output_dir), []
     folder.mkdir(parents=True, exist_ok=True)
     for seed in script_args.seeds:

@@ -13,7 +13,7 @@ from trl import TrlParser
 from toolkit import RewardFunction
 from toolkit.metrics import correlation, pair_accuracy
 from toolkit.report import print_accuracy
-from toolkit.scripting import DataArguments, pair_splits
+from toolkit.scripting import DataArguments, held_out_pairs
 
 
 @dataclass
@@ -43,11 +43,13 @@ class EvaluationArguments(DataArguments):
 
 
 def main(args: EvaluationArguments) -> None:
-    _, pairs = pair_splits(args, seed=0)
+    args.eval_dataset_name = args.eval_dataset_name or args.dataset_name  # all of a file
+    pairs = held_out_pairs(args, seed=0)
     reward = RewardFunction(args.reward_model, batch_size=args.batch_size, max_length=args.max_length)
     prompts, rewards, by_scale, lengths = list(pairs["prompt"]), {}, {}, {}
+    columns = {name: list(pairs[name]) for name in ("tools", "chat_template_kwargs") if name in pairs.column_names}
     for side in ("chosen", "rejected"):
-        rewards[side] = torch.tensor(reward(prompts, list(pairs[side])))
+        rewards[side] = torch.tensor(reward(prompts, list(pairs[side]), **columns))
         by_scale[side] = torch.stack([score.scale_scores for score in reward.last_scores])
         lengths[side] = torch.tensor([len(score.token_scores) for score in reward.last_scores])
 

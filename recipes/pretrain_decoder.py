@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer, TrlParser
 
-from toolkit.scripting import DataArguments, pair_splits
+from toolkit.scripting import DataArguments, training_pairs
 from toolkit.small_decoder import new_decoder, train_tokenizer
 
 
@@ -37,7 +37,7 @@ class DecoderArguments(DataArguments):
 
 
 def main(script_args: DecoderArguments, training_args: SFTConfig) -> None:
-    pairs, _ = pair_splits(script_args, training_args.seed)
+    pairs = training_pairs(script_args, training_args.seed)
     texts = (message["content"] for row in pairs for column in ("prompt", "chosen") for message in row[column])
     tokenizer = train_tokenizer(texts, script_args.vocab_size)
     set_seed(training_args.seed)

@@ -15,7 +15,7 @@ from trl import TrlParser
 from toolkit import MultiScaleRewardConfig, ReinforceConfig
 from toolkit.joint import label_stage, mix_with_earlier, reward_accuracy, train_policy_stage, train_reward_stage
 from toolkit.report import print_accuracy
-from toolkit.scripting import DataArguments, import_callable, once, pair_splits, prompt_splits
+from toolkit.scripting import DataArguments, held_out_prompts, import_callable, once, training_pairs, training_prompts
 
 
 @dataclass
@@ -50,9 +50,8 @@ def main(args: JointArguments) -> None:
     TrlParser(MultiScaleRewardConfig).parse_args_and_config(["--config", args.reward_config])
     TrlParser(ReinforceConfig).parse_args_and_config(["--config", args.reinforce_config])
     judge = import_callable(args.judge)
-    first_pairs, _ = pair_splits(args, args.seed)
-    all_prompts, test_prompts = prompt_splits(args, args.seed)
-    policy, reward, earlier = args.policy, args.reward_model, [first_pairs]
+    all_prompts, test_prompts = training_prompts(args, args.seed), held_out_prompts(args, args.seed)
+    policy, reward, earlier = args.policy, args.reward_model, [training_pairs(args, args.seed)]
 
     for number in range(1, args.rounds + 1):
         folder, seed = Path(args.output_dir, f"round-{number}"), args.seed + number

@@ -9,7 +9,14 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from toolkit import ReinforceConfig, ReinforceTrainer, RewardFunction, SharedBaseRewardFunction
 from toolkit.run_record import CompletionExamples, save_run
-from toolkit.scripting import DataArguments, checkpoint_to_resume, import_callable, prompt_splits, with_model_arguments
+from toolkit.scripting import (
+    DataArguments,
+    checkpoint_to_resume,
+    held_out_prompts,
+    import_callable,
+    training_prompts,
+    with_model_arguments,
+)
 
 
 @dataclass
@@ -57,16 +64,14 @@ class ReinforceArguments(DataArguments):
 
 
 def main(script_args: ReinforceArguments, training_args: ReinforceConfig, model_args: ModelConfig) -> None:
-    train_dataset, _ = prompt_splits(script_args, training_args.seed)
+    evaluates, batch_size = training_args.eval_strategy != "no", script_args.reward_batch_size
     reward_funcs = [import_callable(path) for path in script_args.reward_funcs]
     if script_args.reward_model and script_args.reward_on_policy_base:
-        reward_funcs.insert(
-            0, SharedBaseRewardFunction(script_args.reward_model, batch_size=script_args.reward_batch_size)
-        )
+        reward_funcs.insert(0, SharedBaseRewardFunction(script_args.reward_model, batch_size=batch_size))
     elif script_args.reward_model:
         reward = RewardFunction(
             script_args.reward_model,
-            batch_size=script_args.reward_batch_size,
+            batch_size=batch_size,
             model_init_kwargs={"dtype": script_args.reward_dtype},
         )
         reward_funcs.insert(0, reward)
@@ -74,7 +79,8 @@ def main(script_args: ReinforceArguments, training_args: ReinforceConfig, model_
         model=model_args.model_name_or_path,
         reward_funcs=reward_funcs,
         args=with_model_arguments(training_args, model_args),
-        train_dataset=train_dataset,
+        train_dataset=training_prompts(script_args, training_args.seed),
+        eval_dataset=held_out_prompts(script_args, training_args.seed) if evaluates else None,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )

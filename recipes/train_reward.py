@@ -8,17 +8,16 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer
 from toolkit.report import accuracies_of, print_accuracy
 from toolkit.run_record import save_pair_examples, save_run
-from toolkit.scripting import DataArguments, checkpoint_to_resume, pair_splits, with_model_arguments
+from toolkit.scripting import DataArguments, checkpoint_to_resume, held_out_pairs, training_pairs, with_model_arguments
 
 
 def main(script_args: DataArguments, training_args: MultiScaleRewardConfig, model_args: ModelConfig) -> None:
-    train_dataset, eval_dataset = pair_splits(script_args, training_args.seed)
     model_args.lora_task_type = "SEQ_CLS"
     trainer = MultiScaleRewardTrainer(
         model=model_args.model_name_or_path,
         args=with_model_arguments(training_args, model_args),
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
+        train_dataset=training_pairs(script_args, training_args.seed),
+        eval_dataset=held_out_pairs(script_args, training_args.seed),
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )

@@ -19,8 +19,8 @@ from scripts.train import LORA_RANK, nf4
 from transformers import AutoModelForCausalLM
 
 from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings
+from toolkit.adapter_files import restore_adapter_dtype
 from toolkit.memory import ModelStates, model_states
-from toolkit.modeling import restore_adapter_dtype
 from toolkit.plan import build_model, list_parameters, load_config
 from toolkit.report import print_table
 from toolkit.sandbox import sample_pairs, sandbox_decoder, sandbox_tokenizer

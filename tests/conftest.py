@@ -1,5 +1,6 @@
 """Tiny tokenizers, decoders and pairs that several tests share. Nothing is downloaded."""
 
+import copy
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -114,6 +115,27 @@ def corpus() -> list[str]:
 @pytest.fixture(scope="session")
 def tokenizer():
     return train_tokenizer(corpus(), 400)
+
+
+@pytest.fixture(scope="session")
+def thinking(tokenizer):
+    """
+    A template as Qwen3's: it writes an empty thought before the assistant's last message, or the message's own, and
+    leaves out line breaks before the message.
+    """
+    other = copy.copy(tokenizer)
+    other.chat_template = (
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+        "{% set content = message['content'] %}"
+        "{% if message['role'] == 'assistant' and loop.last %}{% if '</think>' in content %}"
+        "{% set thought = content.split('</think>')[0].split('<think>')[-1].strip('\n') %}"
+        "{% set content = content.split('</think>')[-1] %}{% endif %}"
+        "{{ '<think>\n' + (thought or '') + '\n</think>\n\n' + content.lstrip('\n') }}"
+        "{% else %}{{ content }}{% endif %}"
+        "{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    return other
 
 
 @pytest.fixture(scope="session")

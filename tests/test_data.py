@@ -224,7 +224,7 @@ def test_strengths_that_are_all_zero_are_refused():
 
 
 def test_missing_columns_are_named_with_those_there_are():
-    with pytest.raises(ValueError, match=r"'pairs.jsonl' has no column \['rejected'\]; it has \['prompt', 'chosen'\]"):
+    with pytest.raises(ValueError, match=r"'pairs.jsonl' has no column \['rejected'\], but \['prompt', 'chosen'\]"):
         pairs({"prompt": "a", "chosen": "b"})
 
 
@@ -471,3 +471,16 @@ def test_real_files_of_each_form_load(name, rows):
 @needs_shared
 def test_a_pattern_of_real_files_loads():
     assert len(load_pairs(str(SHARED / "hh_helpful_single_train_*.jsonl.gz"))) == 3993 + 3992
+
+
+def test_tool_calls_are_refused_and_other_fields_named(tmp_path, caplog):
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "clock"}]}
+    prompt = [{"role": "user", "content": "When?", "id": 7}]
+    answers = [[{"role": "assistant", "content": text}] for text in ("Now.", "Then.")]
+    rows = [dict(zip(("prompt", "chosen", "rejected"), (prompt, *answers), strict=True))]
+    table = normalize_pairs(Dataset.from_list(rows), "pairs")
+    assert table[0]["prompt"] == [{"role": "user", "content": "When?"}]
+    assert "what they have beside is not: ['id']" in caplog.text
+    rows[0]["chosen"] = [call, *answers[0]]
+    with pytest.raises(ValueError, match=r"row 1, column 'chosen': found tool calls in message 1"):
+        normalize_pairs(Dataset.from_list(rows), "pairs")

@@ -17,6 +17,7 @@ LAYERS = [
     {"scales", "contributions", "preference_losses", "advantages", "policy_loss", "resampling", "sandbox_world"},
     {"packing"},
     {"batching", "tokenization", "data", "head", "small_decoder", "checkpoints"},
+    {"adapter_files"},
     {"modeling", "policy_passes"},
     {"reward_config", "reinforce_config", "reward_function", "sampling", "labeling", "plan"},
     {"adapters", "alignment"},

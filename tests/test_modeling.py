@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ARCHITECTURES, pad_rows, run_python, spread_head
+from peft import LoraConfig, get_peft_model
 from torch.nn.functional import linear
 from transformers import (
     AutoConfig,
@@ -15,6 +16,7 @@ from transformers import (
 )
 
 from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings
+from toolkit.adapter_files import save_adapter_settings
 from toolkit.scales import SCALES
 from toolkit.tokenization import encode_response
 
@@ -436,3 +438,31 @@ def test_the_coarse_scales_gradient_into_the_decoder_is_scaled_and_nothing_else(
     torch.testing.assert_close(scaled, finest + 0.1 * (plain - finest))
     for name, gradient in plain_head.items():
         assert torch.equal(gradient, scaled_head[name]), name
+
+
+def test_the_response_scales_context_is_among_the_coarse_gradient(reward_model, batch):
+    model = reward_model("qwen3", ["token", "response"], "head")
+    model.score.coarse_gradient = 0.0
+    model(**batch).scale_scores[:, 1].sum().backward()
+    assert not model.model.embed_tokens.weight.grad.any()
+    assert model.score.context_prompt.grad.any()
+
+
+def test_an_adapter_of_the_hub_is_fetched_and_loaded(reward_model, tiny_folder, batch, tmp_path, monkeypatch):
+    """Out of the hub's own cache on disk, which is all that is asked without a network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    folder = tmp_path / "models--someone--reward-lora"
+    snapshot = folder / "snapshots" / ("0" * 40)
+    model = get_peft_model(
+        AutoModelForMultiScaleReward.from_pretrained(tiny_folder(), MultiScaleSettings()),
+        LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear"),
+    )
+    spread_head(model.base_model.model)
+    model.peft_config["default"].base_model_name_or_path = tiny_folder()
+    model.save_pretrained(snapshot)
+    save_adapter_settings(MultiScaleSettings(), str(snapshot))
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0" * 40)
+    loaded = AutoModelForMultiScaleReward.from_pretrained("someone/reward-lora", cache_dir=str(tmp_path))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.eval()(**batch).logits, model.eval()(**batch).logits)

@@ -350,7 +350,7 @@ def test_prefix_baseline_explains_what_the_prefixes_tell(policy_trainer, reward_
 def test_prefix_values_at_the_tokens_of_another_tokenizer_by_hand():
     values = torch.tensor([[1.0], [2.0], [3.0]])
     score = ResponseScore(
-        3.0, values[-1], torch.ones(1), values, torch.tensor([0.5]), values, values, values > 2, [2, 5, 9], False
+        3.0, values[-1], torch.ones(1), values, torch.tensor([0.5]), values, values, values > 2, [2, 5, 9], False, 0
     )
     found = align_by_offsets(score, [1, 2, 4, 5, 8, 9, 9])
     assert found[:, 0].tolist() == [0.5, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
@@ -366,6 +366,17 @@ def test_settled_length_by_hand():
         0,
         4,
     ]
+
+
+def test_values_after_what_the_template_writes_before_the_message(policy_trainer, reward_folder, thinking):
+    # The reward model reads an empty thought before what the policy sampled: its values are passed over
+    trainer = policy_trainer(RewardFunction(reward_folder(), thinking), prefix_baseline=True)
+    _, output = generate(trainer)
+    values, _ = trainer._align(trainer._prefix_source.last_scores, output["completion_ids"], output["completion_mask"])
+    for i, ids in enumerate(completions_of(trainer, output)):
+        score = trainer._prefix_source.last_scores[i]
+        assert score.head_tokens > 0
+        torch.testing.assert_close(values[i, : len(ids)], score.prefix_values[score.head_tokens :][: len(ids)])
 
 
 @pytest.mark.parametrize("other", [" numbe#", " number", " numbers! And more", " numb", " numb er"])
@@ -501,8 +512,9 @@ def test_resuming_with_another_reward_model_is_an_error(policy_trainer, reward_f
         other.train(resume_from_checkpoint=str(Path(trainer.args.output_dir, "checkpoint-1")))
 
 
-def test_evaluation_logs_rewards_and_keeps_no_baseline(policy_trainer, chat_prompts):
-    options = {"baseline": "moving_average", "prefix_baseline": True, "num_generations": 1}
+@pytest.mark.parametrize("beta", [0.0, 0.05])
+def test_evaluation_logs_rewards_and_keeps_no_baseline(policy_trainer, chat_prompts, beta):
+    options = {"baseline": "moving_average", "prefix_baseline": True, "num_generations": 1, "beta": beta}
     trainer = policy_trainer(eval_dataset=chat_prompts.select(range(4)), per_device_eval_batch_size=4, **options)
     state = trainer._resume_state()
     metrics = trainer.evaluate()

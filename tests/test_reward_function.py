@@ -1,3 +1,5 @@
+import copy
+import json
 import math
 
 import pytest
@@ -9,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from toolkit import AutoModelForMultiScaleReward, MultiScaleRewardConfig, MultiScaleRewardTrainer, RewardFunction
+from toolkit.alignment import align_by_offsets, settled_length
 from toolkit.tokenization import encode_response
 
 CHAT = [{"role": "user", "content": "Who wrote Faust?"}]
@@ -198,6 +201,52 @@ def test_text_of_another_policy_is_cut_anew(reward_folder, reward, tokenizer, ot
     assert score.ends[: len(ends)] == ends
     assert len(score.ends) == len(score.prefix_values)
     assert all(end > len(text) for end in score.ends[len(ends) :])
+
+
+def test_what_the_template_writes_before_a_message_is_read_before_the_sampled_ids(reward_folder, thinking):
+    reward, text = RewardFunction(reward_folder(), thinking), "A man wrote it. He was old"
+    ids = sampled(thinking, text)
+    (from_ids,) = reward([CHAT], answers(text), completion_ids=[ids])
+    (score,) = reward.last_scores
+    assert score.same_tokens
+    assert thinking.decode(encode_response(thinking, CHAT, answers(text)[0]).input_ids).count("</think>") == 1
+    assert score.head_tokens == len(thinking("<think>\n\n</think>\n\n")["input_ids"])
+    (from_text,) = reward([CHAT], answers(text))
+    assert from_ids == pytest.approx(from_text, abs=1e-5)
+
+
+def test_a_message_with_a_thought_of_its_own_gets_no_other(reward_folder, thinking):
+    reward, text = RewardFunction(reward_folder(), thinking), "<think>\nWho else?\n</think>\n\nA man wrote it."
+    (from_ids,) = reward([CHAT], answers(text), completion_ids=[sampled(thinking, text)])
+    (score,) = reward.last_scores
+    assert (score.same_tokens, score.head_tokens) == (True, 0)
+    assert from_ids == pytest.approx(reward([CHAT], answers(text))[0], abs=1e-5)
+
+
+def test_no_value_is_known_of_a_message_that_the_template_writes_otherwise(reward_folder, thinking):
+    # It leaves out a line break at the beginning, so that what is read ends earlier in the message than it seems
+    reward, text = RewardFunction(reward_folder(), thinking), "\nA man wrote it. He was old"
+    reward([CHAT], answers(text), completion_ids=[sampled(thinking, text)])
+    (score,) = reward.last_scores
+    assert not score.same_tokens
+    found = align_by_offsets(score, [settled_length(text[: t + 1]) for t in range(len(text))])
+    torch.testing.assert_close(found, score.prompt_value.expand_as(found))
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_tools_and_options_of_a_row_reach_the_template(reward_folder, tokenizer, as_text):
+    other = copy.copy(tokenizer)
+    other.chat_template = "{{ tools[0].function.name if tools }}{{ tone }}" + tokenizer.chat_template
+    reward, tool = RewardFunction(reward_folder(), other), {"type": "function", "function": {"name": "clock"}}
+    columns = {
+        "tools": [json.dumps([tool]) if as_text else [tool], None],
+        "chat_template_kwargs": [{"tone": "kind"}, None],
+    }
+    found = reward([CHAT, CHAT], answers("At noon.", "At noon."), **columns)
+    alone = RewardFunction(reward_folder(), other, chat_template_kwargs={"tools": [tool], "tone": "kind"})
+    assert found[0] == pytest.approx(alone([CHAT], answers("At noon."))[0], abs=1e-5)
+    assert found[1] == pytest.approx(reward([CHAT], answers("At noon."))[0], abs=1e-5)
+    assert found[0] != pytest.approx(found[1], abs=1e-4)
 
 
 def test_an_empty_response_has_no_reward(reward, tokenizer):

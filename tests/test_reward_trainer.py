@@ -324,6 +324,9 @@ def test_a_response_that_is_too_long_is_named(reward_trainer, plain_pairs):
     rows[1]["rejected"] = " much too long" * 40
     with pytest.raises(ValueError, match=r"Data set 'train', row 2, column 'rejected': a response of \d+ tokens"):
         reward_trainer(Dataset.from_list(rows), max_length=60)
+    rows[2]["chosen"] = " much too long" * 50
+    with pytest.raises(ValueError, match=r"'train', row 2, column 'rejected'.*It is the first of 2 such rows of 3"):
+        reward_trainer(Dataset.from_list(rows), max_length=60)
     with pytest.raises(ValueError, match=r"Data set 'held out', row 2, column 'rejected'"):
         reward_trainer(eval_dataset={"held out": Dataset.from_list(rows)}, max_length=60)
 
@@ -437,6 +440,19 @@ def test_batches_by_tokens_weigh_every_pair_of_a_step_alike(reward_trainer, chat
         assert loss == pytest.approx(found[2][1], abs=1e-5)
         assert grad_norm == pytest.approx(found[2][2], rel=1e-4)
     assert logged(trainer, "pairs")[0] == 24
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_batches_by_tokens_count_the_padding(reward_trainer, chat_pairs, shared):
+    options = {"max_tokens_per_batch": 512, "pad_to_multiple_of": 64, "shared_prompts": shared}
+    batches = list(reward_trainer(chat_pairs, **options).get_train_dataloader())
+    assert max(batch["input_ids"].numel() for batch in batches) <= 512
+    assert all(batch["input_ids"].size(1) % 64 == 0 for batch in batches)
+
+
+def test_a_collator_that_would_be_replaced_is_refused(reward_folder, reward_config, plain_pairs):
+    with pytest.raises(ValueError, match="`data_collator` cannot be set"):
+        MultiScaleRewardTrainer(reward_folder(), reward_config(), plain_pairs, data_collator=lambda rows: rows)
 
 
 def test_what_is_asked_of_a_decoder_that_cannot_share(reward_trainer, tiny_folder, chat_pairs):

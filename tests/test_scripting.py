@@ -10,10 +10,12 @@ from toolkit.sandbox import gold_judge
 from toolkit.scripting import (
     DataArguments,
     checkpoint_to_resume,
+    held_out_pairs,
+    held_out_prompts,
     import_callable,
     once,
-    pair_splits,
-    prompt_splits,
+    training_pairs,
+    training_prompts,
     with_model_arguments,
 )
 
@@ -26,7 +28,7 @@ def write_pairs(path, count):
 
 def test_the_sandbox_gives_as_many_rows_as_asked_for_and_other_ones_to_hold_out():
     args = DataArguments(dataset_name="sandbox", train_size=8, eval_size=5)
-    train, test = pair_splits(args, seed=0)
+    train, test = training_pairs(args, seed=0), held_out_pairs(args, seed=0)
     assert (len(train), len(test)) == (8, 5)
     assert train.column_names == test.column_names == ["prompt", "chosen", "rejected", "strength", "task"]
     assert not {str(row) for row in train["prompt"]} & {str(row) for row in test["prompt"]}
@@ -35,18 +37,21 @@ def test_the_sandbox_gives_as_many_rows_as_asked_for_and_other_ones_to_hold_out(
 def test_files_are_read_whole_and_cut_to_size(tmp_path):
     train, test = write_pairs(tmp_path / "train.jsonl", 9), write_pairs(tmp_path / "test.jsonl", 4)
     args = DataArguments(dataset_name=train, eval_dataset_name=test, train_size=6)
-    assert [len(part) for part in pair_splits(args, seed=0)] == [6, 4]
-    assert prompt_splits(args, seed=0)[1]["prompt"][:] == ["p0", "p1", "p2", "p3"]
+    assert (len(training_pairs(args, seed=0)), len(held_out_pairs(args, seed=0))) == (6, 4)
+    assert held_out_prompts(args, seed=0)["prompt"][:] == ["p0", "p1", "p2", "p3"]
 
 
 def test_a_file_alone_has_no_held_out_rows(tmp_path):
+    args = DataArguments(dataset_name=write_pairs(tmp_path / "train.jsonl", 2))
+    assert len(training_pairs(args, seed=0)) == len(training_prompts(args, seed=0)) == 2
     with pytest.raises(ValueError, match="Set `eval_dataset_name`"):
-        pair_splits(DataArguments(dataset_name=write_pairs(tmp_path / "train.jsonl", 2)), seed=0)
+        held_out_pairs(args, seed=0)
 
 
 def test_no_data_set_is_an_error():
-    with pytest.raises(ValueError, match="`dataset_name` is not set"):
-        pair_splits(DataArguments(), seed=0)
+    for rows in (training_pairs, held_out_pairs):
+        with pytest.raises(ValueError, match="`dataset_name` is not set"):
+            rows(DataArguments(), seed=0)
 
 
 def test_a_dotted_path_names_a_function():

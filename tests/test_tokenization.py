@@ -217,26 +217,14 @@ def test_there_is_no_marker_without_a_template(tokenizer):
     assert response_marker_ids(bare) == []
 
 
-def thinking(tokenizer):
-    """A template that writes an empty thought before the assistant's last message, as some models do."""
-    other = copy.copy(tokenizer)
-    other.chat_template = (
-        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
-        "{% if message['role'] == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
-        "{{ message['content'] + '<|im_end|>\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-    )
-    return other
-
-
-def test_parts_of_a_turn(tokenizer):
+def test_parts_of_a_turn(tokenizer, thinking):
     opened = "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
     assert turn_parts(tokenizer, QUESTION) == (opened, "", "<|im_end|>\n")
-    assert turn_parts(thinking(tokenizer), QUESTION) == (opened, "<think>\n\n</think>\n\n", "<|im_end|>\n")
+    assert turn_parts(thinking, QUESTION) == (opened, "<think>\n\n</think>\n\n", "<|im_end|>\n")
 
 
-def test_what_the_template_writes_before_the_message_belongs_to_the_response(tokenizer):
-    row = encode_response(thinking(tokenizer), QUESTION, ANSWER)
+def test_what_the_template_writes_before_the_message_belongs_to_the_response(tokenizer, thinking):
+    row = encode_response(thinking, QUESTION, ANSWER)
     head, response = row.input_ids[: row.response_start], row.input_ids[row.response_start :]
     assert tokenizer.decode(head) == "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.decode(response) == "<think>\n\n</think>\n\nMe. You.<|im_end|>\n"

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from .adapter_files import load_adapter_settings, restore_adapter_dtype
 from .head import MultiScaleHead, MultiScaleSettings
-from .modeling import keep_gradients_in_4bit, load_adapter_settings, restore_adapter_dtype, reward_model_class
+from .modeling import keep_gradients_in_4bit, reward_model_class
 from .reward_function import ResponseScore, RewardFunction
 from .tokenization import EncodedResponse, Messages
 

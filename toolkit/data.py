@@ -7,7 +7,6 @@ After [`normalize_pairs`] a table has the columns `prompt`, `chosen` and `reject
 import glob
 import gzip
 import json
-import logging
 import math
 import os
 import re
@@ -18,9 +17,10 @@ from typing import IO, Any
 import datasets
 from datasets import Dataset, Features, List, Value
 from datasets.exceptions import DatasetsError
+from transformers.utils.logging import get_logger
 from trl.data_utils import extract_prompt
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Messages = list[dict[str, str]]
 RowFunction = Callable[[dict[str, Any], dict[str, str]], dict[str, Any]]
@@ -140,8 +140,7 @@ def _load_file(path: str) -> Dataset:
 
 
 def _open(path: str) -> IO[Any]:
-    opener: Callable[..., IO[Any]] = gzip.open if path.endswith(".gz") else open
-    return opener(path, "rt", encoding="utf-8", errors="replace")
+    return (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8", errors="replace")
 
 
 def _find_odd_row(path: str) -> int:
@@ -213,15 +212,12 @@ def normalize_pairs(dataset: Dataset, name: str) -> Dataset:
         found, then the other columns unchanged. A prompt may be empty.
 
     Raises:
-        `ValueError`: If a column is missing, a value is of the wrong kind, rows differ in form, a response is empty or
-            not the assistant's, both responses are the same, a margin is not finite, a strength is negative or not
-            finite, or all strengths are 0.
+        `ValueError`: If a column is missing, a value is of the wrong kind, rows differ in form, a response is empty,
+            not the assistant's or a tool call, both are the same, a strength is negative, or all strengths are 0.
     """
     missing = [column for column in ("chosen", "rejected") if column not in dataset.column_names]
     if missing:
-        raise ValueError(
-            f"Data set '{name}' has no column {missing}; it has {dataset.column_names}. It needs {FORMS}."
-        )
+        raise ValueError(f"Data set '{name}' has no column {missing}, but {dataset.column_names}. It needs {FORMS}.")
     form = _form(dataset, name)
     numbers = [column for column in NUMBER_COLUMNS if column in dataset.column_names]
     feature = Value("string") if set(form.values()) == {TEXT} else MESSAGES_FEATURE
@@ -334,6 +330,10 @@ def _conversation(value: Any, column: str, kind: str) -> Messages:
             fields = message if isinstance(message, dict) else {}
             if not (isinstance(fields.get("role"), str) and isinstance(fields.get("content"), str)):
                 raise _RowError(column, f"message {number} as {message}", "Write role and content as text in each.")
+            if fields.get("tool_calls"):
+                raise _RowError(column, f"tool calls in message {number}", "Write them into its content, as text.")
+            if others := sorted(key for key in fields.keys() - {"role", "content"} if fields[key]):
+                logger.warning_once(f"Of messages, role and content are read; what they have beside is not: {others}.")
         return [{"role": message["role"], "content": message["content"]} for message in value]
     _, *turns = re.split(r"\n\n(Human|Assistant):", value)
     messages = [

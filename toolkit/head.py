@@ -156,6 +156,8 @@ class MultiScaleHead(nn.Linear):
 
             response = score("response")
             if self.context == "head":
+                if finest != "response":
+                    prompt = scale_gradient(prompt, self.coarse_gradient)
                 by_prompt = F.linear(prompt, self.context_prompt.float())[:, None]
                 weights = by_row(F.linear(seen["response"], self.context_response.float()))
                 response = response + (weights * by_prompt).sum(-1)

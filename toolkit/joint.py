@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import mean
 
 import torch
 from accelerate import PartialState
@@ -70,7 +71,8 @@ def label_stage(
 
 def mix_with_earlier(pairs: Dataset, earlier: list[Dataset], seed: int) -> Dataset:
     """
-    The new pairs and as many earlier ones, so that the reward model does not forget what it has seen.
+    The new pairs and as many earlier ones, so that the reward model does not forget what it has seen. Earlier ones
+    without `strength` get the mean of the new ones'.
 
     Args:
         pairs ([`~datasets.Dataset`]):
@@ -83,10 +85,14 @@ def mix_with_earlier(pairs: Dataset, earlier: list[Dataset], seed: int) -> Datas
     Returns:
         `datasets.Dataset`
     """
-    columns = ["prompt", "chosen", "rejected", *(["strength"] if "strength" in earlier[0].column_names else [])]
-    old = concatenate_datasets(
-        [part.select_columns(columns).cast(pairs.select_columns(columns).features) for part in earlier]
+    columns = ["prompt", "chosen", "rejected", "strength"]
+    even = mean(pairs["strength"])
+    known = (
+        part if "strength" in part.column_names else part.add_column("strength", [even] * len(part))
+        for part in earlier
     )
+    features = pairs.select_columns(columns).features
+    old = concatenate_datasets([part.select_columns(columns).cast(features) for part in known])
     old = old.shuffle(seed=seed).select(range(min(len(pairs), len(old))))
     return concatenate_datasets([pairs.select_columns(columns), old])
 

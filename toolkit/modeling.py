@@ -2,27 +2,22 @@
 tokens, segments and the response, mixed by a gate that reads the prompt."""
 
 import inspect
-import json
-import os
 from dataclasses import asdict, dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, load_peft_weights
-from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .adapter_files import adapter_folder, load_adapter_settings, restore_adapter_dtype
 from .head import MultiScaleHead, MultiScaleSettings
 from .layout import find_response_start, last_kept, positions_from, response_mask, segment_ends
 from .packing import branch_mask
 from .scales import SCALES, mix, scale_prefix_values
-
-ADAPTER_SETTINGS_NAME = "multi_scale.json"
 
 
 @dataclass
@@ -274,7 +269,7 @@ class AutoModelForMultiScaleReward:
 
         Args:
             name_or_path (`str`):
-                Hub name or folder of a model, or folder of a LoRA adapter that `MultiScaleRewardTrainer` saved.
+                Hub name or folder of a model, or of a LoRA adapter that `MultiScaleRewardTrainer` saved.
             settings ([`MultiScaleSettings`], *optional*):
                 Scales and context of a new reward model. Not needed, and taken from the checkpoint, for one that was
                 trained here.
@@ -289,16 +284,17 @@ class AutoModelForMultiScaleReward:
             `ValueError`: If the checkpoint is not a multi-scale reward model and no `settings` are given, or its
             architecture has no stock reward head.
         """
-        if os.path.isfile(os.path.join(name_or_path, ADAPTER_CONFIG_NAME)):
-            base = PeftConfig.from_pretrained(name_or_path).base_model_name_or_path
-            settings = settings or load_adapter_settings(name_or_path)
-            model = AutoModelForMultiScaleReward.from_pretrained(base, settings, **kwargs)
-            # PEFT would freeze it, but a whole model can be trained on when it is loaded, and so can this.
-            return restore_adapter_dtype(
-                PeftModel.from_pretrained(model, name_or_path, is_trainable=True), name_or_path
-            )
-
         shared = {key: kwargs[key] for key in ("revision", "trust_remote_code", "token", "cache_dir") if key in kwargs}
+        folder = adapter_folder(name_or_path, **{key: shared[key] for key in shared if key != "trust_remote_code"})
+        if folder is not None:
+            base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+            settings = settings or load_adapter_settings(folder)
+            fetched = folder != name_or_path  # in the revision that is given, which then is not the base's
+            of_base = {key: value for key, value in kwargs.items() if not (fetched and key == "revision")}
+            model = AutoModelForMultiScaleReward.from_pretrained(base, settings, **of_base)
+            # PEFT would freeze it, but a whole model can be trained on when it is loaded, and so can this.
+            return restore_adapter_dtype(PeftModel.from_pretrained(model, folder, is_trainable=True), folder)
+
         config = AutoConfig.from_pretrained(name_or_path, num_labels=1, **shared)
         saved = getattr(config, "multi_scale", None)
         if settings is None and saved is None:
@@ -332,63 +328,3 @@ def keep_gradients_in_4bit(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-
-
-def restore_adapter_dtype(model: PeftModel, folder: str, adapter_name: str = "default") -> PeftModel:
-    """
-    Give an adapter the dtype in which it was saved, and so trained. PEFT loads those in bfloat16, which TRL trains
-    beside 4-bit weights, as float32, and scores then differ in the third digit.
-
-    Args:
-        model ([`~peft.PeftModel`]):
-            Model with the adapter, loaded from `folder`.
-        folder (`str`):
-            Folder of the adapter.
-        adapter_name (`str`, *optional*, defaults to `"default"`):
-            Its name in the model.
-
-    Returns:
-        [`~peft.PeftModel`]: `model`.
-    """
-    saved = load_peft_weights(folder, device="cpu")
-    for name, parameter in model.named_parameters():
-        key = name.replace(f".{adapter_name}", "")  # files leave out the adapter's name
-        if key in saved:
-            parameter.data = parameter.data.to(saved[key].dtype)
-    return model
-
-
-def save_adapter_settings(settings: MultiScaleSettings, folder: str) -> None:
-    """
-    Write the settings beside a LoRA adapter, whose own files have no room for them.
-
-    Args:
-        settings ([`MultiScaleSettings`]):
-            Settings of the model that the adapter belongs to.
-        folder (`str`):
-            Folder of the adapter. A `config.json` there would make stock loaders take it for a whole model.
-    """
-    Path(folder, ADAPTER_SETTINGS_NAME).write_text(json.dumps(asdict(settings), indent=2) + "\n")
-
-
-def load_adapter_settings(folder: str) -> MultiScaleSettings:
-    """
-    Read the settings beside a LoRA adapter.
-
-    Args:
-        folder (`str`):
-            Folder of the adapter.
-
-    Returns:
-        [`MultiScaleSettings`]
-
-    Raises:
-        `ValueError`: If there are none.
-    """
-    path = Path(folder, ADAPTER_SETTINGS_NAME)
-    if not path.is_file():
-        raise ValueError(
-            f"The adapter in '{folder}' has no {ADAPTER_SETTINGS_NAME} beside it. MultiScaleRewardTrainer writes that "
-            "file when it saves; for an adapter saved otherwise call `save_adapter_settings` or pass `settings`."
-        )
-    return MultiScaleSettings(**json.loads(path.read_text()))

@@ -1,16 +1,15 @@
 """What a run needs before it is started: memory of each GPU, tokens and hours, from a model's configuration alone."""
 
-import os
 from dataclasses import asdict
 from typing import NamedTuple
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from .adapter_files import adapter_folder
 from .head import MultiScaleSettings
 from .memory import (
     Decoder,
@@ -72,7 +71,7 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
 
     Args:
         name_or_path (`str`):
-            Hub name or folder of a model, or folder of an adapter, whose base model is then meant.
+            Hub name or folder of a model or an adapter, whose base model is then meant.
 
     Returns:
         [`~transformers.PreTrainedConfig`]
@@ -80,8 +79,8 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
     Raises:
         `ValueError`: If there is none, or it is not that of a dense decoder.
     """
-    if os.path.isfile(os.path.join(name_or_path, ADAPTER_CONFIG_NAME)):
-        name_or_path = PeftConfig.from_pretrained(name_or_path).base_model_name_or_path
+    if (folder := adapter_folder(name_or_path)) is not None:
+        name_or_path = PeftConfig.from_pretrained(folder).base_model_name_or_path
     try:
         config = AutoConfig.from_pretrained(name_or_path, num_labels=1)
     except (OSError, ValueError) as error:

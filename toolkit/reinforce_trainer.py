@@ -119,8 +119,8 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """TRL's, with the prompt of several responses run once, and no pass whose result nothing reads."""
         frozen = not torch.is_grad_enabled()
-        if frozen and self._on_policy and self.beta == 0:
-            # Without divergence and ratio, the log-probabilities of sampling have no use.
+        if frozen and self._on_policy and self.beta == 0 and not compute_entropy:
+            # Without divergence and ratio, the log-probabilities of sampling have no use; an evaluation's loss has.
             result = input_ids.new_zeros(len(input_ids), logits_to_keep, dtype=torch.float32), None, None
         elif compute_aux_loss:  # which TRL's own pass makes of the attention mask
             result = super()._get_per_token_logps_and_entropies(
@@ -279,7 +279,8 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
                 continue
             prompt_value[i] = score.prompt_value
             if score.same_tokens:
-                known = score.prefix_values[:length]  # one short where the reward model's template writes no end
+                # Those of the template come before; one short where it writes no end
+                known = score.prefix_values[score.head_tokens :][:length]
                 values[i, : len(known)] = known
             else:
                 values[i, :length] = align_by_offsets(score, self._settled_lengths(ids[i, :length].tolist()))

@@ -17,7 +17,16 @@ from trl.trainer.utils import get_config_model_id
 
 from .modeling import AutoModelForMultiScaleReward, MultiScaleRewardOutput, base_reward_model
 from .packing import fill_batches, group_by_prefix, pack_rows, why_not_shared
-from .tokenization import EncodedResponse, Messages, TurnParts, cut_prompt, encode_response, end_ids, turn_parts
+from .tokenization import (
+    EncodedResponse,
+    Messages,
+    TurnParts,
+    cut_prompt,
+    encode_response,
+    end_ids,
+    row_template_kwargs,
+    turn_parts,
+)
 
 logger = get_logger(__name__)
 
@@ -35,6 +44,7 @@ class ResponseScore(NamedTuple):
     segment_ends: Tensor  # (R,) bool, last token of each segment, an open one at the end included
     ends: list[int]  # of each token, where it ends in the text, in characters; empty with `same_tokens`
     same_tokens: bool  # whether the tokens are those that the policy sampled
+    head_tokens: int  # with `same_tokens`, those before them that the template wrote, such as an empty thought
 
 
 class PromptParts(NamedTuple):
@@ -43,6 +53,7 @@ class PromptParts(NamedTuple):
     turn: TurnParts | None  # as text, where there is a template
     start: list[int]  # ids before
     tail: list[int]  # ids after one that is finished
+    options: dict[str, Any]  # further arguments of the template
 
 
 class RewardFunction:
@@ -139,7 +150,8 @@ class RewardFunction:
             log_metric (`Callable`, *optional*):
                 TRL's hook for metrics; every scale's mean, the gate's, and the number of shortened prompts go there.
             kwargs:
-                Other columns of the data set, not used.
+                Other columns of the data set. `tools` and `chat_template_kwargs` go to the chat template, as in
+                training.
 
         Returns:
             `list[float | None]`: Reward of each response; `None`, which TRL takes as "not scored", for an empty one.
@@ -149,14 +161,17 @@ class RewardFunction:
             or a response alone is longer than `max_length`.
         """
         ids = completion_ids or [None] * len(prompts)
-        keys = [json.dumps(prompt) for prompt in prompts]  # several responses have the same
-        around = {key: self._encode_prompt(prompt) for key, prompt in dict(zip(keys, prompts, strict=True)).items()}
-        encoded = [
-            self._encode(prompt, around[key], completion, row_ids)
-            for prompt, key, completion, row_ids in zip(prompts, keys, completions, ids, strict=True)
-        ]
+        columns = {name: kwargs[name] for name in ("tools", "chat_template_kwargs") if name in kwargs}
+        around: dict[str, PromptParts] = {}
+        encoded = []
+        for i, (prompt, completion, row_ids) in enumerate(zip(prompts, completions, ids, strict=True)):
+            options = row_template_kwargs({name: column[i] for name, column in columns.items()})
+            key = json.dumps([prompt, options])  # several responses have the same
+            if key not in around:
+                around[key] = self._encode_prompt(prompt, self.chat_template_kwargs | options)
+            encoded.append(self._encode(prompt, around[key], completion, row_ids))
         rows, cuts = {}, 0
-        for i, (row, same) in enumerate(encoded):
+        for i, (row, *same) in enumerate(encoded):
             if row.response_start == len(row.input_ids):
                 continue
             try:
@@ -164,7 +179,7 @@ class RewardFunction:
             except ValueError as error:
                 raise ValueError(f"Response {i + 1} of the batch: {error}") from None
             cuts += cut > 0
-            rows[i] = (row, same)
+            rows[i] = (row, *same)
         scores = self._score(rows)
         self.last_scores = [scores.get(i) for i in range(len(prompts))]
         if cuts:
@@ -181,27 +196,22 @@ class RewardFunction:
                 log_metric(f"reward_model/gate/{scale}", sum(s.gate[i].item() for s in scores.values()) / len(scores))
         return [None if score is None else score.reward for score in self.last_scores]
 
-    def _encode_prompt(self, prompt: str | Messages) -> PromptParts:
+    def _encode_prompt(self, prompt: str | Messages, options: dict[str, Any]) -> PromptParts:
         """What stands around a response, as text where a template writes it, and as ids."""
         tokenizer = self.processing_class
         if isinstance(prompt, str):
-            return PromptParts(None, tokenizer(prompt)["input_ids"], [tokenizer.eos_token_id])
-        parts = turn_parts(tokenizer, prompt, **self.chat_template_kwargs)
+            return PromptParts(None, tokenizer(prompt)["input_ids"], [tokenizer.eos_token_id], options)
+        parts = turn_parts(tokenizer, prompt, **options)
         start, tail = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (parts.prompt, parts.tail))
-        return PromptParts(parts, start, tail)
+        return PromptParts(parts, start, tail, options)
 
     def _encode(
-        self,
-        prompt: str | Messages,
-        around: PromptParts,
-        completion: str | Messages,
-        ids: list[int] | None,
-    ) -> tuple[EncodedResponse, bool]:
-        """Row of one response, and whether its tokens are those that the policy sampled."""
-        tokenizer, parts = self.processing_class, around.turn
-        text = completion if isinstance(completion, str) else completion[-1]["content"]
+        self, prompt: str | Messages, around: PromptParts, completion: str | Messages, ids: list[int] | None
+    ) -> tuple[EncodedResponse, bool, int]:
+        """Row of one response, whether its tokens are those that the policy sampled, and how many come before them."""
+        tokenizer, text = self.processing_class, _text(completion)
         if ids is None:
-            return self._encode_text(prompt, completion, parts, finished=True), False
+            return self._encode_text(prompt, around, completion, finished=True), False, 0
         policy_tokenizer = self.policy_processing_class or tokenizer
         if policy_tokenizer.decode(ids, skip_special_tokens=True) != text:
             raise ValueError(
@@ -211,27 +221,37 @@ class RewardFunction:
             )
         finished = bool(ids) and ids[-1] in self._end_ids
         if policy_tokenizer is not tokenizer and tokenizer.decode(ids, skip_special_tokens=True) != text:
-            return self._encode_text(prompt, completion, parts, finished), False
-        if parts is not None and parts.head:  # the template writes before the message what the policy did not sample
-            return self._encode_text(prompt, completion, parts, finished), False
-        response = ids[:-1] + around.tail if finished else list(ids)
-        return EncodedResponse(around.start + response, len(around.start), []), True
+            return self._encode_text(prompt, around, completion, finished), False, 0
+        head = self._head(prompt, around, completion) if around.turn and around.turn.head else ""
+        if head is None:
+            return self._encode_text(prompt, around, completion, finished), False, 0
+        before = tokenizer(head, add_special_tokens=False)["input_ids"] if head else []
+        response = before + (ids[:-1] + around.tail if finished else list(ids))
+        return EncodedResponse(around.start + response, len(around.start), []), True, len(before)
+
+    def _head(self, prompt: str | Messages, around: PromptParts, completion: str | Messages) -> str | None:
+        """What the template writes before a message; `None` where it does not write the message as it is."""
+        if around.turn is None:
+            return ""
+        rendered = self.processing_class.apply_chat_template([*prompt, *completion], tokenize=False, **around.options)
+        heads = dict.fromkeys((around.turn.head, ""))  # none, too: a message may bring a thought of its own
+        return next((h for h in heads if rendered.startswith(around.turn.prompt + h + _text(completion))), None)
 
     def _encode_text(
-        self, prompt: str | Messages, completion: str | Messages, parts: TurnParts | None, finished: bool
+        self, prompt: str | Messages, around: PromptParts, completion: str | Messages, finished: bool
     ) -> EncodedResponse:
-        row = encode_response(
-            self.processing_class, prompt, completion, finished=finished, **self.chat_template_kwargs
-        )
-        before = len(parts.head) if parts else 0
-        return row._replace(ends=[end - before for end in row.ends])
+        row = encode_response(self.processing_class, prompt, completion, finished=finished, **around.options)
+        head = self._head(prompt, around, completion)
+        if head is None:  # no place in the rendered text is one in the message: beyond its end, all of them
+            return row._replace(ends=[len(_text(completion)) + 1] * len(row.ends))
+        return row._replace(ends=[end - len(head) for end in row.ends])
 
-    def _score(self, rows: dict[int, tuple[EncodedResponse, bool]]) -> dict[int, ResponseScore]:
+    def _score(self, rows: dict[int, tuple[EncodedResponse, bool, int]]) -> dict[int, ResponseScore]:
         if is_deepspeed_zero3_enabled() and not self._partitioned and not self._quantized:
             self.model, self._partitioned = prepare_deepspeed(self.model, Accelerator()), True
         training, scores = self.model.training, {}
         self.model.eval()
-        chunks = self._chunks({i: row for i, (row, _) in rows.items()})
+        chunks = self._chunks({i: row for i, (row, *_) in rows.items()})
         passes = len(chunks)
         if self._partitioned:
             # A forward pass gathers each layer from every process, so all must make as many, with rows left or not.
@@ -276,7 +296,13 @@ def _is_partitioned(model: PreTrainedModel | PeftModel) -> bool:
     return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
-def _response_score(output: MultiScaleRewardOutput, k: int, row: EncodedResponse, same_tokens: bool) -> ResponseScore:
+def _text(completion: str | Messages) -> str:
+    return completion if isinstance(completion, str) else completion[-1]["content"]
+
+
+def _response_score(
+    output: MultiScaleRewardOutput, k: int, row: EncodedResponse, same_tokens: bool, head_tokens: int
+) -> ResponseScore:
     response, gate = output.response_mask[k], output.gate[k]
     return ResponseScore(
         reward=output.logits[k, 0].item(),
@@ -289,4 +315,5 @@ def _response_score(output: MultiScaleRewardOutput, k: int, row: EncodedResponse
         segment_ends=output.segment_ends[k][response],
         ends=row.ends,
         same_tokens=same_tokens,
+        head_tokens=head_tokens,
     )

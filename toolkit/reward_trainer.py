@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from trl import RewardTrainer
 
+from .adapter_files import save_adapter_settings
 from .batching import (
     EpochBatchRebalanceSampler,
     EpochLengthGroupedSampler,
@@ -24,7 +25,7 @@ from .checkpoints import ExactResume
 from .data import normalize_pairs
 from .head import MultiScaleHead, MultiScaleSettings
 from .metrics import PairScores, summarize_pairs
-from .modeling import AutoModelForMultiScaleReward, base_reward_model, save_adapter_settings
+from .modeling import AutoModelForMultiScaleReward, base_reward_model
 from .packing import why_not_shared
 from .preference_losses import centering_penalty, multi_scale_loss, strength_weights
 from .reward_config import MultiScaleRewardConfig
@@ -67,6 +68,8 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         peft_config: PeftConfig | None = None,
         **kwargs: Any,
     ) -> None:
+        if kwargs.get("data_collator") is not None:
+            raise ValueError("`data_collator` cannot be set: only the trainer's own knows where responses start.")
         if peft_config is not None and peft_config.task_type != TaskType.SEQ_CLS:
             raise ValueError(
                 f"`peft_config.task_type` is {peft_config.task_type}, with which the score head would be frozen and "
@@ -176,6 +179,11 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
                 num_proc=args.dataset_num_proc,
                 desc=f"Tokenizing {dataset_name}",
             )
+        wrong = [reason for reason in dataset["error"] if reason]
+        if wrong:
+            more = f" It is the first of {len(wrong)} such rows of {len(dataset)}." if len(wrong) > 1 else ""
+            raise ValueError(wrong[0] + more)
+        dataset = dataset.remove_columns("error")
         cut = [tokens for tokens in dataset["cut_tokens"] if tokens]
         if cut:
             logger.warning(
@@ -200,11 +208,15 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         dataset, args = self.train_dataset if train_dataset is None else train_dataset, self.args
         seed = args.seed if args.data_seed is None else args.data_seed
         if args.max_tokens_per_batch:
+
+            def padded(length: int) -> int:
+                return -(-length // (args.pad_to_multiple_of or 1)) * (args.pad_to_multiple_of or 1)
+
             if self._shared_prompts:
-                lengths = dataset[args.length_column_name][:]
+                lengths = [padded(length) for length in dataset[args.length_column_name]]
             else:
                 sides = zip(dataset["chosen_ids"], dataset["rejected_ids"], strict=True)
-                lengths = [2 * max(len(chosen), len(rejected)) for chosen, rejected in sides]
+                lengths = [2 * padded(max(len(chosen), len(rejected))) for chosen, rejected in sides]
             return TokenBudgetSampler(lengths, args.max_tokens_per_batch, seed, args.world_size, args.process_index)
         if args.train_sampling_strategy == "group_by_length":
             rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -340,6 +352,8 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
     def _restore_resume_state(self, state: dict[str, Any], same_processes: bool) -> None:
         self._total_train_tokens = state["num_tokens"]
         self._train_pairs = [PairScores(*pairs) for pairs in state["pairs"]]
+        if self._uneven_batches:  # which are gathered on the CPU, and come back where the model is
+            self._train_pairs = [PairScores(*(column.cpu() for column in pairs)) for pairs in self._train_pairs]
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)

@@ -59,47 +59,72 @@ class DataArguments(ScriptArguments):
     )
 
 
-def pair_splits(args: DataArguments, seed: int) -> tuple[Dataset, Dataset]:
+def training_pairs(args: DataArguments, seed: int) -> Dataset:
     """
-    Pairs to train on and held-out pairs.
+    Pairs to train on.
 
     Args:
         args ([`DataArguments`]):
             Where they come from.
         seed (`int`):
-            Seed of the sandbox's training pairs, and of the choice where there are more rows than asked for.
+            Seed of the sandbox's pairs, and of the choice where there are more rows than asked for.
 
     Returns:
-        `tuple[Dataset, Dataset]`
+        `Dataset`
 
     Raises:
         `ValueError`: If the data cannot be found or a row is wrong; the message names file, row and column.
     """
-    return _splits(args, seed, sample_pairs, load_pairs)
+    return _training_rows(args, seed, sample_pairs, load_pairs)
 
 
-def prompt_splits(args: DataArguments, seed: int) -> tuple[Dataset, Dataset]:
+def held_out_pairs(args: DataArguments, seed: int) -> Dataset:
     """
-    Prompts to train on and held-out prompts; from pairs, too. Arguments and errors as in [`pair_splits`].
+    Held-out pairs. Arguments and errors as in [`training_pairs`]; a file is one split and holds none out.
     """
-    return _splits(args, seed, sample_prompts, load_prompts)
+    return _held_out_rows(args, seed, sample_pairs, load_pairs)
 
 
-def _splits(
+def training_prompts(args: DataArguments, seed: int) -> Dataset:
+    """
+    Prompts to train on; from pairs, too. Arguments and errors as in [`training_pairs`].
+    """
+    return _training_rows(args, seed, sample_prompts, load_prompts)
+
+
+def held_out_prompts(args: DataArguments, seed: int) -> Dataset:
+    """
+    Held-out prompts; from pairs, too. Arguments and errors as in [`held_out_pairs`].
+    """
+    return _held_out_rows(args, seed, sample_prompts, load_prompts)
+
+
+def _training_rows(
     args: DataArguments, seed: int, draw: Callable[..., Dataset], load: Callable[..., Dataset]
-) -> tuple[Dataset, Dataset]:
+) -> Dataset:
+    name = _name(args)
+    if name == SANDBOX:
+        return draw(args.train_size or 10_000, seed=seed)
+    split = None if _names_files(name) else args.dataset_train_split
+    return _at_most(load(name, split, args.dataset_config), args.train_size, seed)
+
+
+def _held_out_rows(
+    args: DataArguments, seed: int, draw: Callable[..., Dataset], load: Callable[..., Dataset]
+) -> Dataset:
+    if _name(args) == SANDBOX:
+        return draw(args.eval_size, seed=SANDBOX_TEST_SEED)
+    if args.eval_dataset_name is None and _names_files(_name(args)):
+        raise ValueError(f"'{args.dataset_name}' is one split. Set `eval_dataset_name` to a file of held-out rows.")
+    name = args.eval_dataset_name or _name(args)
+    split = None if _names_files(name) else args.dataset_test_split
+    return _at_most(load(name, split, args.dataset_config), args.eval_size, seed)
+
+
+def _name(args: DataArguments) -> str:
     if args.dataset_name is None:
         raise ValueError("`dataset_name` is not set. Give a hub name, a folder, a file, or 'sandbox'.")
-    if args.dataset_name == SANDBOX:
-        return draw(args.train_size or 10_000, seed=seed), draw(args.eval_size, seed=SANDBOX_TEST_SEED)
-    if args.eval_dataset_name is None and _names_files(args.dataset_name):
-        raise ValueError(f"'{args.dataset_name}' is one split. Set `eval_dataset_name` to a file of held-out rows.")
-    test_name = args.eval_dataset_name or args.dataset_name
-    train_split = None if _names_files(args.dataset_name) else args.dataset_train_split
-    test_split = None if _names_files(test_name) else args.dataset_test_split
-    train = load(args.dataset_name, train_split, args.dataset_config)
-    test = load(test_name, test_split, args.dataset_config)
-    return _at_most(train, args.train_size, seed), _at_most(test, args.eval_size, seed)
+    return args.dataset_name
 
 
 def _names_files(name: str) -> bool:

@@ -1,5 +1,6 @@
 """From text to token ids: the same ids as TRL's trainers, and where the response starts in them."""
 
+import json
 import re
 from typing import Any, NamedTuple
 
@@ -212,6 +213,22 @@ def cut_prompt(
     ], over
 
 
+def row_template_kwargs(row: dict[str, Any]) -> dict[str, Any]:
+    """
+    What a row of a data set gives to the chat template, in TRL's columns.
+
+    Args:
+        row (`dict[str, Any]`):
+            A row: `tools`, a list or JSON text, and `chat_template_kwargs`, a dictionary, where it has them.
+
+    Returns:
+        `dict[str, Any]`: Arguments of `apply_chat_template`.
+    """
+    tools = row.get("tools")
+    tools = json.loads(tools) if isinstance(tools, str) else tools
+    return {**({"tools": tools} if tools else {}), **(row.get("chat_template_kwargs") or {})}
+
+
 def tokenize_pair(
     row: dict[str, Any],
     index: int,
@@ -242,13 +259,14 @@ def tokenize_pair(
 
     Returns:
         `dict[str, Any]`: `chosen_ids`, `rejected_ids`, `chosen_start`, `rejected_start`, `cut_tokens`,
-        `shared_tokens`, the number of tokens with which both sides begin, and `length_column_name`.
+        `shared_tokens`, the number of tokens with which both sides begin, `length_column_name`, and `error`: what is
+        wrong where a response is too long alone, so that all such rows can be counted.
 
     Raises:
-        `ValueError`: If a response is too long alone or has no token, or the prompt is empty where it is needed.
+        `ValueError`: If a response has no token, or the prompt is empty where it is needed.
     """
     where = f"Data set '{dataset_name}', row {index + 1}"
-    template_kwargs = {"tools": row.get("tools"), **(row.get("chat_template_kwargs") or {})}
+    template_kwargs = row_template_kwargs(row)
     sides = [
         encode_response(tokenizer, row["prompt"], row[side], **template_kwargs) for side in ("chosen", "rejected")
     ]
@@ -262,11 +280,12 @@ def tokenize_pair(
                 f"{where}, column 'prompt': the prompt is empty, but `context` reads it. Add a prompt, or set "
                 "`context='none'`."
             )
+    reason, cut = None, 0
     try:
         sides, cut = cut_prompt(tokenizer, sides, max_length)
     except ValueError as error:
         column = max(("chosen", "rejected"), key=lambda name: len(sides[name == "rejected"].input_ids))
-        raise ValueError(f"{where}, column '{column}': {error}") from None
+        reason = f"{where}, column '{column}': {error}"
     shared = shared_prefix_length([side.input_ids for side in sides])
     return {
         "chosen_ids": sides[0].input_ids,
@@ -274,6 +293,7 @@ def tokenize_pair(
         "chosen_start": sides[0].response_start,
         "rejected_start": sides[1].response_start,
         "cut_tokens": cut,
+        "error": reason,
         "shared_tokens": shared,
         length_column_name: sum(len(side.input_ids) for side in sides) - shared,
     }

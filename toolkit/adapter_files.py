@@ -1,0 +1,93 @@
+"""What a LoRA adapter of a reward model leaves in its folder: where that is, its dtype, and the settings beside it."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from peft import PeftModel, load_peft_weights
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from .head import MultiScaleSettings
+
+ADAPTER_SETTINGS_NAME = "multi_scale.json"
+
+
+def adapter_folder(name_or_path: str, **kwargs: Any) -> str | None:
+    """
+    Folder of an adapter.
+
+    Args:
+        name_or_path (`str`):
+            Hub name, whose files are fetched, or folder.
+        kwargs:
+            `revision`, `token` and `cache_dir` for the hub.
+
+    Returns:
+        `str`: `None` for what is no adapter.
+    """
+    if find_adapter_config_file(name_or_path, **kwargs) is None:
+        return None
+    return name_or_path if os.path.isdir(name_or_path) else snapshot_download(name_or_path, **kwargs)
+
+
+def restore_adapter_dtype(model: PeftModel, folder: str, adapter_name: str = "default") -> PeftModel:
+    """
+    Give an adapter the dtype in which it was saved, and so trained. PEFT loads those in bfloat16, which TRL trains
+    beside 4-bit weights, as float32, and scores then differ in the third digit.
+
+    Args:
+        model ([`~peft.PeftModel`]):
+            Model with the adapter, loaded from `folder`.
+        folder (`str`):
+            Folder of the adapter.
+        adapter_name (`str`, *optional*, defaults to `"default"`):
+            Its name in the model.
+
+    Returns:
+        [`~peft.PeftModel`]: `model`.
+    """
+    saved = load_peft_weights(folder, device="cpu")
+    for name, parameter in model.named_parameters():
+        key = name.replace(f".{adapter_name}", "")  # files leave out the adapter's name
+        if key in saved:
+            parameter.data = parameter.data.to(saved[key].dtype)
+    return model
+
+
+def save_adapter_settings(settings: MultiScaleSettings, folder: str) -> None:
+    """
+    Write the settings beside a LoRA adapter, whose own files have no room for them.
+
+    Args:
+        settings ([`MultiScaleSettings`]):
+            Settings of the model that the adapter belongs to.
+        folder (`str`):
+            Folder of the adapter. A `config.json` there would make stock loaders take it for a whole model.
+    """
+    Path(folder, ADAPTER_SETTINGS_NAME).write_text(json.dumps(asdict(settings), indent=2) + "\n")
+
+
+def load_adapter_settings(folder: str) -> MultiScaleSettings:
+    """
+    Read the settings beside a LoRA adapter.
+
+    Args:
+        folder (`str`):
+            Folder of the adapter.
+
+    Returns:
+        [`MultiScaleSettings`]
+
+    Raises:
+        `ValueError`: If there are none.
+    """
+    path = Path(folder, ADAPTER_SETTINGS_NAME)
+    if not path.is_file():
+        raise ValueError(
+            f"The adapter in '{folder}' has no {ADAPTER_SETTINGS_NAME} beside it. MultiScaleRewardTrainer writes that "
+            "file when it saves; for an adapter saved otherwise call `save_adapter_settings` or pass `settings`."
+        )
+    return MultiScaleSettings(**json.loads(path.read_text()))
