@@ -1,4 +1,4 @@
-"""How hard the sandbox is, in about 10 minutes of one core; docs/sandbox.md says what the figures are for.
+"""How hard the sandbox is; docs/sandbox.md says what the figures are for.
 
 python recipes/calibrate_sandbox.py --output_dir runs/calibration
 """

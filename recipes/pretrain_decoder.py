@@ -1,4 +1,4 @@
-"""Make a small decoder from nothing out of preference data: tokenizer, weights, supervised training on chosen answers.
+"""Make a small decoder from scratch out of preference data: tokenizer, weights, supervised training on chosen answers.
 
     accelerate launch recipes/pretrain_decoder.py --config recipes/configs/hh_decoder.yaml --dataset_name "data/*.gz"
 

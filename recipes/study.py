@@ -1,11 +1,11 @@
 """The study: five preference models, their parts and their baselines, with seeds and intervals.
 
-    accelerate launch recipes/study.py --output_dir runs/study/sandbox
-    accelerate launch recipes/study.py --grid real --data data --output_dir runs/study/real
+    python recipes/study.py --output_dir runs/study/sandbox
+    python recipes/study.py --grid real --data data --output_dir runs/study/real
     prefscale report runs/study/sandbox
 
 Every cell of the grid is kept as it ends; the same command goes on where it was stopped. docs/study.md defines the
-figures. `--quick true` runs the same grid in little.
+figures. `--quick true` runs a small version of the grid.
 """
 
 from dataclasses import dataclass, field, replace
@@ -33,7 +33,7 @@ class StudyArguments:
         data (`str`, *optional*):
             For the real grid: folder of the files that `toolkit.study_real.REAL_TASKS` names.
         decoder (`str`, *optional*):
-            For the real grid: folder or hub name of a pretrained decoder, in place of a small one from nothing.
+            For the real grid: folder or hub name of a pretrained decoder, in place of a small one from scratch.
         rates (`list[float]`, *optional*):
             For the real grid: learning rates that are searched; a pretrained decoder wants smaller ones.
         encoder (`str`, *optional*):
@@ -50,7 +50,7 @@ class StudyArguments:
         default=None, metadata={"help": "For the real grid: folder of the files of `study_real.REAL_TASKS`."}
     )
     decoder: str | None = field(
-        default=None, metadata={"help": "For the real grid: a pretrained decoder, in place of one from nothing."}
+        default=None, metadata={"help": "For the real grid: a pretrained decoder, in place of one from scratch."}
     )
     rates: list[float] | None = field(
         default=None, metadata={"help": "For the real grid: learning rates that are searched."}

@@ -12,7 +12,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from toolkit import MultiScaleRewardConfig, ReinforceConfig
-from toolkit.scripting import DataArguments
+from toolkit.sandbox import sample_pairs
+from toolkit.scripting import SANDBOX_TEST_SEED, DataArguments
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
@@ -125,7 +126,8 @@ def test_training_and_evaluation_of_a_reward_model_agree(demo):
     sizes = ["--train_size", 32, "--eval_size", 30]
     launch("train_reward", "--config", config, "--output_dir", "reward", *sizes, folder=folder)
     trained = json.loads((folder / "reward" / "eval_results.json").read_text())
-    arguments = ["--reward_model", "reward", "--dataset_name", "sandbox", "--eval_size", 30]
+    sample_pairs(30, seed=SANDBOX_TEST_SEED).to_json(folder / "pairs.jsonl")  # a file, all of which is evaluated
+    arguments = ["--reward_model", "reward", "--dataset_name", "pairs.jsonl"]
     launch("evaluate_reward", *arguments, "--output_file", "figures.json", folder=folder)
     evaluated = json.loads((folder / "figures.json").read_text())
     assert trained["num_processes"] == 1
@@ -143,7 +145,9 @@ def test_reinforce_runs_from_its_yaml_file(demo):
     launch("train_reinforce", "--config", config, *arguments, "--max_steps", 2, folder=folder)
     assert (folder / "policy" / "model.safetensors").exists()
     (folder / "policy" / "checkpoint-2" / "manifest.json").unlink()  # as if it had died in that save
+    arguments += ["--eval_strategy", "steps", "--eval_steps", 3, "--eval_size", 4, "--per_device_eval_batch_size", 4]
     launch("train_reinforce", "--config", config, *arguments, "--max_steps", 3, folder=folder)
     log = json.loads((folder / "policy" / "trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in log if "reward" in entry] == [1, 2, 3]
+    assert [entry["step"] for entry in log if "eval_reward" in entry] == [3]
     assert log[-1]["train_runtime"] > 0

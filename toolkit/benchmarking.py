@@ -24,7 +24,7 @@ from .tokenization import Messages
 from .turns import Round, now
 
 CPU_INFO = Path("/proc/cpuinfo")
-CONTEXT_LENGTH = 32_768  # of the decoder from nothing, whose rotary positions need no weights
+CONTEXT_LENGTH = 32_768  # of the decoder from scratch, whose rotary positions need no weights
 
 
 @dataclass
@@ -38,11 +38,11 @@ class BenchmarkArguments(DataArguments):
         train_size (`int`, *optional*, defaults to `400`):
             Pairs of a round.
         model (`str`, *optional*):
-            Hub name or folder of a causal model. Where it is not given, a Qwen3-shaped decoder from nothing.
+            Hub name or folder of a causal model. Where it is not given, a Qwen3-shaped decoder from scratch.
         hidden_size (`int`, *optional*, defaults to `384`):
-            Width of the decoder from nothing, a multiple of 32.
+            Width of the decoder from scratch, a multiple of 32.
         layers (`int`, *optional*, defaults to `6`):
-            Layers of the decoder from nothing.
+            Layers of the decoder from scratch.
         vocab_size (`int`, *optional*, defaults to `4096`):
             Most tokens of the tokenizer that is trained for it.
         device (`str`, *optional*, defaults to `"cpu"`):
@@ -66,11 +66,11 @@ class BenchmarkArguments(DataArguments):
     model: str | None = field(
         default=None,
         metadata={
-            "help": "Hub name or folder of a causal model. Where it is not given, a Qwen3-shaped decoder from nothing."
+            "help": "Hub name or folder of a causal model. Where it is not given, a Qwen3-shaped decoder from scratch."
         },
     )
-    hidden_size: int = field(default=384, metadata={"help": "Width of the decoder from nothing, a multiple of 32."})
-    layers: int = field(default=6, metadata={"help": "Layers of the decoder from nothing."})
+    hidden_size: int = field(default=384, metadata={"help": "Width of the decoder from scratch, a multiple of 32."})
+    layers: int = field(default=6, metadata={"help": "Layers of the decoder from scratch."})
     vocab_size: int = field(default=4096, metadata={"help": "Most tokens of the tokenizer that is trained for it."})
     device: str = field(default="cpu", metadata={"help": "'cpu' or 'cuda'; of several GPUs the first is used."})
     dtype: str = field(

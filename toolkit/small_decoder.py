@@ -1,4 +1,4 @@
-"""A small decoder from nothing, with a tokenizer of its own: for machines and data where no checkpoint can be had."""
+"""A small decoder from scratch, with a tokenizer of its own: for machines and data where no checkpoint can be had."""
 
 from collections.abc import Iterable
 

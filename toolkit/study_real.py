@@ -157,7 +157,7 @@ def _one_form(pairs: Dataset) -> Dataset:
 
 
 def decoder_cell(folder: Path, settings: RealStudy) -> dict[str, Any]:
-    """A small decoder from nothing, trained on the texts of the training pairs of all tasks, and the division."""
+    """A small decoder from scratch, trained on the texts of the training pairs of all tasks, and the division."""
     tasks = {task: TaskPairs(settings.data, REAL_TASKS[task]) for task in settings.tasks}
     texts = [
         {"prompt": row["prompt"], "completion": row[side]}
