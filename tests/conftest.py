@@ -2,6 +2,7 @@
 
 import copy
 import os
+from importlib import resources
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -120,21 +121,11 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def thinking(tokenizer):
     """
-    A template as Qwen3's: it writes an empty thought before the assistant's last message, or the message's own, and
-    leaves out line breaks before the message.
+    The tokenizer with Qwen3's template as TRL has it: an empty thought before the assistant's last message, or the
+    message's own, and no line breaks at the message's beginning.
     """
     other = copy.copy(tokenizer)
-    other.chat_template = (
-        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
-        "{% set content = message['content'] %}"
-        "{% if message['role'] == 'assistant' and loop.last %}{% if '</think>' in content %}"
-        "{% set thought = content.split('</think>')[0].split('<think>')[-1].strip('\n') %}"
-        "{% set content = content.split('</think>')[-1] %}{% endif %}"
-        "{{ '<think>\n' + (thought or '') + '\n</think>\n\n' + content.lstrip('\n') }}"
-        "{% else %}{{ content }}{% endif %}"
-        "{{ '<|im_end|>\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-    )
+    other.chat_template = resources.files("trl").joinpath("chat_templates/qwen3.jinja").read_text()
     return other
 
 
