@@ -43,7 +43,7 @@ class EvaluationArguments(DataArguments):
 
 
 def main(args: EvaluationArguments) -> None:
-    args.eval_dataset_name = args.eval_dataset_name or args.dataset_name  # all of a file
+    args.eval_dataset_name = args.eval_dataset_name or args.dataset_name  # a file is all held out
     pairs = held_out_pairs(args, seed=0)
     reward = RewardFunction(args.reward_model, batch_size=args.batch_size, max_length=args.max_length)
     prompts, rewards, by_scale, lengths = list(pairs["prompt"]), {}, {}, {}

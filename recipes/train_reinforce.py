@@ -64,7 +64,7 @@ class ReinforceArguments(DataArguments):
 
 
 def main(script_args: ReinforceArguments, training_args: ReinforceConfig, model_args: ModelConfig) -> None:
-    evaluates, batch_size = training_args.eval_strategy != "no", script_args.reward_batch_size
+    batch_size = script_args.reward_batch_size
     reward_funcs = [import_callable(path) for path in script_args.reward_funcs]
     if script_args.reward_model and script_args.reward_on_policy_base:
         reward_funcs.insert(0, SharedBaseRewardFunction(script_args.reward_model, batch_size=batch_size))
@@ -80,7 +80,7 @@ def main(script_args: ReinforceArguments, training_args: ReinforceConfig, model_
         reward_funcs=reward_funcs,
         args=with_model_arguments(training_args, model_args),
         train_dataset=training_prompts(script_args, training_args.seed),
-        eval_dataset=held_out_prompts(script_args, training_args.seed) if evaluates else None,
+        eval_dataset=held_out_prompts(script_args, 0) if training_args.eval_strategy != "no" else None,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )

@@ -133,3 +133,11 @@ def test_a_model_that_cannot_be_planned_is_one_line(tmp_path, capsys, config, me
     assert message in error
     assert str(tmp_path) in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["./nope", "no/such/folder", "/no/such/folder"])
+def test_a_model_that_is_not_there_is_one_line(capsys, name):
+    assert main(["plan", name]) == 2
+    error = capsys.readouterr().err
+    assert f"'{name}' has no configuration that can be read" in error
+    assert len(error.splitlines()) == 1

@@ -224,7 +224,7 @@ def test_strengths_that_are_all_zero_are_refused():
 
 
 def test_missing_columns_are_named_with_those_there_are():
-    with pytest.raises(ValueError, match=r"'pairs.jsonl' has no column \['rejected'\], but \['prompt', 'chosen'\]"):
+    with pytest.raises(ValueError, match=r"'pairs.jsonl' has no column \['rejected'\]; it has \['prompt', 'chosen'\]"):
         pairs({"prompt": "a", "chosen": "b"})
 
 

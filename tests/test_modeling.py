@@ -463,6 +463,8 @@ def test_an_adapter_of_the_hub_is_fetched_and_loaded(reward_model, tiny_folder, 
     save_adapter_settings(MultiScaleSettings(), str(snapshot))
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("0" * 40)
-    loaded = AutoModelForMultiScaleReward.from_pretrained("someone/reward-lora", cache_dir=str(tmp_path))
+    loaded = AutoModelForMultiScaleReward.from_pretrained(
+        "someone/reward-lora", cache_dir=str(tmp_path), revision="main"
+    )
     with torch.no_grad():
         torch.testing.assert_close(loaded.eval()(**batch).logits, model.eval()(**batch).logits)

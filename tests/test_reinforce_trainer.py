@@ -371,12 +371,17 @@ def test_settled_length_by_hand():
 def test_values_after_what_the_template_writes_before_the_message(policy_trainer, reward_folder, thinking):
     # The reward model reads an empty thought before what the policy sampled: its values are passed over
     trainer = policy_trainer(RewardFunction(reward_folder(), thinking), prefix_baseline=True)
-    _, output = generate(trainer)
+    inputs, output = generate(trainer)
     values, _ = trainer._align(trainer._prefix_source.last_scores, output["completion_ids"], output["completion_mask"])
-    for i, ids in enumerate(completions_of(trainer, output)):
-        score = trainer._prefix_source.last_scores[i]
-        assert score.head_tokens > 0
-        torch.testing.assert_close(values[i, : len(ids)], score.prefix_values[score.head_tokens :][: len(ids)])
+    reward, decode = RewardFunction(reward_folder(), thinking), thinking.decode
+    prompts = [example["prompt"] for example in inputs]
+    for i, ids in enumerate(completions_of(trainer, output)[:2]):
+        for t in range(1, len(ids) + 1):  # the value of a prefix is the score of the response that was cut there
+            text = [{"role": "assistant", "content": decode(ids[:t], skip_special_tokens=True)}]
+            if ids[t - 1] == thinking.eos_token_id or not text[0]["content"]:
+                continue
+            (found,) = reward([prompts[i]], [text], completion_ids=[list(ids[:t])])
+            assert values[i, t - 1].sum().item() == pytest.approx(found, abs=1e-5)
 
 
 @pytest.mark.parametrize("other", [" numbe#", " number", " numbers! And more", " numb", " numb er"])

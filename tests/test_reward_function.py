@@ -233,6 +233,21 @@ def test_no_value_is_known_of_a_message_that_the_template_writes_otherwise(rewar
     torch.testing.assert_close(found, score.prompt_value.expand_as(found))
 
 
+def test_values_are_known_of_a_message_whose_end_the_template_trims(reward_folder, tokenizer, other_tokenizer):
+    other = copy.copy(tokenizer)
+    other.chat_template = tokenizer.chat_template.replace("message['content']", "message['content'] | trim")
+    assert other.chat_template != tokenizer.chat_template
+    reward = RewardFunction(reward_folder(), other, policy_processing_class=other_tokenizer)
+    known = []
+    for text in ("The river runs.", "The river runs.\n"):
+        reward([CHAT], answers(text), completion_ids=[sampled(other_tokenizer, text)])
+        (score,) = reward.last_scores
+        assert not score.same_tokens
+        known.append(align_by_offsets(score, [settled_length(text[: t + 1]) for t in range(15)]))
+    torch.testing.assert_close(*known)
+    assert len(known[0].unique(dim=0)) > 2
+
+
 @pytest.mark.parametrize("as_text", [False, True])
 def test_tools_and_options_of_a_row_reach_the_template(reward_folder, tokenizer, as_text):
     other = copy.copy(tokenizer)
@@ -240,7 +255,8 @@ def test_tools_and_options_of_a_row_reach_the_template(reward_folder, tokenizer,
     reward, tool = RewardFunction(reward_folder(), other), {"type": "function", "function": {"name": "clock"}}
     columns = {
         "tools": [json.dumps([tool]) if as_text else [tool], None],
-        "chat_template_kwargs": [{"tone": "kind"}, None],
+        # As `datasets` fills in what only the other row has
+        "chat_template_kwargs": [{"tone": "kind", "mood": None}, {"tone": None, "mood": "good"}],
     }
     found = reward([CHAT, CHAT], answers("At noon.", "At noon."), **columns)
     alone = RewardFunction(reward_folder(), other, chat_template_kwargs={"tools": [tool], "tone": "kind"})

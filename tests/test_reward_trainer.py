@@ -327,6 +327,9 @@ def test_a_response_that_is_too_long_is_named(reward_trainer, plain_pairs):
     rows[2]["chosen"] = " much too long" * 50
     with pytest.raises(ValueError, match=r"'train', row 2, column 'rejected'.*It is the first of 2 such rows of 3"):
         reward_trainer(Dataset.from_list(rows), max_length=60)
+    many = [rows[0]] * 1100 + [rows[1]]  # `datasets` settles the columns' types after 1,000 rows
+    with pytest.raises(ValueError, match=r"'train', row 1101, column 'rejected'"):
+        reward_trainer(Dataset.from_list(many), max_length=60)
     with pytest.raises(ValueError, match=r"Data set 'held out', row 2, column 'rejected'"):
         reward_trainer(eval_dataset={"held out": Dataset.from_list(rows)}, max_length=60)
 

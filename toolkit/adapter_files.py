@@ -30,7 +30,10 @@ def adapter_folder(name_or_path: str, **kwargs: Any) -> str | None:
     """
     if find_adapter_config_file(name_or_path, **kwargs) is None:
         return None
-    return name_or_path if os.path.isdir(name_or_path) else snapshot_download(name_or_path, **kwargs)
+    if os.path.isdir(name_or_path):
+        return name_or_path
+    # Not the checkpoints that may lie beside it
+    return snapshot_download(name_or_path, allow_patterns=["adapter_*", ADAPTER_SETTINGS_NAME], **kwargs)
 
 
 def restore_adapter_dtype(model: PeftModel, folder: str, adapter_name: str = "default") -> PeftModel:

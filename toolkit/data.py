@@ -212,12 +212,13 @@ def normalize_pairs(dataset: Dataset, name: str) -> Dataset:
         found, then the other columns unchanged. A prompt may be empty.
 
     Raises:
-        `ValueError`: If a column is missing, a value is of the wrong kind, rows differ in form, a response is empty,
-            not the assistant's or a tool call, both are the same, a strength is negative, or all strengths are 0.
+        `ValueError`: If a column is missing, a value is of the wrong kind, a message has tool calls, rows differ in
+            form, a response is empty or not the assistant's, both are the same, a margin or strength is not finite, a
+            strength is negative, or all are 0.
     """
-    missing = [column for column in ("chosen", "rejected") if column not in dataset.column_names]
-    if missing:
-        raise ValueError(f"Data set '{name}' has no column {missing}, but {dataset.column_names}. It needs {FORMS}.")
+    absent = [column for column in ("chosen", "rejected") if column not in dataset.column_names]
+    if absent:
+        raise ValueError(f"Data set '{name}' has no column {absent}; it has {dataset.column_names}. It needs {FORMS}.")
     form = _form(dataset, name)
     numbers = [column for column in NUMBER_COLUMNS if column in dataset.column_names]
     feature = Value("string") if set(form.values()) == {TEXT} else MESSAGES_FEATURE

@@ -1,5 +1,6 @@
 """What a run needs before it is started: memory of each GPU, tokens and hours, from a model's configuration alone."""
 
+import os
 from dataclasses import asdict
 from typing import NamedTuple
 
@@ -8,8 +9,8 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+from transformers.utils.peft_utils import find_adapter_config_file
 
-from .adapter_files import adapter_folder
 from .head import MultiScaleSettings
 from .memory import (
     Decoder,
@@ -79,9 +80,9 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
     Raises:
         `ValueError`: If there is none, or it is not that of a dense decoder.
     """
-    if (folder := adapter_folder(name_or_path)) is not None:
-        name_or_path = PeftConfig.from_pretrained(folder).base_model_name_or_path
     try:
+        if (file := find_adapter_config_file(name_or_path)) is not None:
+            name_or_path = PeftConfig.from_pretrained(os.path.dirname(file)).base_model_name_or_path
         config = AutoConfig.from_pretrained(name_or_path, num_labels=1)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

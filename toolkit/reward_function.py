@@ -171,7 +171,7 @@ class RewardFunction:
                 around[key] = self._encode_prompt(prompt, self.chat_template_kwargs | options)
             encoded.append(self._encode(prompt, around[key], completion, row_ids))
         rows, cuts = {}, 0
-        for i, (row, *same) in enumerate(encoded):
+        for i, (row, *origin) in enumerate(encoded):
             if row.response_start == len(row.input_ids):
                 continue
             try:
@@ -179,7 +179,7 @@ class RewardFunction:
             except ValueError as error:
                 raise ValueError(f"Response {i + 1} of the batch: {error}") from None
             cuts += cut > 0
-            rows[i] = (row, *same)
+            rows[i] = (row, *origin)
         scores = self._score(rows)
         self.last_scores = [scores.get(i) for i in range(len(prompts))]
         if cuts:
@@ -230,12 +230,16 @@ class RewardFunction:
         return EncodedResponse(around.start + response, len(around.start), []), True, len(before)
 
     def _head(self, prompt: str | Messages, around: PromptParts, completion: str | Messages) -> str | None:
-        """What the template writes before a message; `None` where it does not write the message as it is."""
+        """
+        What the template writes before a message; `None` where it does not write the message as it is, but for what
+        is blank at its end.
+        """
         if around.turn is None:
             return ""
         rendered = self.processing_class.apply_chat_template([*prompt, *completion], tokenize=False, **around.options)
+        text = _text(completion).rstrip()
         heads = dict.fromkeys((around.turn.head, ""))  # none, too: a message may bring a thought of its own
-        return next((h for h in heads if rendered.startswith(around.turn.prompt + h + _text(completion))), None)
+        return next((h for h in heads if rendered.startswith(around.turn.prompt + h + text)), None)
 
     def _encode_text(
         self, prompt: str | Messages, around: PromptParts, completion: str | Messages, finished: bool

@@ -208,15 +208,14 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         dataset, args = self.train_dataset if train_dataset is None else train_dataset, self.args
         seed = args.seed if args.data_seed is None else args.data_seed
         if args.max_tokens_per_batch:
-
-            def padded(length: int) -> int:
-                return -(-length // (args.pad_to_multiple_of or 1)) * (args.pad_to_multiple_of or 1)
-
+            multiple = args.pad_to_multiple_of or 1
             if self._shared_prompts:
-                lengths = [padded(length) for length in dataset[args.length_column_name]]
+                lengths = dataset[args.length_column_name][:]
             else:
                 sides = zip(dataset["chosen_ids"], dataset["rejected_ids"], strict=True)
-                lengths = [2 * padded(max(len(chosen), len(rejected))) for chosen, rejected in sides]
+                lengths = [max(len(chosen), len(rejected)) for chosen, rejected in sides]
+            rows = 1 if self._shared_prompts else 2
+            lengths = [-(-length // multiple) * multiple * rows for length in lengths]
             return TokenBudgetSampler(lengths, args.max_tokens_per_batch, seed, args.world_size, args.process_index)
         if args.train_sampling_strategy == "group_by_length":
             rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size

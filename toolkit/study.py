@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from multiprocessing import get_context
@@ -143,29 +143,32 @@ def run_stages(study: Study, stages: Iterator[list[Cell]], workers: int) -> None
                 later = [[cell for cell in batch if cell.name not in lacking] for batch in batches]
                 batches = [[known[name] for name in sorted(lacking)], *later]
             for batch in batches:
-                _run_batch(pool, study, batch, logs)
+                _run_batch(pool, study, batch, workers)
 
 
-def _run_batch(pool: ProcessPoolExecutor, study: Study, cells: list[Cell], logs: Path) -> None:
-    futures = {pool.submit(study.keep, cell): cell.name for cell in cells}
-    rest = (
-        f"What it printed is in '{logs}'. The cells that ended are kept, and the same command goes on with the others."
-    )
-    try:
-        for future in tqdm(as_completed(futures), total=len(futures), desc="Cells", disable=not futures):
-            error = future.exception()
-            if isinstance(error, BrokenProcessPool):
-                raise RuntimeError(
-                    "A process that ran a cell was killed, as happens when memory runs out: then use fewer `workers`. "
-                    + rest
-                ) from error
-            if error is not None:
-                raise RuntimeError(
-                    f"Cell '{futures[future]}' failed: {type(error).__name__}: {error} {rest}"
-                ) from error
-    except BaseException:  # Ctrl-C, too: what has not begun does not begin
-        pool.shutdown(cancel_futures=True)
-        raise
+def _run_batch(pool: ProcessPoolExecutor, study: Study, cells: list[Cell], workers: int) -> None:
+    waiting, running = cells[::-1], dict[Future[None], str]()
+    with tqdm(total=len(cells), desc="Cells", disable=not cells) as bar:
+        while waiting or running:
+            # No more than there are processes: what the pool has taken would begin after an error, too
+            while waiting and len(running) < workers:
+                cell = waiting.pop()
+                running[pool.submit(study.keep, cell)] = cell.name
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                _check(future.exception(), running.pop(future), study.folder / "logs")
+                bar.update()
+
+
+def _check(error: BaseException | None, name: str, logs: Path) -> None:
+    if error is None:
+        return
+    what = f"Cell '{name}' failed: {type(error).__name__}: {error}"
+    if isinstance(error, BrokenProcessPool):
+        what = "A process that ran a cell was killed, as happens when memory runs out: then use fewer `workers`."
+    raise RuntimeError(
+        f"{what} What it printed is in '{logs}'. The cells that ended are kept, and the same command goes on with "
+        "the others."
+    ) from error
 
 
 def _begin_worker(logs: Path, threads: int) -> None:

@@ -63,7 +63,7 @@ def finite(tables: Any) -> Any:
             An estimate is its interval and that of its difference; an interval is value, lower and upper bound.
 
     Returns:
-        The same with `None` for what is infinite, such as a number of steps that is never reached.
+        The same with `None` for what is not finite: a number of steps that is never reached, bounds of a single seed.
     """
     if isinstance(tables, dict):
         return {name: finite(part) for name, part in tables.items()}

@@ -219,14 +219,16 @@ def row_template_kwargs(row: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         row (`dict[str, Any]`):
-            A row: `tools`, a list or JSON text, and `chat_template_kwargs`, a dictionary, where it has them.
+            A row: `tools`, a list or JSON text, and `chat_template_kwargs`, a dictionary, where it has them. What is
+            `None` there is left out: `datasets` fills in what only other rows have.
 
     Returns:
         `dict[str, Any]`: Arguments of `apply_chat_template`.
     """
     tools = row.get("tools")
     tools = json.loads(tools) if isinstance(tools, str) else tools
-    return {**({"tools": tools} if tools else {}), **(row.get("chat_template_kwargs") or {})}
+    options = {"tools": tools or None, **(row.get("chat_template_kwargs") or {})}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def tokenize_pair(
@@ -280,7 +282,7 @@ def tokenize_pair(
                 f"{where}, column 'prompt': the prompt is empty, but `context` reads it. Add a prompt, or set "
                 "`context='none'`."
             )
-    reason, cut = None, 0
+    reason, cut = "", 0  # text from the first row on, or `datasets` would settle on a column of nothing
     try:
         sides, cut = cut_prompt(tokenizer, sides, max_length)
     except ValueError as error:
