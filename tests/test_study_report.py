@@ -2,13 +2,14 @@
 
 import json
 from html.parser import HTMLParser
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from toolkit.cli import main
 from toolkit.study import Study, run_stages
-from toolkit.study_real import RealStudy, real_stages
+from toolkit.study_real import RealStudy, real_stages, variant_stages
 from toolkit.study_report import open_study, write_study_report
 from toolkit.study_sandbox import SandboxStudy, policy_rate, reward_name, reward_rate, sandbox_stages
 
@@ -132,7 +133,7 @@ def test_the_grid_on_real_pairs_and_its_page(tmp_path):
     run_stages(study, iter([next(stages)]), workers=1)
     text = " ".join(Texts(write_study_report(tmp_path).read_text()).texts)
     assert "No model has all its seeds yet." in text
-    run_stages(study, stages, workers=1)
+    run_stages(study, chain(stages, variant_stages(study)), workers=1)
     text = " ".join(Texts(write_study_report(tmp_path).read_text()).texts)
     assert "longer wins" in text
     assert "to come" not in text

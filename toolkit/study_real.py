@@ -242,7 +242,7 @@ def real_rate(study: Study, model: str, task: str) -> float:
 
 def real_stages(study: Study) -> Iterator[list[Cell]]:
     """
-    Stages of the study on real pairs, the five preference models before the variants.
+    Stages of the study on real pairs: the decoder, the search of learning rates and the five preference models.
 
     Args:
         study ([`Study`]):
@@ -252,22 +252,27 @@ def real_stages(study: Study) -> Iterator[list[Cell]]:
         iterator of lists of [`Cell`]: Each may read the results of those before it.
     """
     settings = study.settings
-    grid = [(model, task) for task in settings.tasks for model in settings.models]
+    models = [model for model in settings.models if model in PREFERENCE_MODELS]
     yield [Cell("decoder", decoder_cell, {})]
     yield once(
         _cell(model, task, settings.search_seed, rate, search=True)
-        for model, task in grid
-        if model in PREFERENCE_MODELS
+        for task in settings.tasks
+        for model in models
         for rate in settings.rates
     )
+    yield _reward_models(study, models)
+
+
+def variant_stages(study: Study) -> Iterator[list[Cell]]:
+    """The variants of the multi-scale model; after [`real_stages`], with its argument and result."""
+    yield _reward_models(study, [model for model in study.settings.models if model not in PREFERENCE_MODELS])
+
+
+def _reward_models(study: Study, models: list[str]) -> list[Cell]:
+    settings = study.settings
+    grid = [(model, task) for task in settings.tasks for model in models]
     rates = {(model, task): real_rate(study, model, task) for model, task in grid}
-    for variants in (False, True):
-        yield once(
-            _cell(model, task, seed, rates[model, task])
-            for seed in settings.seeds
-            for model, task in grid
-            if (model not in PREFERENCE_MODELS) == variants
-        )
+    return once(_cell(model, task, seed, rates[model, task]) for seed in settings.seeds for model, task in grid)
 
 
 def once(cells: Iterable[Cell]) -> list[Cell]:
