@@ -86,7 +86,7 @@ def test_the_page_has_every_table_and_figure_and_points_nowhere(study):
     text = " ".join(found.texts)
     assert all(model in text for model in SETTINGS.models)
     assert "to come" not in text
-    assert len(found.alts) == 3  # curves, tasks, instability
+    assert len(found.alts) == 4  # curves, tasks, sizes, instability
     assert all(target.startswith(("#", "data:")) for target in found.targets)
     tables = json.loads((page.parent / "tables.json").read_text())
     row = tables["table 1"]["multi-scale"]

@@ -21,6 +21,7 @@ from toolkit.study_tables import (
     main_table,
     real_table,
     refitted_gaps,
+    size_table,
     task_table,
 )
 
@@ -114,6 +115,19 @@ def test_convergence_is_to_the_level_at_the_end_of_the_reference():
     assert convergence_steps(slow / 2, slow).value.value == math.inf
     # It must stay there: a curve that falls again has not converged
     assert convergence_steps(torch.cat([fast[:, :30], fast[:, 30:] * 0], 1), slow).value.value == math.inf
+
+
+def test_accuracy_by_number_of_pairs_by_hand(tmp_path):
+    study = Study(tmp_path, SandboxStudy(seeds=[1, 2], curve_sizes=[10, 20], test_pairs=2))
+    for seed in (1, 2):
+        put(study, reward_name("multi-scale", 10, seed), gaps=[1.0, 1.0])
+        put(study, reward_name("weighted", 10, seed), gaps=[1.0, -1.0])
+        put(study, reward_name("weighted", 20, seed), gaps=[1.0, 0.0])
+    table = size_table(study)
+    assert {size: estimate.value.value for size, estimate in table["weighted"].items()} == {"10": 0.5, "20": 0.75}
+    assert table["multi-scale"]["10"].difference.value == 0.5
+    assert set(table["multi-scale"]) == {"10"}
+    assert table["unbiased"] == {}
 
 
 def test_instability_leaves_the_trend_out(study):

@@ -34,6 +34,7 @@ from .study_tables import (
     instability_table,
     main_table,
     real_table,
+    size_table,
     task_table,
 )
 
@@ -45,6 +46,9 @@ _COLOURS = {
     "context-aware": "#CC79A7",
     "multi-scale": "#0072B2",
 }
+
+
+PLAIN = ("convergence steps", "instability")  # columns that are no shares
 
 
 def open_study(folder: Path) -> Study:
@@ -98,7 +102,7 @@ def write_study_report(folder: Path) -> Path:
 
 def _sandbox_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]]:
     settings = study.settings
-    table, tasks, unstable = main_table(study), task_table(study), instability_table(study)
+    table, tasks, sizes, unstable = main_table(study), task_table(study), size_table(study), instability_table(study)
     ablations, baselines, noise = ablation_table(study), baseline_table(study), gradient_table(study)
     lead = (
         "Five preference models, each the reward of a policy tuned by REINFORCE in the sandbox, where the true "
@@ -109,8 +113,7 @@ def _sandbox_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]
         Section(
             "Table 1: the five preference models",
             [
-                _cells(table, "model"),
-                _differences(table, f"Above {REFERENCE}, on the same seeds and rows."),
+                *_both(table, f"Above {REFERENCE}, on the same seeds and rows."),
                 *_curve_pictures(study),
             ],
         ),
@@ -118,8 +121,15 @@ def _sandbox_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]
             "Figure 2: accuracy by task",
             [
                 _points(tasks, "Accuracy by task", "held-out pairs ranked right, %", "tasks"),
-                _cells(tasks, "model"),
-                _differences(tasks, f"Above {REFERENCE}."),
+                *_both(tasks, f"Above {REFERENCE}."),
+            ],
+        ),
+        Section(
+            "Accuracy by number of pairs",
+            [
+                Paragraph(f"A training sees {settings.pairs_seen:,} pairs, or all once where there are more of them."),
+                _lines(sizes, "Accuracy", "held-out pairs ranked right, %", "sizes", 100),
+                *_both(sizes, "Above the weighted model."),
             ],
         ),
         Section(
@@ -130,8 +140,7 @@ def _sandbox_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]
                     "half of training: greedy responses to the same held-out prompts, so that sampling adds nothing."
                 ),
                 _lines(unstable, "Instability", "gold reward", "instability"),
-                _cells(unstable, "model"),
-                _differences(unstable, "Above the weighted model."),
+                *_both(unstable, "Above the weighted model.", plain=True),
                 Cells(
                     ("model", "noise to signal of a gradient, median (range over seeds)"),
                     [(model, _interval(i, "{:.3g}")) for model, i in noise.items()],
@@ -139,25 +148,14 @@ def _sandbox_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]
                 ),
             ],
         ),
-        Section(
-            "Ablations",
-            [
-                _cells(ablations, "model"),
-                _differences(ablations, "Above the whole multi-scale model."),
-                _scale_table(study),
-            ],
-        ),
-        Section("Baselines", [_cells(baselines, "baseline"), _differences(baselines, "Above the table's baseline.")]),
+        Section("Ablations", [*_both(ablations, "Above the whole multi-scale model."), _scale_table(study)]),
+        Section("Baselines", _both(baselines, "Above the table's baseline.", "baseline")),
         Section("Examples", [_examples(study)]),
         Section("Learning rates", [_search_table(study)]),
     ]
-    tables = {"table 1": table, "figure 2": tasks, "figure 3": unstable, "gradient": noise}
-    return (
-        "Preference models in the sandbox",
-        lead,
-        sections,
-        tables | {"ablations": ablations, "baselines": baselines},
-    )
+    tables = {"table 1": table, "figure 2": tasks, "sizes": sizes, "figure 3": unstable, "gradient": noise}
+    tables |= {"ablations": ablations, "baselines": baselines}
+    return "Preference models in the sandbox", lead, sections, tables
 
 
 def _real_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]]:
@@ -182,8 +180,7 @@ def _real_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]]:
             "Accuracy by task",
             [
                 _points(table, "Accuracy on real pairs", "held-out pairs ranked right, %", "real"),
-                _cells(table, "model"),
-                _differences(table, f"Above {REFERENCE}."),
+                *_both(table, f"Above {REFERENCE}."),
             ],
         ),
         *_encoder_sections(encoded),
@@ -198,8 +195,7 @@ def _encoder_sections(table: Table) -> list[Section]:
         return []
     text = "The same models as linear heads on a pretrained encoder that is not trained further."
     figure = _points(table, "Accuracy of heads on a frozen encoder", "held-out pairs ranked right, %", "encoder")
-    differences = _differences(table, f"Above {REFERENCE}.")
-    return [Section("A pretrained encoder", [Paragraph(text), figure, _cells(table, "model"), differences])]
+    return [Section("A pretrained encoder", [Paragraph(text), figure, *_both(table, f"Above {REFERENCE}.")])]
 
 
 # Tables
@@ -221,20 +217,31 @@ def _columns(table: Table) -> list[str]:
     return list(dict.fromkeys(column for row in table.values() for column in row))
 
 
-def _cells(table: Table, first: str) -> Cells:
+def _both(table: Table, caption: str, first: str = "model", plain: bool = False) -> list[Block]:
+    """A table's estimates, and their differences."""
+    return [_cells(table, first, plain), _differences(table, caption, plain)]
+
+
+def _cells(table: Table, first: str, plain: bool) -> Cells:
     columns = _columns(table)
     rows = [
-        (name, *(_shown(row[c].value, c) if c in row else "to come" for c in columns))
+        (name, *(_shown(row[c].value, plain or c in PLAIN) if c in row else "to come" for c in columns))
         for name, row in table.items()
         if row
     ]
     return Cells((first, *_headings(columns)), rows)
 
 
-def _differences(table: Table, caption: str) -> Cells:
+def _differences(table: Table, caption: str, plain: bool) -> Cells:
     columns = [c for c in _columns(table) if any(c in row and row[c].difference for row in table.values())]
     rows = [
-        (name, *(_shown(row[c].difference, c, True) if c in row and row[c].difference else "–" for c in columns))
+        (
+            name,
+            *(
+                _shown(row[c].difference, plain or c in PLAIN, True) if c in row and row[c].difference else "–"
+                for c in columns
+            ),
+        )
         for name, row in table.items()
         if any(estimate.difference for estimate in row.values())
     ]
@@ -245,9 +252,8 @@ def _headings(columns: list[str]) -> list[str]:
     return [column.replace("_", " ") for column in columns]
 
 
-def _shown(i: Interval, column: str, sign: bool = False) -> str:
-    """Shares in percent; steps and rewards, whose columns are named so or by a number of pairs, as they are."""
-    plain = column in ("convergence steps", "instability") or column[0].isdigit()
+def _shown(i: Interval, plain: bool, sign: bool = False) -> str:
+    """Shares in percent, what is `plain` as it is."""
     return _interval(i, "{:.3g}" if plain else "{:.1f}", 1 if plain else 100, sign)
 
 
@@ -314,18 +320,18 @@ def _points(table: Table, title: str, unit: str, name: str) -> Block:
     return Picture(figure, name, f"{title}, {unit}.", "Bars are 95% intervals.", wide=True)
 
 
-def _lines(table: Table, title: str, unit: str, name: str) -> Block:
-    """Estimates against the number of pairs, which are the columns' names."""
+def _lines(table: Table, title: str, unit: str, name: str, factor: float = 1) -> Block:
+    """Estimates, times a factor, against the number of pairs, which are the columns' names."""
     if not any(table.values()):
-        return Paragraph("No policy has all its seeds yet.")
+        return Paragraph("No model has all its seeds yet.")
     figure = Figure(figsize=(7.5, 3.6), layout="constrained")
     axes = figure.subplots()
     for model, row in table.items():
         sizes = [int(column.replace(",", "")) for column in row]
         found = [estimate.value for estimate in row.values()]
-        errors = [[e.value - e.low for e in found], [e.high - e.value for e in found]]
+        errors = [[factor * (e.value - e.low) for e in found], [factor * (e.high - e.value) for e in found]]
         axes.errorbar(
-            sizes, [e.value for e in found], errors, marker="o", capsize=3, color=_COLOURS[model], label=model
+            sizes, [factor * e.value for e in found], errors, marker="o", capsize=3, color=_COLOURS[model], label=model
         )
     axes.set_xscale("log")
     sizes = [int(column.replace(",", "")) for column in _columns(table)]

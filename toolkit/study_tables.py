@@ -186,6 +186,16 @@ def task_table(study: Study) -> Table:
     return {m: {task: column[m] for task, column in columns.items() if m in column} for m in models}
 
 
+def size_table(study: Study) -> Table:
+    """Accuracy by number of pairs, against that of the weighted model."""
+    settings, models = study.settings, study.settings.curve_models
+    columns = {
+        f"{size:,}": _compare(models, lambda m, size=size: ranked(study, m, size), "weighted")
+        for size in settings.curve_sizes
+    }
+    return {m: {name: column[m] for name, column in columns.items() if m in column} for m in models}
+
+
 def instability_table(study: Study) -> Table:
     """Figure 3: instability of the gold reward by number of pairs, against that of the weighted model."""
     settings, models = study.settings, study.settings.curve_models
