@@ -48,7 +48,7 @@ _COLOURS = {
 }
 
 
-PLAIN = ("convergence steps", "instability")  # columns that are no shares
+FORMS = {"convergence steps": "{:.0f}", "instability": "{:.3f}"}  # of columns that are no shares
 
 
 def open_study(folder: Path) -> Study:
@@ -140,7 +140,7 @@ def _sandbox_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]
                     "half of training: greedy responses to the same held-out prompts, so that sampling adds nothing."
                 ),
                 _lines(unstable, "Instability", "gold reward", "instability"),
-                *_both(unstable, "Above the weighted model.", plain=True),
+                *_both(unstable, "Above the weighted model.", form=FORMS["instability"]),
                 Cells(
                     ("model", "noise to signal of a gradient, median (range over seeds)"),
                     [(model, _interval(i, "{:.3g}")) for model, i in noise.items()],
@@ -217,28 +217,28 @@ def _columns(table: Table) -> list[str]:
     return list(dict.fromkeys(column for row in table.values() for column in row))
 
 
-def _both(table: Table, caption: str, first: str = "model", plain: bool = False) -> list[Block]:
+def _both(table: Table, caption: str, first: str = "model", form: str | None = None) -> list[Block]:
     """A table's estimates, and their differences."""
-    return [_cells(table, first, plain), _differences(table, caption, plain)]
+    return [_cells(table, first, form), _differences(table, caption, form)]
 
 
-def _cells(table: Table, first: str, plain: bool) -> Cells:
+def _cells(table: Table, first: str, form: str | None) -> Cells:
     columns = _columns(table)
     rows = [
-        (name, *(_shown(row[c].value, plain or c in PLAIN) if c in row else "to come" for c in columns))
+        (name, *(_shown(row[c].value, form or FORMS.get(c)) if c in row else "to come" for c in columns))
         for name, row in table.items()
         if row
     ]
     return Cells((first, *_headings(columns)), rows)
 
 
-def _differences(table: Table, caption: str, plain: bool) -> Cells:
+def _differences(table: Table, caption: str, form: str | None) -> Cells:
     columns = [c for c in _columns(table) if any(c in row and row[c].difference for row in table.values())]
     rows = [
         (
             name,
             *(
-                _shown(row[c].difference, plain or c in PLAIN, True) if c in row and row[c].difference else "–"
+                _shown(row[c].difference, form or FORMS.get(c), True) if c in row and row[c].difference else "–"
                 for c in columns
             ),
         )
@@ -252,9 +252,9 @@ def _headings(columns: list[str]) -> list[str]:
     return [column.replace("_", " ") for column in columns]
 
 
-def _shown(i: Interval, plain: bool, sign: bool = False) -> str:
-    """Shares in percent, what is `plain` as it is."""
-    return _interval(i, "{:.3g}" if plain else "{:.1f}", 1 if plain else 100, sign)
+def _shown(i: Interval, form: str | None, sign: bool = False) -> str:
+    """Shares in percent, what has a form of its own as it is."""
+    return _interval(i, form or "{:.1f}", 1 if form else 100, sign)
 
 
 def _scale_table(study: Study) -> Cells:
