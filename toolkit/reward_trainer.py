@@ -69,7 +69,9 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         **kwargs: Any,
     ) -> None:
         if kwargs.get("data_collator") is not None:
-            raise ValueError("`data_collator` cannot be set: only the trainer's own knows where responses start.")
+            raise ValueError(
+                "`data_collator` cannot be set: only the trainer's own knows where responses start. Leave it out."
+            )
         if peft_config is not None and peft_config.task_type != TaskType.SEQ_CLS:
             raise ValueError(
                 f"`peft_config.task_type` is {peft_config.task_type}, with which the score head would be frozen and "
