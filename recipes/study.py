@@ -16,7 +16,7 @@ from trl import TrlParser
 
 from toolkit.study import Study, run_stages
 from toolkit.study_encoder import encoder_stages
-from toolkit.study_real import RealStudy, real_stages, variant_stages
+from toolkit.study_real import RealStudy, real_stages
 from toolkit.study_sandbox import SandboxStudy, sandbox_stages
 
 
@@ -77,7 +77,7 @@ def main(args: StudyArguments) -> None:
         settings = RealStudy.quick(args.data) if args.quick else RealStudy(args.data)
         settings = replace(settings, decoder=args.decoder, encoder=args.encoder, rates=args.rates or settings.rates)
         study = Study(Path(args.output_dir), settings)
-        stages = chain(real_stages(study), encoder_stages(study), variant_stages(study))
+        stages = chain(real_stages(study), encoder_stages(study))
     run_stages(study, stages, args.workers)
 
 

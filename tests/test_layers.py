@@ -27,6 +27,7 @@ LAYERS = [
     {"turns", "run_report", "study"},
     {"study_sandbox", "study_real"},
     {"study_encoder", "study_tables"},
+    {"study_figures"},
     {"study_report"},
     {"benchmarking"},
     {"benchmark_arms", "benchmark_policy"},

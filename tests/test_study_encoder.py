@@ -103,7 +103,7 @@ def test_what_would_be_the_same_head_again_is_not_trained(tmp_path):
     models = {
         task: {c.arguments["model"] for c in heads if c.arguments["task"] == task} for task in ("dialogue", "code")
     }
-    assert models["code"] == {"unbiased", "simple contrast", "weighted", "context-aware", "multi-scale", "token"}
+    assert models["code"] == {"unbiased", "simple contrast", "weighted", "context-aware", "multi-scale"}
     assert models["dialogue"] == models["code"] - {"weighted"}  # no pair has a strength there
-    assert len(heads) == 11
+    assert len(heads) == 9
     assert {encoder_name("weighted", task, 1) for task in ("dialogue", "code")} <= {cell.name for cell in heads}

@@ -149,7 +149,8 @@ def test_pairs_of_a_prompt_stay_together():
 
 
 def test_accuracy_on_real_pairs_by_hand(tmp_path):
-    settings = RealStudy("data", seeds=[1], tasks=["code", "dialogue"], models=["simple contrast", "multi-scale"])
+    models = ["simple contrast", "weighted", "multi-scale"]
+    settings = RealStudy("data", seeds=[1], tasks=["code", "dialogue"], models=models)
     study = Study(tmp_path, settings)
     assert real_table(study)["multi-scale"] == {}
     units = {"code": [0, 0, 1], "dialogue": [0]}
@@ -158,7 +159,12 @@ def test_accuracy_on_real_pairs_by_hand(tmp_path):
         assert "mean" not in real_table(study)["multi-scale"]  # some task is still to come
         put(study, real_name("multi-scale", task, 1), gaps=right, longer=[-1] * len(right))
         put(study, real_name("simple contrast", task, 1), gaps=[-1.0] * len(right), longer=[0] * len(right))
+    put(study, real_name("weighted", "code", 1), gaps=[1.0, -1.0, -1.0], longer=[0, 0, 0])
     table = real_table(study)
+    # Where a task has no strengths, weighted is the same training and has no difference
+    assert table["weighted"]["dialogue"].difference is None
+    assert table["weighted"]["code"].difference.value == pytest.approx(1 / 3)
+    assert table["weighted"]["mean"].difference.value == pytest.approx(1 / 6)
     assert table["multi-scale"]["code"].value.value == pytest.approx(2 / 3)
     assert table["multi-scale"]["mean"].value.value == pytest.approx((2 / 3 + 1) / 2)
     assert table["multi-scale"]["mean"].difference.value == pytest.approx((2 / 3 + 1) / 2)

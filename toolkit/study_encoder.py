@@ -247,8 +247,6 @@ def encoder_stages(study: Study) -> Iterator[list[Cell]]:
     if settings.encoder is None:
         return
     yield [Cell(features_name(task), features_cell, {"task": task}) for task in settings.tasks]
-    # The warmup is of what reaches the decoder, and an encoder that is not trained has none
-    models = [model for model in settings.models if "coarse_warmup" not in STUDY_MODELS[model]]
     yield once(
         Cell(
             encoder_name(model, task, seed),
@@ -258,5 +256,5 @@ def encoder_stages(study: Study) -> Iterator[list[Cell]]:
         )
         for task in settings.tasks
         for seed in settings.seeds
-        for model in models
+        for model in settings.models
     )

@@ -44,7 +44,7 @@ class RealStudy:
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
     search_seed: int = 0
     tasks: list[str] = field(default_factory=lambda: list(REAL_TASKS))
-    models: list[str] = field(default_factory=lambda: [*PREFERENCE_MODELS, "token", "no coarse warmup"])
+    models: list[str] = field(default_factory=lambda: list(PREFERENCE_MODELS))
     rates: list[float] = field(default_factory=lambda: [5e-4, 1e-3])
     epochs: int = 1
     pairs_per_step: int = 16
@@ -62,8 +62,8 @@ class RealStudy:
     @classmethod
     def quick(cls, data: str) -> "RealStudy":
         """The same grid in little: it shows that everything runs, not how the methods compare."""
-        small = {"seeds": [1, 2], "models": list(PREFERENCE_MODELS), "rates": [1e-3]}
-        return cls(data, **small, most_pairs=96, decoder_steps=20, hidden_size=64, layers=2, vocab_size=1024)
+        small = {"most_pairs": 96, "decoder_steps": 20, "hidden_size": 64, "layers": 2, "vocab_size": 1024}
+        return cls(data, seeds=[1, 2], rates=[1e-3], **small)
 
 
 class TaskPairs:
@@ -234,8 +234,7 @@ def real_name(model: str, task: str, seed: int, rate: float | None = None) -> st
 
 
 def real_rate(study: Study, model: str, task: str) -> float:
-    """The learning rate by which a model ranks most of the search's pairs right; variants have multi-scale's."""
-    model = model if model in PREFERENCE_MODELS else "multi-scale"
+    """The learning rate by which a model ranks most of the search's pairs right."""
     names = {rate: real_name(model, task, study.settings.search_seed, rate) for rate in study.settings.rates}
     return best_rate({rate: study.results([name]) for rate, name in names.items()})
 
@@ -252,27 +251,13 @@ def real_stages(study: Study) -> Iterator[list[Cell]]:
         iterator of lists of [`Cell`]: Each may read the results of those before it.
     """
     settings = study.settings
-    models = [model for model in settings.models if model in PREFERENCE_MODELS]
+    grid = [(model, task) for task in settings.tasks for model in settings.models]
     yield [Cell("decoder", decoder_cell, {})]
     yield once(
-        _cell(model, task, settings.search_seed, rate, search=True)
-        for task in settings.tasks
-        for model in models
-        for rate in settings.rates
+        _cell(model, task, settings.search_seed, rate, search=True) for model, task in grid for rate in settings.rates
     )
-    yield _reward_models(study, models)
-
-
-def variant_stages(study: Study) -> Iterator[list[Cell]]:
-    """The variants of the multi-scale model; after [`real_stages`], with its argument and result."""
-    yield _reward_models(study, [model for model in study.settings.models if model not in PREFERENCE_MODELS])
-
-
-def _reward_models(study: Study, models: list[str]) -> list[Cell]:
-    settings = study.settings
-    grid = [(model, task) for task in settings.tasks for model in models]
     rates = {(model, task): real_rate(study, model, task) for model, task in grid}
-    return once(_cell(model, task, seed, rates[model, task]) for seed in settings.seeds for model, task in grid)
+    yield once(_cell(model, task, seed, rates[model, task]) for seed in settings.seeds for model, task in grid)
 
 
 def once(cells: Iterable[Cell]) -> list[Cell]:

@@ -15,7 +15,7 @@ from .sandbox import TASKS, gold_range, sample_pairs, sample_prompts
 from .scripting import SANDBOX_TEST_SEED
 from .study import Study
 from .study_models import ranked_right
-from .study_real import real_name
+from .study_real import real_name, trained_as
 from .study_sandbox import gradient_name, policy_name, reward_name, start_name, table_baseline
 
 REFERENCE = "simple contrast"
@@ -38,13 +38,15 @@ def _compare(
     values_of: Callable[[str], Tensor | None],
     reference: str,
     sizes: Tensor | None = None,
+    same: Iterable[str] = (),
 ) -> dict[str, Estimate]:
-    """Estimates of the models whose cells are there, from values of shape (S, N)."""
+    """Estimates of the models whose cells are there, from values of shape (S, N); `same` are the reference's own."""
     base, found = values_of(reference), {}
+    without = {reference, *same}
     for model in models:
         values = values_of(model)
         if values is not None:
-            paired = None if base is None or model == reference else bootstrap_interval(values - base, sizes)
+            paired = None if base is None or model in without else bootstrap_interval(values - base, sizes)
             found[model] = Estimate(bootstrap_interval(values, sizes), paired)
     return found
 
@@ -324,7 +326,14 @@ def real_table(study: Study, name: Callable[[str, str, int], str] = real_name) -
                 sums[model, task], sizes[task] = by_prompt(right, division[task]["units"][: right.size(1)])
 
     columns = {
-        task: _compare(models, lambda m, task=task: sums.get((m, task)), REFERENCE, sizes.get(task)) for task in sizes
+        task: _compare(
+            models,
+            lambda m, task=task: sums.get((m, task)),
+            REFERENCE,
+            sizes.get(task),
+            [model for model in settings.models if trained_as(model, task) == REFERENCE],
+        )
+        for task in sizes
     }
     if len(sizes) == len(settings.tasks) > 1:
         # Every task weighs the same, however many pairs it has
