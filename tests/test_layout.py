@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from toolkit.layout import find_response_start, last_kept, positions_from, response_mask, segment_ends
+from toolkit.layout import find_response_start, last_kept, positions_from, response_mask, running_sum, segment_ends
 
 
 def mask(*rows: str) -> torch.Tensor:
@@ -23,6 +23,23 @@ def test_last_kept_agrees_with_a_search_from_the_right():
     keep = torch.rand(50, 9, generator=torch.Generator().manual_seed(0)) < 0.3
     keep[:, 4] = True
     assert last_kept(keep).tolist() == [max(i for i, kept in enumerate(row) if kept) for row in keep.tolist()]
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 9])
+def test_deterministic_running_sums_are_the_others(length):
+    values = torch.randn(3, length, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(3, length, dtype=torch.float64)
+    plain = running_sum(values)
+    torch.use_deterministic_algorithms(True)
+    try:
+        other = running_sum(values)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert "Cumsum" in plain.grad_fn.name()
+    assert other is values or "Cumsum" not in other.grad_fn.name()
+    torch.testing.assert_close(other, plain)
+    gradients = [torch.autograd.grad((found * weights).sum(), values)[0] for found in (plain, other)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_positions_count_from_the_first_real_token():

@@ -1,18 +1,22 @@
 import logging
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from accelerate import DeepSpeedPlugin
 from conftest import logged, pad_rows
 from datasets import Dataset
 from peft import LoraConfig
 from torch.nn.functional import logsigmoid
 from transformers import BitsAndBytesConfig
+from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 from trl import RewardConfig, RewardTrainer
 
 from toolkit import PREFERENCE_MODELS, AutoModelForMultiScaleReward, MultiScaleRewardTrainer, MultiScaleSettings
 from toolkit.metrics import PairScores
+from toolkit.modeling import base_reward_model
 
 PLAIN_RESPONSE = {"scales": ["response"], "context": "none", "weight_by_strength": False}
 
@@ -279,6 +283,61 @@ def test_training_figures_are_exact_over_the_pairs_since_the_last_log(reward_tra
     assert logged(trainer, "pairs") == [20.0]
     assert logged(trainer, "accuracy") == pytest.approx([(chosen > rejected).double().mean().item()])
     assert logged(trainer, "margin") == pytest.approx([(chosen - rejected).mean().item()], abs=1e-5)
+
+
+def test_an_epochs_last_step_of_several_batches_counts_all_its_pairs(reward_trainer, reward_folder, plain_pairs):
+    # Transformers fetches all batches of a step before it trains on the first, and accelerate calls each the last
+    options = {"gradient_accumulation_steps": 3, "max_steps": 1, "shared_prompts": False}
+    trainer = reward_trainer(plain_pairs.select(range(10)), model=reward_folder(), **options)
+    trainer.train()
+    assert logged(trainer, "pairs") == [10.0]
+    rows = zip(trainer.train_dataset["chosen_ids"], trainer.train_dataset["rejected_ids"], strict=True)
+    assert logged(trainer, "num_tokens") == [sum(len(chosen) + len(rejected) for chosen, rejected in rows)]
+
+
+def test_weights_and_margins_stay_exact_in_a_bfloat16_engine(reward_trainer, plain_pairs, monkeypatch):
+    pairs = plain_pairs.add_column("strength", [1.0, 3.0] * 12).add_column("margin", [1.001] * 24)
+    trainer = reward_trainer(pairs)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+    engine = HfTrainerDeepSpeedConfig({"bf16": {"enabled": True}, "zero_optimization": {"stage": 0}})
+    engine.trainer_config_process(trainer.args)
+    plugin = DeepSpeedPlugin(hf_ds_config=engine)
+    monkeypatch.setattr(type(trainer.accelerator.state), "deepspeed_plugin", plugin)
+    trainer.is_deepspeed_enabled = True
+    prepared = trainer._prepare_inputs({**batch, "other": torch.tensor([1.001])})
+    assert prepared["other"].dtype == torch.bfloat16
+    for column in ("margin", "weight"):
+        assert torch.equal(prepared[column], batch[column])
+    assert prepared["margin"].tolist() == [pytest.approx(1.001)] * 4
+
+
+def test_what_is_pushed_to_the_hub_during_training_can_be_loaded(reward_trainer, reward_config, tmp_path, monkeypatch):
+    trainer = reward_trainer(peft_config=LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"]))
+    pushed = []
+
+    class Hub:  # there is none here: it keeps what would be uploaded
+        def upload_folder(self, folder_path, **_):
+            pushed.append(shutil.copytree(folder_path, tmp_path / "pushed"))
+
+    monkeypatch.setattr("transformers.trainer.hf_api", Hub)
+    monkeypatch.setattr("transformers.trainer.PushInProgress", lambda jobs: None)
+    trainer.hub_model_id, trainer.push_in_progress = "me/reward", None
+    trainer.save_model(str(tmp_path / "checkpoint-1"))
+    trainer._push_from_checkpoint(str(tmp_path / "checkpoint-1"))
+    loaded = AutoModelForMultiScaleReward.from_pretrained(str(pushed[0]))
+    assert base_reward_model(loaded).settings == trainer.reward_model.settings
+
+
+def test_training_on_from_an_adapter_takes_the_tokenizer_beside_it(reward_trainer, chat_pairs, tmp_path):
+    first = reward_trainer(chat_pairs, peft_config=LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"]))
+    first.processing_class.chat_template += "<other>"
+    first.save_model(str(tmp_path / "adapter"))
+    again = reward_trainer(chat_pairs, model=str(tmp_path / "adapter"))
+    assert again.processing_class.chat_template.endswith("<other>")
+    for file in (tmp_path / "adapter").glob("*token*"):
+        file.unlink()
+    again = reward_trainer(chat_pairs, model=str(tmp_path / "adapter"))  # has the base's, as none is beside it
+    assert not again.processing_class.chat_template.endswith("<other>")
 
 
 def test_each_evaluation_set_has_its_own_figures(reward_trainer, plain_pairs, reward_folder):

@@ -99,6 +99,15 @@ def test_rewards_are_those_of_the_separate_model(reward_adapter, tiny_folder, ch
     assert_same_scores(shared, RewardFunction(adapter), chat_pairs)
 
 
+def test_the_head_goes_where_the_policy_went_after_it_was_attached(reward_adapter, tiny_folder):
+    shared, policy = SharedBaseRewardFunction(reward_adapter()), policy_on(tiny_folder())
+    shared.attach(policy)
+    policy.to("meta")  # which stands for a GPU
+    shared._score({})
+    assert {parameter.device.type for parameter in shared.model.parameters()} == {"meta"}
+    assert shared.model.device.type == "meta"  # where inputs are sent
+
+
 def test_four_bit_rewards_are_those_of_the_separate_model(reward_adapter, tiny_folder, chat_pairs):
     adapter, four_bits = reward_adapter(quantized=True, **FOUR_BITS), {"quantization_config": nf4()}
     shared = SharedBaseRewardFunction(adapter)

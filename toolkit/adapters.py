@@ -22,12 +22,12 @@ from peft import (
 )
 from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from .adapter_files import load_adapter_settings, restore_adapter_dtype
 from .head import MultiScaleHead, MultiScaleSettings
-from .modeling import keep_gradients_in_4bit, reward_model_class
+from .modeling import keep_gradients_in_4bit, load_tokenizer, reward_model_class
 from .reward_function import ResponseScore, RewardFunction
 from .tokenization import EncodedResponse, Messages
 
@@ -82,7 +82,7 @@ class SharedBaseRewardFunction(RewardFunction):
         self._name = ""
         super().__init__(
             _without_backbone(adapter, self._config),
-            processing_class or AutoTokenizer.from_pretrained(adapter),
+            processing_class or load_tokenizer(adapter),
             **kwargs,
         )
 
@@ -165,7 +165,8 @@ class SharedBaseRewardFunction(RewardFunction):
         return super().__call__(prompts, completions, completion_ids, **kwargs)
 
     def _score(self, rows: dict[int, tuple[EncodedResponse, bool]]) -> dict[int, ResponseScore]:
-        self.model.score.to(self.model.device)  # to which trainers move the policy after it was attached
+        # To where trainers move the policy after it was attached; the model's own `device` is that of its head
+        self.model.score.to(self._policy.device)
         with _active(self._policy, self._name):
             return super()._score(rows)
 

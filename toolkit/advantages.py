@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .layout import running_sum
+
 
 def reward_to_go(rewards: Tensor, kl: Tensor, completion_mask: Tensor, beta: float) -> Tensor:
     r"""
@@ -39,7 +41,7 @@ def reward_to_go(rewards: Tensor, kl: Tensor, completion_mask: Tensor, beta: flo
         `torch.Tensor` of shape `(N, T)`: 0 outside the mask.
     """
     kl = kl * completion_mask
-    to_go = kl.flip(1).cumsum(1).flip(1)
+    to_go = running_sum(kl.flip(1)).flip(1)
     return (rewards[:, None] - beta * to_go).masked_fill(completion_mask == 0, 0)
 
 

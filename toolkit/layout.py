@@ -4,6 +4,7 @@ Shapes: `B` rows, `T` tokens of a row, padding included, `M` ids of a marker. A 
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -19,6 +20,27 @@ def last_kept(keep: Tensor) -> Tensor:
         `torch.Tensor` of shape `(B,)`, int64: The index; `T - 1` for a row that keeps nothing.
     """
     return keep.size(1) - 1 - keep.int().flip(1).argmax(1)
+
+
+def running_sum(values: Tensor) -> Tensor:
+    """
+    Sum, at every token, of the values up to and including it.
+
+    Args:
+        values (`torch.Tensor` of shape `(B, T)`, float):
+            One value a token.
+
+    Returns:
+        `torch.Tensor` of shape `(B, T)`.
+    """
+    if not torch.are_deterministic_algorithms_enabled():
+        return values.cumsum(1)
+    # GPUs have no `cumsum` that passes for deterministic: the sums of 1, 2, 4, ... values up to each token instead
+    width = 1
+    while width < values.size(1):
+        values = values + F.pad(values[:, :-width], (width, 0))
+        width *= 2
+    return values
 
 
 def positions_from(attention_mask: Tensor) -> Tensor:

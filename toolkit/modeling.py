@@ -9,15 +9,25 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers import initialization as init
 from transformers.utils import ModelOutput
+from transformers.utils.hub import cached_file
 
 from .adapter_files import adapter_folder, load_adapter_settings, restore_adapter_dtype
 from .head import MultiScaleHead, MultiScaleSettings
 from .layout import find_response_start, last_kept, positions_from, response_mask, segment_ends
 from .packing import branch_mask
 from .scales import SCALES, mix, scale_prefix_values
+
+# Which file of a name is meant, and how it is fetched; the same for models, configurations and tokenizers
+HUB_OPTIONS = ("revision", "trust_remote_code", "token", "cache_dir")
 
 
 @dataclass
@@ -284,7 +294,7 @@ class AutoModelForMultiScaleReward:
             `ValueError`: If the checkpoint is not a multi-scale reward model and no `settings` are given, or its
             architecture has no stock reward head.
         """
-        shared = {key: kwargs[key] for key in ("revision", "trust_remote_code", "token", "cache_dir") if key in kwargs}
+        shared = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
         folder = adapter_folder(name_or_path, **{key: shared[key] for key in shared if key != "trust_remote_code"})
         if folder is not None:
             base = PeftConfig.from_pretrained(folder).base_model_name_or_path
@@ -314,6 +324,30 @@ class AutoModelForMultiScaleReward:
             # It takes no part in the score and stays 0. Frozen here, since loading makes every parameter trainable.
             model.score.weight.requires_grad_(False)
         return model
+
+
+def load_tokenizer(name_or_path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
+    """
+    Tokenizer of a model, or the one beside an adapter, which may have another template than its base's.
+
+    Args:
+        name_or_path (`str`):
+            Hub name or folder of a model or an adapter.
+        kwargs (`dict`, *optional*):
+            `revision`, `trust_remote_code`, `token` and `cache_dir`; other options of `from_pretrained` are left out.
+
+    Returns:
+        [`~transformers.PreTrainedTokenizerBase`]: That of the base, where an adapter has none beside it.
+    """
+    kwargs = {key: kwargs[key] for key in HUB_OPTIONS if kwargs.get(key) is not None}
+    of_hub = {key: value for key, value in kwargs.items() if key != "trust_remote_code"}
+    folder = adapter_folder(name_or_path, **of_hub)
+    own = cached_file(name_or_path, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **of_hub)
+    if folder is None or own is not None:
+        return AutoTokenizer.from_pretrained(name_or_path, **kwargs)
+    if folder != name_or_path:
+        kwargs.pop("revision", None)  # which is the adapter's
+    return AutoTokenizer.from_pretrained(PeftConfig.from_pretrained(folder).base_model_name_or_path, **kwargs)
 
 
 def keep_gradients_in_4bit(model: nn.Module) -> None:

@@ -198,6 +198,7 @@ def prefill_once(model: PreTrainedModel) -> None:
         cache.layers = [_OneTypeLayer(layer.max_cache_len) for layer in cache.layers]
         for i, layer in enumerate(prefilled.layers):
             cache.update(layer.keys[place], layer.values[place], i)
+            layer.keys = layer.values = None  # not held beside their copies
         return generate(**kwargs, past_key_values=cache)
 
     model.generate = generate_from_copies

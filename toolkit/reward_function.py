@@ -15,7 +15,7 @@ from transformers.utils.logging import get_logger
 from trl.models import prepare_deepspeed
 from trl.trainer.utils import get_config_model_id
 
-from .modeling import AutoModelForMultiScaleReward, MultiScaleRewardOutput, base_reward_model
+from .modeling import AutoModelForMultiScaleReward, MultiScaleRewardOutput, base_reward_model, load_tokenizer
 from .packing import fill_batches, group_by_prefix, pack_rows, why_not_shared
 from .tokenization import (
     EncodedResponse,
@@ -108,8 +108,9 @@ class RewardFunction:
         chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
         if isinstance(model, str):
-            processing_class = processing_class or AutoTokenizer.from_pretrained(model)
-            model = AutoModelForMultiScaleReward.from_pretrained(model, **(model_init_kwargs or {}))
+            options = model_init_kwargs or {}
+            processing_class = processing_class or load_tokenizer(model, **options)
+            model = AutoModelForMultiScaleReward.from_pretrained(model, **options)
             if getattr(model, "hf_device_map", None) is None and not _is_partitioned(model):
                 model = model.to(device or PartialState().device)
         base = base_reward_model(model)

@@ -25,7 +25,7 @@ from .checkpoints import ExactResume
 from .data import normalize_pairs
 from .head import MultiScaleHead, MultiScaleSettings
 from .metrics import PairScores, summarize_pairs
-from .modeling import AutoModelForMultiScaleReward, base_reward_model
+from .modeling import AutoModelForMultiScaleReward, base_reward_model, load_tokenizer
 from .packing import why_not_shared
 from .preference_losses import centering_penalty, multi_scale_loss, strength_weights
 from .reward_config import MultiScaleRewardConfig
@@ -79,6 +79,9 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
             )
         init_kwargs = args.model_init_kwargs
         if isinstance(model, str):
+            if kwargs.get("processing_class") is None:  # TRL would ask for that of the base, in its newest revision
+                options = {"trust_remote_code": args.trust_remote_code, **(init_kwargs or {})}
+                kwargs["processing_class"] = load_tokenizer(model, **options)
             model = self._load(model, args, quantization_config)
             args.model_init_kwargs = None  # used up; TRL would warn that a loaded model ignores them
         self.reward_model = base_reward_model(model)
@@ -248,7 +251,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         outputs = model(**rows, use_cache=False)
         pairs = self._score_pairs(outputs, inputs)
         if mode == "train":
-            tokens = self.accelerator.gather_for_metrics(inputs["attention_mask"].sum()).sum().item()
+            tokens = self.accelerator.gather(inputs["attention_mask"].sum()).sum().item()
             self._total_train_tokens += tokens // self._tp_size
             self._train_pairs.append(self._gather_pairs(_detached(pairs)))
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
@@ -257,6 +260,12 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         else:  # the mean over all pairs of the step, when the gradients of the processes have been averaged
             loss = pairs.loss.sum() * self.accelerator.num_processes / num_items_in_batch
         return (loss, pairs) if return_outputs else loss
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        prepared = super()._prepare_inputs(inputs)
+        # Under DeepSpeed Transformers rounds all floats to the engine's dtype; these go into the loss, in float32
+        exact = {column: inputs[column].to(self.args.device) for column in ("margin", "weight") if column in inputs}
+        return {**prepared, **exact}
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor | None:
         """Pairs of an optimizer step on all processes, where its batches differ in theirs."""
@@ -267,7 +276,8 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
 
     def _gather_pairs(self, pairs: PairScores) -> PairScores:
         if not self._uneven_batches:
-            return self.accelerator.gather_for_metrics(pairs)
+            # All that were trained on. `gather_for_metrics` takes every batch of an epoch's last step for its last one
+            return self.accelerator.gather(pairs)
         parts = gather_object([tuple(column.cpu() for column in pairs)])
         return PairScores(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
@@ -360,6 +370,12 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save and isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
             save_adapter_settings(self.reward_model.settings, output_dir or self.args.output_dir)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # Transformers copies to where it pushes from what it knows the names of
+        if self.is_world_process_zero() and isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
+            save_adapter_settings(self.reward_model.settings, self.args.output_dir)
+        super()._push_from_checkpoint(checkpoint_folder)
 
 
 def _detached(pairs: PairScores) -> PairScores:

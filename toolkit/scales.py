@@ -16,6 +16,8 @@ Shapes: `B` rows, `T` tokens of a row, `S` scales.
 import torch
 from torch import Tensor
 
+from .layout import running_sum
+
 SCALES = ("token", "segment", "response")
 
 
@@ -32,7 +34,7 @@ def prefix_mean(values: Tensor, keep: Tensor) -> Tensor:
     Returns:
         `torch.Tensor` of shape `(B, T)`: 0 before the first kept token.
     """
-    return (values * keep).cumsum(1) / keep.cumsum(1).clamp(min=1)
+    return running_sum(values * keep) / keep.cumsum(1).clamp(min=1)
 
 
 def segment_prefix_mean(values: Tensor, boundary: Tensor, ends: Tensor, response: Tensor) -> Tensor:
@@ -53,7 +55,7 @@ def segment_prefix_mean(values: Tensor, boundary: Tensor, ends: Tensor, response
         `torch.Tensor` of shape `(B, T)`: 0 outside the response.
     """
     is_open = response & ~boundary
-    total = (values * ends).cumsum(1) + values * is_open
+    total = running_sum(values * ends) + values * is_open
     count = ends.cumsum(1) + is_open
     return total / count.clamp(min=1) * response
 
