@@ -30,6 +30,8 @@ class EvaluationArguments(DataArguments):
             Rows of a forward pass.
         max_length (`int`, *optional*):
             Most tokens of a row; the model's context length by default.
+        drop_unusable_pairs (`bool`, *optional*, defaults to `False`):
+            Whether pairs that state no preference are left out, which a warning counts.
     """
 
     reward_model: str = field(
@@ -40,11 +42,15 @@ class EvaluationArguments(DataArguments):
     max_length: int | None = field(
         default=None, metadata={"help": "Most tokens of a row; the model's context length by default."}
     )
+    drop_unusable_pairs: bool = field(
+        default=False,
+        metadata={"help": "Whether pairs that state no preference are left out, which a warning counts."},
+    )
 
 
 def main(args: EvaluationArguments) -> None:
     args.eval_dataset_name = args.eval_dataset_name or args.dataset_name  # a file is all held out
-    pairs = held_out_pairs(args, seed=0)
+    pairs = held_out_pairs(args, 0, args.drop_unusable_pairs)
     reward = RewardFunction(args.reward_model, batch_size=args.batch_size, max_length=args.max_length)
     prompts, rewards, by_scale, lengths = list(pairs["prompt"]), {}, {}, {}
     columns = {name: list(pairs[name]) for name in ("tools", "chat_template_kwargs") if name in pairs.column_names}

@@ -1,5 +1,6 @@
 import gzip
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,28 @@ def test_a_strength_of_zero_is_allowed_beside_others():
 
 
 # What is refused
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (PLAIN, {"chosen": " \n"}),
+        (PLAIN, {"rejected": "Four."}),
+        (TALK, {"chosen": []}),
+        (TALK, {"rejected": [assistant("Blue.")]}),
+    ],
+)
+def test_rows_without_a_preference_are_dropped_and_counted_on_demand(good, bad, caplog):
+    rows = [row | {"margin": i, "id": i} for i, row in enumerate([good | bad, good, good | bad, good])]
+    found = normalize_pairs(Dataset.from_list(rows), "pairs.jsonl", drop_unusable=True)
+    kept = pairs(good)[0]
+    assert list(found) == [kept | {"margin": float(i), "id": i} for i in (1, 3)]
+    assert "Data set 'pairs.jsonl': left out 2 of 4 pairs" in caplog.text
+    rows[3]["margin"] = math.nan
+    with pytest.raises(ValueError, match="row 4, column 'margin'"):
+        normalize_pairs(Dataset.from_list(rows), "pairs.jsonl", drop_unusable=True)
+    with pytest.raises(ValueError, match="no row states a preference"):
+        normalize_pairs(Dataset.from_list(rows[:1] * 2), "pairs.jsonl", drop_unusable=True)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +322,14 @@ def test_prompts_are_taken_from_pairs():
 def test_a_bad_prompt_is_named(good, bad, found):
     with pytest.raises(ValueError, match=f"Data set 'prompts.jsonl', row 2, column 'prompt': found {found}"):
         prompts({"prompt": good}, {"prompt": bad})
+
+
+def test_a_prompt_is_taken_from_a_pair_without_a_preference_too():
+    whole = {"chosen": [user("a"), assistant("b")], "rejected": [user("a"), assistant("b")]}
+    assert prompts(whole) == [{"prompt": [user("a")]}]
+    assert prompts(PLAIN | {"rejected": PLAIN["chosen"]}) == [{"prompt": PLAIN["prompt"]}]
+    with pytest.raises(ValueError, match=r"row 1, column 'rejected': found the same text.*its prompt cannot be told"):
+        prompts({"chosen": "Q: Yes", "rejected": "Q: Yes"})
 
 
 def test_prompts_need_a_prompt_or_a_pair():

@@ -13,7 +13,7 @@ MODULES = sorted((ROOT / "toolkit").glob("[!_]*.py"))
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 
 LAYERS = [
-    {"layout", "learning_curves", "metrics", "memory"},
+    {"layout", "learning_curves", "metrics", "memory", "row_errors"},
     {"scales", "contributions", "preference_losses", "advantages", "policy_loss", "resampling", "sandbox_world"},
     {"packing"},
     {"batching", "tokenization", "data", "head", "small_decoder", "checkpoints"},

@@ -378,7 +378,7 @@ def test_long_pairs_lose_prompt_tokens_and_that_is_said(reward_trainer, plain_pa
     assert f"{max(hit)} at most" in caplog.text
 
 
-def test_a_response_that_is_too_long_is_named(reward_trainer, plain_pairs):
+def test_a_response_that_is_too_long_is_named_or_dropped(reward_trainer, plain_pairs, caplog):
     rows = plain_pairs.to_list()[:3]
     rows[1]["rejected"] = " much too long" * 40
     with pytest.raises(ValueError, match=r"Data set 'train', row 2, column 'rejected': a response of \d+ tokens"):
@@ -386,6 +386,10 @@ def test_a_response_that_is_too_long_is_named(reward_trainer, plain_pairs):
     rows[2]["chosen"] = " much too long" * 50
     with pytest.raises(ValueError, match=r"'train', row 2, column 'rejected'.*It is the first of 2 such rows of 3"):
         reward_trainer(Dataset.from_list(rows), max_length=60)
+    with caplog.at_level(logging.WARNING):
+        kept = reward_trainer(Dataset.from_list(rows), max_length=60, drop_unusable_pairs=True).train_dataset
+    assert len(kept) == 1
+    assert "'train': left out 2 of 3 pairs, which are too long. The first: Data set 'train', row 2" in caplog.text
     many = [rows[0]] * 1100 + [rows[1]]  # `datasets` settles the columns' types after 1,000 rows
     with pytest.raises(ValueError, match=r"'train', row 1101, column 'rejected'"):
         reward_trainer(Dataset.from_list(many), max_length=60)

@@ -5,14 +5,11 @@ After [`normalize_pairs`] a table has the columns `prompt`, `chosen` and `reject
 """
 
 import glob
-import gzip
-import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
-from itertools import islice
-from typing import IO, Any
+from collections.abc import Callable
+from typing import Any
 
 import datasets
 from datasets import Dataset, Features, List, Value
@@ -20,30 +17,21 @@ from datasets.exceptions import DatasetsError
 from transformers.utils.logging import get_logger
 from trl.data_utils import extract_prompt
 
+from .row_errors import BUILDERS, NoPreferenceError, RowError, builder, describe, json_rows, open_text
+
 logger = get_logger(__name__)
 
 Messages = list[dict[str, str]]
 RowFunction = Callable[[dict[str, Any], dict[str, str]], dict[str, Any]]
 
-BUILDERS = {".jsonl": "json", ".json": "json", ".jsonl.gz": "json", ".parquet": "parquet"}
 TEXT_COLUMNS = ("prompt", "chosen", "rejected")
 NUMBER_COLUMNS = ("margin", "strength")
 TEXT, MESSAGES, TRANSCRIPT = "plain text", "messages", "a Human/Assistant transcript"
 ROLES = {"Human": "user", "Assistant": "assistant"}
 FLOAT = Value("float64")
 MESSAGES_FEATURE = List({"role": Value("string"), "content": Value("string")})
+REMOVE = "Write what was preferred, remove the row, or set `drop_unusable_pairs` to leave such rows out."
 FORMS = "`chosen` and `rejected`, as text or lists of {role, content} messages, with such a `prompt` or after it"
-
-
-class _RowError(Exception):
-    """What is wrong with one value of a row, before it is known where the row stands."""
-
-    def __init__(self, column: str, found: str, remedy: str) -> None:
-        super().__init__(column, found, remedy)
-        self.column, self.found, self.remedy = column, found, remedy
-
-    def at(self, name: str, row: int) -> ValueError:
-        return ValueError(f"Data set '{name}', row {row}, column '{self.column}': found {self.found}. {self.remedy}")
 
 
 def load_table(name_or_path: str, split: str | None = None, config: str | None = None) -> Dataset:
@@ -71,10 +59,12 @@ def load_table(name_or_path: str, split: str | None = None, config: str | None =
     return _concatenate(_sources(name_or_path, split, config))
 
 
-def load_pairs(name_or_path: str, split: str | None = None, config: str | None = None) -> Dataset:
+def load_pairs(
+    name_or_path: str, split: str | None = None, config: str | None = None, drop_unusable: bool = False
+) -> Dataset:
     """[`load_table`], then [`normalize_pairs`] of each file, with their arguments, results and errors."""
     tables = _sources(name_or_path, split, config)
-    return _concatenate([(name, normalize_pairs(table, name)) for name, table in tables])
+    return _concatenate([(name, normalize_pairs(table, name, drop_unusable)) for name, table in tables])
 
 
 def load_prompts(name_or_path: str, split: str | None = None, config: str | None = None) -> Dataset:
@@ -98,7 +88,7 @@ def _sources(name_or_path: str, split: str | None, config: str | None) -> list[t
             files = {str(name): [str(file) for file in found[name]] for name in found}
         elif glob.has_magic(path):
             files = {"train": sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))}
-        elif not (_builder(path) or path.startswith((".", os.sep)) or path.count("/") > 1):  # else no hub name
+        elif not (builder(path) or path.startswith((".", os.sep)) or path.count("/") > 1):  # else no hub name
             loaded = datasets.load_dataset(path, config, split=split)
             tables = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {str(split): loaded}
     except (DatasetsError, ValueError, OSError) as error:
@@ -113,65 +103,41 @@ def _sources(name_or_path: str, split: str | None, config: str | None) -> list[t
     return [(name_or_path, tables[split])] if tables else [(file, _load_file(file)) for file in files[split]]
 
 
-def _builder(path: str) -> str | None:
-    return next((builder for suffix, builder in BUILDERS.items() if path.endswith(suffix)), None)
-
-
 def _load_file(path: str) -> Dataset:
-    builder = _builder(path)
-    if builder is None:
+    kind = builder(path)
+    if kind is None:
         raise ValueError(f"File '{path}' is none of {list(BUILDERS)}. Convert it, or correct the path.")
     try:
         options = {}
-        if builder == "json":
-            with _open(path) as file:
+        if kind == "json":
+            with open_text(path) as file:
                 # One chunk, as later ones are cast to the types of the first: messages would become text
                 options["chunksize"] = 1 + sum(len(line.encode()) + 1 for line in file)
         # Escaped, as the loader takes a path for a pattern
-        table = datasets.load_dataset(builder, data_files=glob.escape(os.path.abspath(path)), split="train", **options)
+        table = datasets.load_dataset(kind, data_files=glob.escape(os.path.abspath(path)), split="train", **options)
         rows = len(table)
     except (DatasetsError, StopIteration, ValueError, OSError, EOFError) as error:
-        rows = _find_odd_row(path) if builder == "json" else 1
+        rows = _find_odd_row(path) if kind == "json" else 1
         if rows:
-            raise ValueError(f"File '{path}' is not readable {builder}: {error.__cause__ or error}.") from error
+            raise ValueError(f"File '{path}' is not readable {kind}: {error.__cause__ or error}.") from error
     if rows == 0:
         raise ValueError(f"File '{path}' is empty. Write at least one row.")
     return table
-
-
-def _open(path: str) -> IO[Any]:
-    return (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8", errors="replace")
 
 
 def _find_odd_row(path: str) -> int:
     """Raise on the first value of a JSON file that is of another kind than those before it, else count the rows."""
     count, seen = 0, dict[str, str]()
     try:
-        for number, row in _json_rows(path):
+        for number, row in json_rows(path):
             count += 1
             for column, value in row.items():
-                kind = _describe(value).split(":")[0]
+                kind = describe(value).split(":")[0]
                 if value is not None and seen.setdefault(column, kind) != kind:
-                    raise _RowError(column, _describe(value), f"Rows before have {seen[column]}.").at(path, number)
+                    raise RowError(column, describe(value), f"Rows before have {seen[column]}.").at_row(path, number)
     except (OSError, EOFError):  # what the loader said of the file holds
         return 1
     return count
-
-
-def _json_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a JSON file and their numbers: the line, blank ones counted, or the place in a list."""
-    with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            is_list = line.lstrip().startswith("[")
-            try:
-                rows = json.loads(line + file.read()) if is_list else [json.loads(line)] if line.strip() else []
-            except json.JSONDecodeError as error:
-                found = f"row {number + error.lineno - 1}, character {error.colno}: not valid JSON ({error.msg})"
-                raise ValueError(f"Data set '{path}', {found}. Write one object a line, or one list.") from None
-            for place, row in enumerate(rows, start=1 if is_list else number):
-                if not isinstance(row, dict):
-                    raise ValueError(f"Data set '{path}', row {place}: found {_describe(row)}. Write an object.")
-                yield place, row
 
 
 def _concatenate(tables: list[tuple[str, Dataset]]) -> Dataset:
@@ -193,7 +159,7 @@ def _concatenate(tables: list[tuple[str, Dataset]]) -> Dataset:
     return datasets.concatenate_datasets([part.select_columns(kept) for part in parts])
 
 
-def normalize_pairs(dataset: Dataset, name: str) -> Dataset:
+def normalize_pairs(dataset: Dataset, name: str, drop_unusable: bool = False) -> Dataset:
     r"""
     Bring preference pairs to one form and check every row.
 
@@ -206,6 +172,9 @@ def normalize_pairs(dataset: Dataset, name: str) -> Dataset:
             The pairs, all in one form.
         name (`str`):
             Data set or file, as errors shall name it.
+        drop_unusable (`bool`, *optional*, defaults to `False`):
+            Whether rows that state no preference, because their responses are the same or one is empty, are left out,
+            which a warning counts, instead of refused.
 
     Returns:
         `datasets.Dataset`: `prompt`, `chosen`, `rejected`, then `margin` and `strength` as floats where they were
@@ -216,17 +185,26 @@ def normalize_pairs(dataset: Dataset, name: str) -> Dataset:
             form, a response is empty or not the assistant's, both are the same, a margin or strength is not finite, a
             strength is negative, or all are 0.
     """
+    result = _map_pairs(dataset, name, _normalize_pair, drop_unusable)
+    if len(result) == 0:
+        raise ValueError(f"Data set '{name}': no row states a preference. Give it at least one that does.")
+    if left_out := len(dataset) - len(result):
+        what = f"left out {left_out} of {len(dataset)} pairs, whose responses are the same or one of them empty"
+        logger.warning(f"Data set '{name}': {what}.")
+    if "strength" not in result.column_names or any(result["strength"][:]):
+        return result
+    raise ValueError(f"Data set '{name}', column 'strength': found 0 in every row. Write others, or remove it.")
+
+
+def _map_pairs(dataset: Dataset, name: str, function: RowFunction, drop_unusable: bool = False) -> Dataset:
     absent = [column for column in ("chosen", "rejected") if column not in dataset.column_names]
     if absent:
         raise ValueError(f"Data set '{name}' has no column {absent}; it has {dataset.column_names}. It needs {FORMS}.")
-    form = _form(dataset, name)
-    numbers = [column for column in NUMBER_COLUMNS if column in dataset.column_names]
+    form = _form(dataset, name, drop_unusable)
     feature = Value("string") if set(form.values()) == {TEXT} else MESSAGES_FEATURE
+    numbers = [column for column in NUMBER_COLUMNS if column in dataset.column_names]
     features: dict[str, Any] = dict.fromkeys(TEXT_COLUMNS, feature) | dict.fromkeys(numbers, FLOAT)
-    result = _map_rows(dataset, name, _normalize_pair, form, features)
-    if "strength" not in numbers or any(result["strength"][:]):
-        return result
-    raise ValueError(f"Data set '{name}', column 'strength': found 0 in every row. Write others, or remove it.")
+    return _map_rows(dataset, name, function, form, features, drop_unusable)
 
 
 def normalize_prompts(dataset: Dataset, name: str) -> Dataset:
@@ -245,12 +223,12 @@ def normalize_prompts(dataset: Dataset, name: str) -> Dataset:
 
     Raises:
         `ValueError`: If there is neither a `prompt` nor a pair, a value is of the wrong kind, rows differ in form, a
-            prompt is empty or ends with the assistant's message, or a pair is refused by [`normalize_pairs`].
+            prompt is empty or ends with the assistant's message, or the prompt of a pair cannot be told.
     """
     columns = dataset.column_names
     dataset = dataset.remove_columns([column for column in NUMBER_COLUMNS if column in columns])
     if {"chosen", "rejected"} <= set(columns):
-        dataset = normalize_pairs(dataset, name)
+        dataset = _map_pairs(dataset, name, _prompt_of_pair)
     elif "prompt" not in columns:
         raise ValueError(f"Data set '{name}' has no column 'prompt'; it has {columns}. Rename it, or give {FORMS}.")
     dataset = dataset.remove_columns([column for column in ("chosen", "rejected") if column in dataset.column_names])
@@ -260,18 +238,30 @@ def normalize_prompts(dataset: Dataset, name: str) -> Dataset:
 
 
 def _map_rows(
-    dataset: Dataset, name: str, function: RowFunction, form: dict[str, str], features: dict[str, Any]
+    dataset: Dataset,
+    name: str,
+    function: RowFunction,
+    form: dict[str, str],
+    features: dict[str, Any],
+    drop_unusable: bool = False,
 ) -> Dataset:
     """Replace the columns of `features`, which come first in the result, by what `function` makes of each row."""
     inputs = [column for column in dataset.column_names if column in features]
     others = {column: feature for column, feature in dataset.features.items() if column not in features}
 
     def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        values = (dict(zip(inputs, row, strict=True)) for row in zip(*(batch[c] for c in inputs), strict=True))
-        rows = [_at_row(function, name, index, row, form) for index, row in zip(indices, values, strict=True)]
-        return {column: [row[column] for row in rows] for column in features}
+        rows = {}
+        for place, index in enumerate(indices):
+            try:
+                rows[place] = _at_row(function, name, index, {column: batch[column][place] for column in inputs}, form)
+            except NoPreferenceError:
+                if not drop_unusable:
+                    raise
+        found = {column: [row[column] for row in rows.values()] for column in features}
+        return found | {column: [batch[column][place] for place in rows] for column in others}
 
-    options = {"batched": True, "with_indices": True, "features": Features(features | others)}
+    columns = {"features": Features(features | others), "remove_columns": dataset.column_names}
+    options = {"batched": True, "with_indices": True, **columns}
     # Checked anew each time: the cache does not notice when the functions that `convert` calls have changed
     result = dataset.map(convert, **options, load_from_cache_file=False, desc=f"Checking {name}")
     return result.select_columns([*features, *others])
@@ -282,45 +272,38 @@ def _at_row(function: RowFunction, name: str, index: int, row: dict[str, Any], f
     try:
         for column, kind in form.items():
             if _kind(row[column], column) != kind:
-                raise _RowError(column, _kind(row[column], column), f"Row 1 has {kind}: bring all rows to one form.")
+                raise RowError(column, _kind(row[column], column), f"Row 1 has {kind}: bring all rows to one form.")
         return function(row, form)
-    except _RowError as error:
-        is_json = _builder(name) == "json" and os.path.isfile(name)  # its blank lines count, but hold no row
-        numbers = (number for number, _ in _json_rows(name)) if is_json else iter(())
-        raise error.at(name, next(islice(numbers, index, None), index + 1)) from None
+    except RowError as error:
+        raise error.at(name, index) from None
 
 
-def _form(dataset: Dataset, name: str) -> dict[str, str]:
-    """Kind of each text column in the first row, which all rows must share."""
+def _form(dataset: Dataset, name: str, drop_unusable: bool = False) -> dict[str, str]:
+    """Kind of each text column in the first row that is not dropped, which all rows must share."""
 
     def kinds(row: dict[str, Any], _: dict[str, str]) -> dict[str, str]:
         form = {column: _kind(row[column], column) for column in TEXT_COLUMNS if column in row}
         if form.get("chosen") != form.get("rejected"):
-            raise _RowError("rejected", form["rejected"], f"'chosen' has {form['chosen']}: write both alike.")
+            raise RowError("rejected", form["rejected"], f"'chosen' has {form['chosen']}: write both alike.")
         return form
 
-    if len(dataset) == 0:
-        raise ValueError(f"Data set '{name}' is empty. Give it at least one row.")
-    return _at_row(kinds, name, 0, dataset[0], {})
+    for index, row in enumerate(dataset):
+        try:
+            return _at_row(kinds, name, index, row, {})
+        except NoPreferenceError:
+            if not drop_unusable:
+                raise
+    raise ValueError(f"Data set '{name}' is empty, or no row states a preference. Give it at least one that does.")
 
 
 def _kind(value: Any, column: str) -> str:
     if isinstance(value, list):
         return MESSAGES
     if not isinstance(value, str):
-        raise _RowError(column, _describe(value), "Write text or a list of {role, content} messages.")
+        raise RowError(column, describe(value), "Write text or a list of {role, content} messages.")
     if column != "prompt" and not value.strip():
-        raise _RowError(column, "an empty response", "Write the response, or remove the row.")
+        raise RowError(column, "an empty response", REMOVE, NoPreferenceError)
     return TRANSCRIPT if value.startswith("\n\nHuman:") else TEXT
-
-
-def _describe(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    if isinstance(value, (int, float)):
-        return f"a number: {value}"
-    kind = "text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"
-    return f"{kind}: {str(value)[:40]!r}"
 
 
 def _conversation(value: Any, column: str, kind: str) -> Messages:
@@ -330,9 +313,9 @@ def _conversation(value: Any, column: str, kind: str) -> Messages:
         for number, message in enumerate(value, start=1):
             fields = message if isinstance(message, dict) else {}
             if not (isinstance(fields.get("role"), str) and isinstance(fields.get("content"), str)):
-                raise _RowError(column, f"message {number} as {message}", "Write role and content as text in each.")
+                raise RowError(column, f"message {number} as {message}", "Write role and content as text in each.")
             if fields.get("tool_calls"):
-                raise _RowError(column, f"tool calls in message {number}", "Write them into its content, as text.")
+                raise RowError(column, f"tool calls in message {number}", "Write them into its content, as text.")
             if others := sorted(key for key in fields.keys() - {"role", "content"} if fields[key]):
                 logger.warning_once(f"Of messages, role and content are read; what they have beside is not: {others}.")
         return [{"role": message["role"], "content": message["content"]} for message in value]
@@ -351,6 +334,27 @@ def _is_blank(value: str | Messages) -> bool:
 
 
 def _normalize_pair(row: dict[str, Any], form: dict[str, str]) -> dict[str, Any]:
+    pair = _divide(row, form)
+    for column in ("chosen", "rejected"):
+        response = pair[column]
+        if response and not isinstance(response, str) and response[-1]["role"] != "assistant":
+            raise RowError(column, f"a last message from '{response[-1]['role']}'", "End it with the assistant's.")
+        if _is_blank(response):
+            raise RowError(column, "an empty response", REMOVE, NoPreferenceError)
+    if pair["chosen"] == pair["rejected"]:
+        raise RowError("rejected", "the same response as in 'chosen'", REMOVE, NoPreferenceError)
+    return pair | {column: _number(row[column], column) for column in NUMBER_COLUMNS if column in row}
+
+
+def _prompt_of_pair(row: dict[str, Any], form: dict[str, str]) -> dict[str, Any]:
+    """A pair for its prompt's sake, whatever the responses are, as long as they tell where the prompt ends."""
+    if set(form) == {"chosen", "rejected"} and form["chosen"] == TEXT and row["chosen"] == row["rejected"]:
+        raise RowError("rejected", "the same text as in 'chosen'", "Remove the row: its prompt cannot be told.")
+    return _divide(row, form)
+
+
+def _divide(row: dict[str, Any], form: dict[str, str]) -> dict[str, Any]:
+    """Prompt and responses of a pair."""
     plain = set(form.values()) == {TEXT}
     pair: dict[str, Any] = row if plain else {each: _conversation(row[each], each, form[each]) for each in form}
     prompt, chosen, rejected = pair.get("prompt", ""), pair["chosen"], pair["rejected"]
@@ -361,16 +365,8 @@ def _normalize_pair(row: dict[str, Any], form: dict[str, str]) -> dict[str, Any]
         if chosen and chosen[:1] == rejected[:1]:  # else TRL's function may take a space from the end of `chosen`
             prompt, chosen, rejected = extract_prompt({"chosen": chosen, "rejected": rejected}).values()
         if "prompt" in form and row["prompt"].strip() not in ["", *(message["content"].strip() for message in prompt)]:
-            raise _RowError("prompt", "plain text that is not in both conversations", "Write it as messages.")
-    for column, response in (("chosen", chosen), ("rejected", rejected)):
-        if response and not plain and response[-1]["role"] != "assistant":
-            raise _RowError(column, f"a last message from '{response[-1]['role']}'", "End it with the assistant's.")
-        if _is_blank(response):
-            raise _RowError(column, "an empty response", "Write the response, or remove the row.")
-    if chosen == rejected:
-        raise _RowError("rejected", "the same response as in 'chosen'", "Remove the row: it states no preference.")
-    numbers = {column: _number(row[column], column) for column in NUMBER_COLUMNS if column in row}
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **numbers}
+            raise RowError("prompt", "plain text that is not in both conversations", "Write it as messages.")
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
 def _continuation(prompt: Messages, response: Messages, column: str) -> Messages:
@@ -378,15 +374,15 @@ def _continuation(prompt: Messages, response: Messages, column: str) -> Messages
     rest = response[len(prompt) :] if response[: len(prompt)] == prompt else response
     if prompt and rest and rest[0]["role"] != "assistant":
         found = f"a response that begins with a message from '{rest[0]['role']}'"
-        raise _RowError(column, found, "Begin it with the assistant's, or with all messages of the prompt.")
+        raise RowError(column, found, "Begin it with the assistant's, or with all messages of the prompt.")
     return rest
 
 
 def _number(value: Any, column: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise _RowError(column, _describe(value), "Write a finite number, or remove the column.")
+        raise RowError(column, describe(value), "Write a finite number, or remove the column.")
     if column == "strength" and value < 0:
-        raise _RowError(column, _describe(value), "Write its size, and swap the responses where the sign says so.")
+        raise RowError(column, describe(value), "Write its size, and swap the responses where the sign says so.")
     return float(value)
 
 
@@ -394,7 +390,7 @@ def _normalize_prompt(row: dict[str, Any], form: dict[str, str]) -> dict[str, An
     plain = form["prompt"] == TEXT
     prompt = row["prompt"] if plain else _conversation(row["prompt"], "prompt", form["prompt"])
     if _is_blank(prompt):
-        raise _RowError("prompt", "an empty prompt", "Write the prompt, or remove the row.")
+        raise RowError("prompt", "an empty prompt", "Write the prompt, or remove the row.")
     if not plain and prompt[-1]["role"] == "assistant":
-        raise _RowError("prompt", "a last message from 'assistant'", "End it with the user's.")
+        raise RowError("prompt", "a last message from 'assistant'", "End it with the user's.")
     return {"prompt": prompt}

@@ -74,6 +74,9 @@ class MultiScaleRewardConfig(RewardConfig):
         max_tokens_per_batch (`int`, *optional*):
             Make training batches of as many pairs of like length as fit into so many tokens, padding included, in
             place of `per_device_train_batch_size` pairs.
+        drop_unusable_pairs (`bool`, *optional*, defaults to `False`):
+            Whether pairs that state no preference (the same response twice, an empty one) or have a response that is
+            longer than `max_length` are left out, which warnings count. Otherwise the first of them is an error.
     """
 
     scales: list[str] = field(
@@ -129,6 +132,14 @@ class MultiScaleRewardConfig(RewardConfig):
         metadata={
             "help": "Make training batches of as many pairs of like length as fit into so many tokens, padding "
             "included, in place of `per_device_train_batch_size` pairs."
+        },
+    )
+    drop_unusable_pairs: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether pairs that state no preference (the same response twice, an empty one) or have a "
+            "response that is longer than `max_length` are left out, which warnings count. Otherwise the first of "
+            "them is an error."
         },
     )
 

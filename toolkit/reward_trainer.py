@@ -169,7 +169,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
             )
         if "shared_tokens" in dataset.column_names:
             return dataset  # prepared before
-        dataset = normalize_pairs(dataset, dataset_name)
+        dataset = normalize_pairs(dataset, dataset_name, args.drop_unusable_pairs)
         with args.main_process_first(desc=f"tokenizing {dataset_name}"):
             dataset = dataset.map(
                 tokenize_pair,
@@ -185,9 +185,14 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
                 desc=f"Tokenizing {dataset_name}",
             )
         wrong = [reason for reason in dataset["error"] if reason]
-        if wrong:
+        if wrong and not (args.drop_unusable_pairs and len(wrong) < len(dataset)):
             more = f" It is the first of {len(wrong)} such rows of {len(dataset)}." if len(wrong) > 1 else ""
             raise ValueError(wrong[0] + more)
+        if wrong:
+            what = f"left out {len(wrong)} of {len(dataset)} pairs, which are too long. The first: {wrong[0]}"
+            logger.warning(f"Data set '{dataset_name}': {what}")
+            with args.main_process_first(desc=f"dropping rows of {dataset_name}"):
+                dataset = dataset.filter(lambda reason: not reason, input_columns="error")
         dataset = dataset.remove_columns("error")
         cut = [tokens for tokens in dataset["cut_tokens"] if tokens]
         if cut:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class DataArguments(ScriptArguments):
     )
 
 
-def training_pairs(args: DataArguments, seed: int) -> Dataset:
+def training_pairs(args: DataArguments, seed: int, drop_unusable: bool = False) -> Dataset:
     """
     Pairs to train on.
 
@@ -68,6 +69,8 @@ def training_pairs(args: DataArguments, seed: int) -> Dataset:
             Where they come from.
         seed (`int`):
             Seed of the sandbox's pairs, and of the choice where there are more rows than asked for.
+        drop_unusable (`bool`, *optional*, defaults to `False`):
+            Whether rows that state no preference are left out and counted instead of refused.
 
     Returns:
         `Dataset`
@@ -75,14 +78,14 @@ def training_pairs(args: DataArguments, seed: int) -> Dataset:
     Raises:
         `ValueError`: If the data cannot be found or a row is wrong; the message names file, row and column.
     """
-    return _training_rows(args, seed, sample_pairs, load_pairs)
+    return _training_rows(args, seed, sample_pairs, partial(load_pairs, drop_unusable=drop_unusable))
 
 
-def held_out_pairs(args: DataArguments, seed: int) -> Dataset:
+def held_out_pairs(args: DataArguments, seed: int, drop_unusable: bool = False) -> Dataset:
     """
     Held-out pairs. Arguments and errors as in [`training_pairs`]; a file is one split and holds none out.
     """
-    return _held_out_rows(args, seed, sample_pairs, load_pairs)
+    return _held_out_rows(args, seed, sample_pairs, partial(load_pairs, drop_unusable=drop_unusable))
 
 
 def training_prompts(args: DataArguments, seed: int) -> Dataset:
