@@ -31,7 +31,7 @@ class EvaluationArguments(DataArguments):
         max_length (`int`, *optional*):
             Most tokens of a row; the model's context length by default.
         drop_unusable_pairs (`bool`, *optional*, defaults to `False`):
-            Whether pairs that state no preference are left out, which a warning counts.
+            Whether pairs that state no preference are left out, which a warning counts; too long ones are refused.
     """
 
     reward_model: str = field(
@@ -44,7 +44,10 @@ class EvaluationArguments(DataArguments):
     )
     drop_unusable_pairs: bool = field(
         default=False,
-        metadata={"help": "Whether pairs that state no preference are left out, which a warning counts."},
+        metadata={
+            "help": "Whether pairs that state no preference are left out, which a warning counts; too long ones are "
+            "refused."
+        },
     )
 
 

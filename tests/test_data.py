@@ -4,9 +4,10 @@ import math
 from pathlib import Path
 
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Value
 
-from toolkit.data import load_pairs, load_prompts, load_table, normalize_pairs, normalize_prompts
+from toolkit.data import load_pairs, load_prompts, load_table
+from toolkit.normalization import normalize_pairs, normalize_prompts
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the folder ../shared/data is absent")
@@ -159,10 +160,12 @@ def test_a_strength_of_zero_is_allowed_beside_others():
 )
 def test_rows_without_a_preference_are_dropped_and_counted_on_demand(good, bad, caplog):
     rows = [row | {"margin": i, "id": i} for i, row in enumerate([good | bad, good, good | bad, good])]
-    found = normalize_pairs(Dataset.from_list(rows), "pairs.jsonl", drop_unusable=True)
+    table = Dataset.from_list(rows).cast_column("id", Value("int32"))
+    found = normalize_pairs(table, "pairs.jsonl", drop_unusable=True)
     kept = pairs(good)[0]
     assert list(found) == [kept | {"margin": float(i), "id": i} for i in (1, 3)]
     assert "Data set 'pairs.jsonl': left out 2 of 4 pairs" in caplog.text
+    assert found.features["id"] == Value("int32")
     rows[3]["margin"] = math.nan
     with pytest.raises(ValueError, match="row 4, column 'margin'"):
         normalize_pairs(Dataset.from_list(rows), "pairs.jsonl", drop_unusable=True)
@@ -197,8 +200,8 @@ def test_a_bad_value_is_named(good, bad, column, found):
     ("bad", "column", "found"),
     [
         ({"chosen": 3}, "chosen", "a number: 3"),
-        ({"chosen": [assistant("Four.")]}, "chosen", "messages. Row 1 has plain text"),
-        ({"prompt": [user("2 + 2?")]}, "prompt", "messages. Row 1 has plain text"),
+        ({"chosen": [assistant("Four.")]}, "chosen", "messages. Rows before have plain text"),
+        ({"prompt": [user("2 + 2?")]}, "prompt", "messages. Rows before have plain text"),
         ({"rejected": assistant("Five.")}, "rejected", "an object"),
         ({"rejected": True}, "rejected", "true"),
         ({"strength": "high"}, "strength", "text: 'high'"),
@@ -237,7 +240,7 @@ def test_a_kind_that_changes_far_down_a_long_file_is_named(tmp_path, name):
     # beyond 10 MB, where the JSON loader would turn the list into text without a word
     rows = [PLAIN | {"prompt": "x" * 1_000_000} for _ in range(12)]
     path = write(tmp_path / name, *rows, PLAIN | {"chosen": [assistant("Four.")]})
-    with pytest.raises(ValueError, match=r"row 13, column 'chosen': found messages. Row 1 has plain text"):
+    with pytest.raises(ValueError, match=r"row 13, column 'chosen': found messages. Rows before have plain text"):
         load_pairs(path)
 
 
@@ -272,7 +275,7 @@ def test_a_plain_prompt_that_conversations_do_not_hold_is_not_lost():
         ({"chosen": "\n\nHuman: a\n\nAssistant:"}, "chosen", "an empty response"),
         ({"rejected": "\n\nHuman: a\n\nAssistant: b"}, "rejected", "the same response"),
         ({"rejected": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c"}, "rejected", "a last message from 'user'"),
-        ({"rejected": "c"}, "rejected", "plain text. Row 1 has a Human/Assistant transcript"),
+        ({"rejected": "c"}, "rejected", "plain text. Rows before have a Human/Assistant transcript"),
     ],
 )
 def test_a_bad_transcript_is_named(bad, column, found):
@@ -316,7 +319,7 @@ def test_prompts_are_taken_from_pairs():
         ([user(SKY)], [user("")], "an empty prompt"),
         ([user(SKY)], [user(SKY), assistant("Blue")], "a last message from 'assistant'"),
         ("\n\nHuman: a", "\n\nHuman: a\n\nAssistant: b", "a last message from 'assistant'"),
-        ("\n\nHuman: a", "b", "plain text. Row 1 has a Human/Assistant transcript"),
+        ("\n\nHuman: a", "b", "plain text. Rows before have a Human/Assistant transcript"),
     ],
 )
 def test_a_bad_prompt_is_named(good, bad, found):
@@ -329,7 +332,11 @@ def test_a_prompt_is_taken_from_a_pair_without_a_preference_too():
     assert prompts(whole) == [{"prompt": [user("a")]}]
     assert prompts(PLAIN | {"rejected": PLAIN["chosen"]}) == [{"prompt": PLAIN["prompt"]}]
     with pytest.raises(ValueError, match=r"row 1, column 'rejected': found the same text.*its prompt cannot be told"):
-        prompts({"chosen": "Q: Yes", "rejected": "Q: Yes"})
+        prompts({"chosen": "Q: Yes", "rejected": "Q: Yes"}, {"chosen": "Q: Yes", "rejected": "Q: No"})
+    assert prompts(PLAIN | {"rejected": ""}, PLAIN) == [{"prompt": PLAIN["prompt"]}] * 2
+    transcript = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}
+    with pytest.raises(ValueError, match=r"row 2, column 'chosen': found an empty response.*cannot be told"):
+        prompts(transcript, transcript | {"chosen": ""})
 
 
 def test_prompts_need_a_prompt_or_a_pair():

@@ -389,7 +389,7 @@ def test_a_response_that_is_too_long_is_named_or_dropped(reward_trainer, plain_p
     with caplog.at_level(logging.WARNING):
         kept = reward_trainer(Dataset.from_list(rows), max_length=60, drop_unusable_pairs=True).train_dataset
     assert len(kept) == 1
-    assert "'train': left out 2 of 3 pairs, which are too long. The first: Data set 'train', row 2" in caplog.text
+    assert "'train': left out 2 of 3 pairs, of which a response alone is longer than `max_length`=60" in caplog.text
     many = [rows[0]] * 1100 + [rows[1]]  # `datasets` settles the columns' types after 1,000 rows
     with pytest.raises(ValueError, match=r"'train', row 1101, column 'rejected'"):
         reward_trainer(Dataset.from_list(many), max_length=60)

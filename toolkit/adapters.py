@@ -52,7 +52,7 @@ class SharedBaseRewardFunction(RewardFunction):
         adapter (`str`):
             Folder of a LoRA adapter that [`MultiScaleRewardTrainer`] saved.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            Tokenizer of the reward model; loaded from the adapter's folder where it is not given.
+            Tokenizer of the reward model. Where it is not given, the one beside the adapter, else its base's.
         kwargs (`dict`, *optional*):
             What [`RewardFunction`] takes beside: `policy_processing_class`, `batch_size`, `max_length`, …
 

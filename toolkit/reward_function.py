@@ -73,7 +73,7 @@ class RewardFunction:
             Folder or hub name of a multi-scale reward model or adapter, or a loaded one. A loaded one stays where it
             is; one given by name goes to `device`.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            Tokenizer of the reward model; loaded from the model's folder where it is not given.
+            Tokenizer of the reward model. Where it is not given, the one beside the model or adapter, else its base's.
         policy_processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Tokenizer of the policy, needed only where it is another one.
         batch_size (`int`, *optional*, defaults to `16`):

@@ -22,10 +22,10 @@ from .batching import (
     longest_first,
 )
 from .checkpoints import ExactResume
-from .data import normalize_pairs
 from .head import MultiScaleHead, MultiScaleSettings
 from .metrics import PairScores, summarize_pairs
 from .modeling import AutoModelForMultiScaleReward, base_reward_model, load_tokenizer
+from .normalization import normalize_pairs
 from .packing import why_not_shared
 from .preference_losses import centering_penalty, multi_scale_loss, strength_weights
 from .reward_config import MultiScaleRewardConfig
@@ -189,8 +189,8 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
             more = f" It is the first of {len(wrong)} such rows of {len(dataset)}." if len(wrong) > 1 else ""
             raise ValueError(wrong[0] + more)
         if wrong:
-            what = f"left out {len(wrong)} of {len(dataset)} pairs, which are too long. The first: {wrong[0]}"
-            logger.warning(f"Data set '{dataset_name}': {what}")
+            what = f"{len(wrong)} of {len(dataset)} pairs, of which a response alone is longer than `max_length`"
+            logger.warning(f"Data set '{dataset_name}': left out {what}={args.max_length}.")
             with args.main_process_first(desc=f"dropping rows of {dataset_name}"):
                 dataset = dataset.filter(lambda reason: not reason, input_columns="error")
         dataset = dataset.remove_columns("error")

@@ -10,10 +10,6 @@ from typing import IO, Any
 BUILDERS = {".jsonl": "json", ".json": "json", ".jsonl.gz": "json", ".parquet": "parquet"}
 
 
-class NoPreferenceError(ValueError):
-    """A pair that states no preference: its responses are the same, or one is empty."""
-
-
 class RowError(Exception):
     """
     What is wrong with one value of a row, before it is known where the row stands.
@@ -25,13 +21,13 @@ class RowError(Exception):
             What was found.
         remedy (`str`):
             What to do.
-        kind (`type`, *optional*, defaults to `ValueError`):
-            The error that it becomes.
+        no_preference (`bool`, *optional*, defaults to `False`):
+            Whether all that is wrong is that the row states no preference.
     """
 
-    def __init__(self, column: str, found: str, remedy: str, kind: type[ValueError] = ValueError) -> None:
+    def __init__(self, column: str, found: str, remedy: str, no_preference: bool = False) -> None:
         super().__init__(column, found, remedy)
-        self.column, self.found, self.remedy, self.kind = column, found, remedy, kind
+        self.column, self.found, self.remedy, self.no_preference = column, found, remedy, no_preference
 
     def at(self, name: str, index: int) -> ValueError:
         """The error of a row by its index in a file or data set; blank lines of a JSON file count, but are no rows."""
@@ -41,7 +37,9 @@ class RowError(Exception):
 
     def at_row(self, name: str, number: int) -> ValueError:
         """The error of a row, by the number that a user sees."""
-        return self.kind(f"Data set '{name}', row {number}, column '{self.column}': found {self.found}. {self.remedy}")
+        return ValueError(
+            f"Data set '{name}', row {number}, column '{self.column}': found {self.found}. {self.remedy}"
+        )
 
 
 def builder(path: str) -> str | None:

@@ -17,6 +17,7 @@ _STYLES = {
     "multi-scale": ("#0072B2", "v"),
     LONGER: ("#000000", "x"),
 }
+_OTHER = ("#555555", ".")
 
 
 def columns_of(table: Table) -> list[str]:
@@ -56,7 +57,7 @@ def points(table: Table, title: str, unit: str, name: str) -> Block:
         places = [x + (i - (len(models) - 1) / 2) * 0.8 / len(models) for x, _ in found]
         values = [100 * e.value for _, e in found]
         errors = [[100 * (e.value - e.low) for _, e in found], [100 * (e.high - e.value) for _, e in found]]
-        colour, marker = _STYLES[model]
+        colour, marker = _STYLES.get(model, _OTHER)
         axes.errorbar(places, values, errors, fmt=marker, capsize=3, color=colour, label=model)
     axes.set_xticks(range(len(columns)), headings(columns))
     axes.set(title=title, ylabel=unit)

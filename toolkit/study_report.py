@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ from typing import Any
 from .metrics import Interval
 from .page import Block, Example, Examples, Page, Paragraph, Response, Section, Settings, write_page
 from .page import Table as Cells
-from .reward_config import PREFERENCE_MODELS
 from .run_record import read_json, write_json
 from .sandbox import sample_prompts
 from .scripting import SANDBOX_TEST_SEED
 from .study import SETTINGS_FILE, Study
 from .study_encoder import encoder_name, features_name
 from .study_figures import columns_of, curve_picture, headings, lines, points
+from .study_models import MULTI_SCALE
 from .study_real import WITHOUT_STRENGTH, RealStudy, real_name
 from .study_sandbox import SandboxStudy, last_tenth, policy_name, reward_name, start_name, table_baseline
 from .study_tables import (
@@ -140,7 +140,7 @@ def _sandbox_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]
                 ),
             ],
         ),
-        Section("Ablations", [*_both(ablations, "Above the whole multi-scale model."), _scale_table(study)]),
+        Section("Ablations", [*_both(ablations, "Above the whole multi-scale model."), *_scale_table(study)]),
         Section("Baselines", _both(baselines, "Above the table's baseline.", "baseline")),
         Section("Examples", [_examples(study)]),
         Section("Learning rates", [_search_table(study)]),
@@ -182,7 +182,7 @@ def _real_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]]:
                 points(table, "Accuracy on real pairs", "held-out pairs ranked right, %", "real"),
                 *_both(table, f"Above {REFERENCE}."),
                 *map(Paragraph, notes),
-                _real_scale_table(study),
+                *_real_scale_table(study),
             ],
         ),
         *_encoder_sections(study, encoded),
@@ -270,33 +270,32 @@ def _shown(i: Interval, form: str | None, sign: bool = False) -> str:
     return _interval(i, form or "{:.1f}", 1 if form else 100, sign)
 
 
-def _scale_table(study: Study) -> Cells:
+def _scale_table(study: Study) -> list[Block]:
     """Accuracy of each scale inside the multi-scale model."""
-    settings = study.settings
-    cells = study.results([reward_name("multi-scale", settings.table_size, seed) for seed in settings.seeds])
-    rows = zip(*_by_scale(cells), strict=True) if cells else []
-    return Cells(("scale of the multi-scale model", "accuracy, mean (range over seeds)"), list(rows))
+    shown = _by_scale(study, lambda seed: reward_name("multi-scale", study.settings.table_size, seed))
+    header = ("scale of the multi-scale model", "accuracy, mean (range over seeds)")
+    return [Cells(header, list(shown.items()))] if shown else []
 
 
-def _real_scale_table(study: Study) -> Cells:
-    """The same on every task."""
-    settings = study.settings
-    rows, scales = [], ()
-    for task in settings.tasks:
-        cells = study.results([real_name("multi-scale", task, seed) for seed in settings.seeds])
-        if cells:
-            scales, shown = _by_scale(cells)
-            rows.append((task, *shown))
-    return Cells(("scale of the multi-scale model", *scales), rows, "Accuracy, %, mean and range over seeds.")
+def _real_scale_table(study: Study) -> list[Block]:
+    """Accuracy of each scale inside the multi-scale model, by task."""
+    tasks = study.settings.tasks
+    shown = {task: _by_scale(study, lambda seed, task=task: real_name("multi-scale", task, seed)) for task in tasks}
+    rows = [(task, *found.values()) for task, found in shown.items() if found]
+    header = ("scale of the multi-scale model", *MULTI_SCALE["scales"], "mix")
+    return [Cells(header, rows, "Accuracy, %, mean (range over seeds).")] if rows else []
 
 
-def _by_scale(cells: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
-    """Scales and mix of multi-scale models of several seeds, and their accuracy in percent."""
-    names, shown = [*PREFERENCE_MODELS["multi-scale"]["scales"], "mix"], []
-    for name in names:
-        values = [100 * cell["metrics"][f"test_accuracy{'' if name == 'mix' else f'/{name}'}"] for cell in cells]
-        shown.append(f"{sum(values) / len(values):.1f} ({min(values):.1f} to {max(values):.1f})")
-    return names, shown
+def _by_scale(study: Study, name: Callable[[int], str]) -> dict[str, str]:
+    """Accuracy of the scales and the mix of multi-scale models in percent, where all seeds have ended."""
+    cells = study.results([name(seed) for seed in study.settings.seeds])
+    if len(cells) < len(study.settings.seeds):
+        return {}
+    shown = {}
+    for scale, key in [*((scale, f"accuracy/{scale}") for scale in MULTI_SCALE["scales"]), ("mix", "accuracy")]:
+        values = [100 * cell["metrics"][f"test_{key}"] for cell in cells]
+        shown[scale] = f"{sum(values) / len(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+    return shown
 
 
 def _search_table(study: Study) -> Cells:

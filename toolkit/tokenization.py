@@ -203,7 +203,7 @@ def cut_prompt(
         longest = max(len(side.input_ids) - side.response_start for side in sides)
         raise ValueError(
             f"a response of {longest} tokens does not fit into `max_length={max_length}` beside its prompt's last "
-            "token. Raise `max_length` or drop the row."
+            "token. Raise `max_length`, or leave the row out."
         )
     return [
         side._replace(
