@@ -1,4 +1,4 @@
-"""The committed results of the study: their tables follow from their cells, and the README says what they say."""
+"""The committed results of the study: their tables follow from their cells, and the READMEs say what they say."""
 
 import json
 import math
@@ -21,7 +21,7 @@ def numbers(table: Any, place: str = "") -> dict[str, float]:
     return {place: math.inf if table is None else float(table)}
 
 
-@pytest.mark.parametrize("study", ["sandbox"])
+@pytest.mark.parametrize("study", ["sandbox", "real"])
 def test_the_committed_tables_follow_from_the_committed_cells(study, tmp_path):
     with tarfile.open(RESULTS / study / "cells.tar.xz") as packed:
         packed.extractall(tmp_path, filter="data")
@@ -31,20 +31,29 @@ def test_the_committed_tables_follow_from_the_committed_cells(study, tmp_path):
     assert numbers(again) == pytest.approx(committed)
 
 
-def test_the_readme_shows_table_1():
-    table = json.loads((RESULTS / "sandbox" / "tables.json").read_text())["table 1"]
-    factors = {"accuracy": 100, "reward score": 100, "preference alignment": 100, "convergence steps": 1}
+def shown(interval: list[float], factor: int = 100, sign: str = "") -> str:
+    form = f"{{:{sign}.{0 if factor == 1 else 1}f}}"
+    value, low, high = ("never" if number is None else form.format(factor * number) for number in interval)
+    return f"{value} ({low} to {high})"
 
-    def shown(interval: list[float], factor: int, sign: str = "") -> str:
-        form = f"{{:{sign}.{0 if factor == 1 else 1}f}}"
-        value, low, high = ("never" if number is None else form.format(factor * number) for number in interval)
-        return f"{value} ({low} to {high})"
 
-    rows = [[name, *(shown(table[name][column][0], factor) for column, factor in factors.items())] for name in table]
-    rows.append(
-        ["its difference from simple contrast"]
-        + [shown(table["multi-scale"][column][1], factor, "+") for column, factor in factors.items()]
-    )
-    readme = (RESULTS.parent.parent / "README.md").read_text().replace("**", "").replace("−", "-")
+TABLE_1 = {"accuracy": 100, "reward score": 100, "preference alignment": 100, "convergence steps": 1}
+REAL = dict.fromkeys(("dialogue", "question answering", "summarization", "code", "mean"), 100)
+
+
+@pytest.mark.parametrize(
+    ("page", "study", "name", "factors"),
+    [
+        ("README.md", "sandbox", "table 1", TABLE_1),
+        ("README.md", "real", "accuracy", REAL),
+        ("docs/results/README.md", "real", "accuracy", REAL),
+    ],
+)
+def test_the_pages_show_the_tables(page, study, name, factors):
+    table = json.loads((RESULTS / study / "tables.json").read_text())[name]
+    rows = [[model, *(shown(table[model][c][0], factor) for c, factor in factors.items())] for model in table]
+    differences = [shown(table["multi-scale"][c][1], factor, "+") for c, factor in factors.items()]
+    rows.append(["its difference from simple contrast", *differences])
+    text = (RESULTS.parent.parent / page).read_text().replace("**", "").replace("−", "-")
     for row in rows:
-        assert f"| {' | '.join(row)} |" in readme
+        assert f"| {' | '.join(row)} |" in text

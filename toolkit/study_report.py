@@ -20,6 +20,7 @@ from .study_models import MULTI_SCALE
 from .study_real import WITHOUT_STRENGTH, RealStudy, real_name
 from .study_sandbox import SandboxStudy, last_tenth, policy_name, reward_name, start_name, table_baseline
 from .study_tables import (
+    LONGER,
     REFERENCE,
     Table,
     ablation_table,
@@ -193,7 +194,7 @@ def _real_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]]:
 
 
 def _encoder_sections(study: Study, table: Table) -> list[Section]:
-    if not any(table.values()):
+    if not any(row for model, row in table.items() if model != LONGER):
         return []
     settings = study.settings
     text = (
@@ -227,6 +228,8 @@ def _interval(i: Interval, form: str, factor: float = 1.0, sign: bool = False) -
         if not math.isfinite(value):
             return "never" if value > 0 else "–"
         text = form.format(factor * value)
+        if not text.strip("-0."):
+            text = text.removeprefix("-")  # rounded to nothing
         return f"+{text}" if sign and value > 0 else text
 
     if i.low == -math.inf and i.high == math.inf:
