@@ -192,11 +192,13 @@ def interrupt(folder: Path, settings: Settings, value: int) -> dict[str, int]:
 
 def test_after_an_interruption_no_cell_begins(tmp_path):
     program = """
+import signal
 import sys
 from pathlib import Path
 sys.path.insert(0, "tests")
 from test_study import Cell, Settings, Study, interrupt, multiply, run_stages
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored in what a shell runs in the background
     cells = [Cell("a", interrupt, {"value": 1}), *(Cell(f"b{i}", multiply, {"value": i}) for i in range(4))]
     run_stages(Study(Path(sys.argv[1]), Settings()), iter([cells]), workers=1)
 """
