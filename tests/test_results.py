@@ -57,3 +57,11 @@ def test_the_pages_show_the_tables(page, study, name, factors):
     text = (RESULTS.parent.parent / page).read_text().replace("**", "").replace("−", "-")
     for row in rows:
         assert f"| {' | '.join(row)} |" in text
+
+
+def test_the_results_show_the_ablations():
+    table = json.loads((RESULTS / "sandbox" / "tables.json").read_text())["ablations"]
+    text = (RESULTS / "README.md").read_text().replace("−", "-")
+    for model, row in table.items():
+        value, difference = row["accuracy"]
+        assert f"| {model} | {shown(value)} | {shown(difference, sign='+') if difference else '–'} |" in text
