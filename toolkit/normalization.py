@@ -57,7 +57,10 @@ def normalize_pairs(dataset: Dataset, name: str, drop_unusable: bool = False) ->
             form, a response is empty or not the assistant's, both are the same, no row is left, a margin or strength
             is not finite, a strength is negative, or all are 0.
     """
-    result = _map_pairs(dataset, name, _normalize_pair, drop_unusable)
+    absent = [column for column in ("chosen", "rejected") if column not in dataset.column_names]
+    if absent:
+        raise ValueError(f"Data set '{name}' has no column {absent}; it has {dataset.column_names}. It needs {FORMS}.")
+    result = _map_pairs(dataset, name, _normalize_pair, _form(dataset, name, drop_unusable), drop_unusable)
     if len(result) == 0:
         raise ValueError(f"Data set '{name}': no row states a preference. Give it at least one that does.")
     if left_out := len(dataset) - len(result):
@@ -68,11 +71,9 @@ def normalize_pairs(dataset: Dataset, name: str, drop_unusable: bool = False) ->
     raise ValueError(f"Data set '{name}', column 'strength': found 0 in every row. Write others, or remove it.")
 
 
-def _map_pairs(dataset: Dataset, name: str, function: RowFunction, drop_unusable: bool = False) -> Dataset:
-    absent = [column for column in ("chosen", "rejected") if column not in dataset.column_names]
-    if absent:
-        raise ValueError(f"Data set '{name}' has no column {absent}; it has {dataset.column_names}. It needs {FORMS}.")
-    form = _form(dataset, name, skip_unusable=drop_unusable or function is _prompt_of_pair)
+def _map_pairs(
+    dataset: Dataset, name: str, function: RowFunction, form: dict[str, str], drop_unusable: bool = False
+) -> Dataset:
     feature = Value("string") if set(form.values()) == {TEXT} else MESSAGES_FEATURE
     numbers = [column for column in NUMBER_COLUMNS if column in dataset.column_names]
     features: dict[str, Any] = dict.fromkeys(TEXT_COLUMNS, feature) | dict.fromkeys(numbers, FLOAT)
@@ -100,7 +101,7 @@ def normalize_prompts(dataset: Dataset, name: str) -> Dataset:
     columns = dataset.column_names
     dataset = dataset.remove_columns([column for column in NUMBER_COLUMNS if column in columns])
     if {"chosen", "rejected"} <= set(columns):
-        dataset = _map_pairs(dataset, name, _prompt_of_pair)
+        dataset = _map_pairs(dataset, name, _prompt_of_pair, _form(dataset, name, skip_unusable=True))
     elif "prompt" not in columns:
         raise ValueError(f"Data set '{name}' has no column 'prompt'; it has {columns}. Rename it, or give {FORMS}.")
     dataset = dataset.remove_columns([column for column in ("chosen", "rejected") if column in dataset.column_names])
