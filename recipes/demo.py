@@ -18,9 +18,9 @@ from toolkit import (
     RewardFunction,
     sandbox,
 )
-from toolkit.comparison import compare_policies
-from toolkit.report import accuracies_of, plot_loop, print_accuracy, print_comparison
-from toolkit.scripting import SANDBOX_TEST_SEED as TEST_SEED
+from toolkit.arguments import SANDBOX_TEST_SEED as TEST_SEED
+from toolkit.judges.duels import compare_policies
+from toolkit.pages.tables import accuracies_of, plot_loop, print_accuracy, print_comparison
 
 
 @dataclass

@@ -11,9 +11,9 @@ import torch
 from trl import TrlParser
 
 from toolkit import RewardFunction
-from toolkit.metrics import correlation, pair_accuracy
-from toolkit.report import print_accuracy
-from toolkit.scripting import DataArguments, held_out_pairs
+from toolkit.arguments import DataArguments, held_out_pairs
+from toolkit.pages.tables import print_accuracy
+from toolkit.stats.metrics import correlation, pair_accuracy
 
 
 @dataclass

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer, TrlParser
 
-from toolkit.scripting import DataArguments, training_pairs
-from toolkit.small_decoder import new_decoder, train_tokenizer
+from toolkit.arguments import DataArguments, training_pairs
+from toolkit.sandbox.models import new_decoder, train_tokenizer
 
 
 @dataclass

@@ -13,9 +13,15 @@ from datasets import load_from_disk
 from trl import TrlParser
 
 from toolkit import MultiScaleRewardConfig, ReinforceConfig
-from toolkit.joint import label_stage, mix_with_earlier, reward_accuracy, train_policy_stage, train_reward_stage
-from toolkit.report import print_accuracy
-from toolkit.scripting import DataArguments, held_out_prompts, import_callable, once, training_pairs, training_prompts
+from toolkit.arguments import DataArguments, held_out_prompts, import_callable, once, training_pairs, training_prompts
+from toolkit.judges.closed_loop import (
+    label_stage,
+    mix_with_earlier,
+    reward_accuracy,
+    train_policy_stage,
+    train_reward_stage,
+)
+from toolkit.pages.tables import print_accuracy
 
 
 @dataclass

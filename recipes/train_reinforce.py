@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from toolkit import ReinforceConfig, ReinforceTrainer, RewardFunction, SharedBaseRewardFunction
-from toolkit.run_record import CompletionExamples, save_run
-from toolkit.scripting import (
+from toolkit.arguments import (
     DataArguments,
     checkpoint_to_resume,
     held_out_prompts,
@@ -17,6 +16,7 @@ from toolkit.scripting import (
     training_prompts,
     with_model_arguments,
 )
+from toolkit.training.run_record import CompletionExamples, save_run
 
 
 @dataclass

@@ -6,9 +6,9 @@ accelerate launch recipes/train_reward.py --config recipes/configs/sandbox_rewar
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer
-from toolkit.report import accuracies_of, print_accuracy
-from toolkit.run_record import save_pair_examples, save_run
-from toolkit.scripting import DataArguments, checkpoint_to_resume, held_out_pairs, training_pairs, with_model_arguments
+from toolkit.arguments import DataArguments, checkpoint_to_resume, held_out_pairs, training_pairs, with_model_arguments
+from toolkit.pages.tables import accuracies_of, print_accuracy
+from toolkit.training.run_record import save_pair_examples, save_run
 
 
 def main(script_args: DataArguments, training_args: MultiScaleRewardConfig, model_args: ModelConfig) -> None:

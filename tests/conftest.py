@@ -24,9 +24,9 @@ from transformers import (
 )
 
 from toolkit import AutoModelForMultiScaleReward, MultiScaleRewardConfig, MultiScaleSettings, ReinforceConfig
-from toolkit.data import load_pairs
-from toolkit.scales import SCALES
-from toolkit.tokenization import response_marker_ids, segment_boundary_ids
+from toolkit.data.loading import load_pairs
+from toolkit.data.tokens import response_marker_ids, segment_boundary_ids
+from toolkit.reward.scales import SCALES
 
 torch.set_num_threads(1)
 

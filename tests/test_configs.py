@@ -7,7 +7,7 @@ import yaml
 from trl import RewardConfig, RLOOConfig, TrlParser
 
 from toolkit import PREFERENCE_MODELS, MultiScaleRewardConfig, ReinforceConfig
-from toolkit.reinforce_config import BASELINES
+from toolkit.policy.config import BASELINES
 
 CONFIGS = pytest.mark.parametrize("config_class", [MultiScaleRewardConfig, ReinforceConfig])
 

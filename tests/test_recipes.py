@@ -5,17 +5,16 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from trl import ModelConfig, SFTConfig, TrlParser
 
+from tests.conftest import ROOT
 from toolkit import MultiScaleRewardConfig, ReinforceConfig
-from toolkit.sandbox import sample_pairs
-from toolkit.scripting import SANDBOX_TEST_SEED, DataArguments
+from toolkit.arguments import SANDBOX_TEST_SEED, DataArguments
+from toolkit.sandbox.rows import sample_pairs
 
-ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
 
 

@@ -1,13 +1,13 @@
 """prefscale: reward models that score at several scales, and REINFORCE that learns from them, on TRL's trainers."""
 
-from .adapters import SharedBaseRewardFunction
-from .head import MultiScaleSettings
-from .modeling import AutoModelForMultiScaleReward, MultiScaleRewardOutput
-from .reinforce_config import ReinforceConfig
-from .reinforce_trainer import ReinforceTrainer
-from .reward_config import PREFERENCE_MODELS, MultiScaleRewardConfig
-from .reward_function import ResponseScore, RewardFunction
-from .reward_trainer import MultiScaleRewardTrainer
+from .policy.config import ReinforceConfig
+from .policy.trainer import ReinforceTrainer
+from .reward.config import PREFERENCE_MODELS, MultiScaleRewardConfig
+from .reward.head import MultiScaleSettings
+from .reward.model import AutoModelForMultiScaleReward, MultiScaleRewardOutput
+from .reward.scorer import ResponseScore, RewardFunction
+from .reward.shared_base import SharedBaseRewardFunction
+from .reward.trainer import MultiScaleRewardTrainer
 
 __all__ = [
     "PREFERENCE_MODELS",

@@ -1,0 +1,85 @@
+import random
+from itertools import pairwise
+
+import pytest
+import torch
+
+from toolkit.data.batches import EpochLengthGroupedSampler, MultiScaleCollator, TokenBudgetSampler, longest_first
+
+
+@pytest.fixture
+def lengths():
+    generator = random.Random(0)
+    return [int(generator.lognormvariate(5, 0.7)) + 5 for _ in range(301)]
+
+
+def pair(prompt, chosen, rejected, **columns):
+    ids = {"chosen_ids": prompt + chosen, "rejected_ids": prompt + rejected}
+    starts = {"chosen_start": len(prompt), "rejected_start": len(prompt)}
+    return {**ids, **starts, "shared_tokens": len(prompt), **columns}
+
+
+def test_collators_by_hand():
+    pairs = [pair([1, 2], [3], [4, 5], margin=0.5, weight=2.0), pair([6], [7], [8], margin=0, weight=1.0)]
+    batch = MultiScaleCollator(pad_token_id=0)(pairs)
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 0], [6, 7, 0, 0], [1, 2, 4, 5], [6, 8, 0, 0]]
+    shared = MultiScaleCollator(pad_token_id=0, shared_prompts=True)(pairs)
+    assert shared["input_ids"].tolist() == [[1, 2, 3, 4, 5], [6, 7, 8, 0, 0]]
+    # All chosen, then all rejected: the same rows as in the plain batch.
+    assert shared["token_index"].tolist() == [[0, 1, 2, -1], [5, 6, -1, -1], [0, 1, 3, 4], [5, 7, -1, -1]]
+    for found in (batch, shared):
+        assert found["response_start"].tolist() == [2, 1, 2, 1]
+        assert found["margin"].tolist() == [0.5, 0.0]
+        assert found["weight"].tolist() == [2.0, 1.0]
+
+
+def test_order_of_an_epoch_is_its_own_and_random(lengths):
+    sampler = EpochLengthGroupedSampler(8, lengths, seed=3)
+    first = list(sampler)
+    torch.rand(5)  # what others draw does not matter
+    assert list(sampler) == first
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert sorted(first) == sorted(second) == list(range(301))
+    assert first != second
+
+    def padded(order):
+        return sum(8 * max(lengths[i] for i in order[k : k + 8]) for k in range(0, 296, 8))
+
+    assert padded(first) < 0.75 * padded(range(301))
+    assert max(lengths) in [lengths[i] for i in first[:8]]
+    # Neither falling nor rising: about half of the batches are longer than the one before.
+    longest = [max(lengths[i] for i in first[k : k + 8]) for k in range(8, 296, 8)]
+    assert 10 < sum(b > a for a, b in pairwise(longest)) < 26
+    assert sorted(EpochLengthGroupedSampler(8, lengths[:5], seed=3)) == list(range(5))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_batches_keep_to_their_tokens(lengths, processes):
+    samplers = [TokenBudgetSampler(lengths, 2500, 0, processes, rank) for rank in range(processes)]
+    epochs = []
+    for epoch in range(2):
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        batches = [list(sampler) for sampler in samplers]
+        assert {len(own) for own in batches} == {len(samplers[0])}
+        for together in zip(*batches, strict=True):
+            assert len({len(batch) for batch in together}) == 1
+            assert all(len(batch) * max(lengths[i] for i in batch) <= 2500 for batch in together)
+        seen = [i for own in batches for batch in own for i in batch]
+        assert set(seen) == set(range(301))
+        assert len(seen) - 301 < processes
+        assert max(lengths) in [lengths[i] for own in batches for i in own[0]]  # the longest first
+        epochs.append(batches)
+    assert epochs[0] != epochs[1]
+    filled = [len(batch) * max(lengths[i] for i in batch) for batch in epochs[0][0]]
+    assert sum(filled) / len(filled) > 0.8 * 2500
+
+
+def test_a_row_over_the_budget_is_named():
+    with pytest.raises(ValueError, match=r"Row 2 alone has 90 tokens, more than `max_tokens_per_batch=64`"):
+        TokenBudgetSampler([10, 90], 64, 0, 1, 0)
+
+
+def test_longest_first_by_hand():
+    assert longest_first([3, 9, 3, 5]) == [1, 3, 0, 2]

@@ -1,0 +1,67 @@
+"""The committed results of the study: their tables follow from their cells, and the READMEs say what they say."""
+
+import json
+import math
+import tarfile
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+from toolkit.experiments.study.page import write_study_report
+
+RESULTS = ROOT / "docs" / "results"
+
+
+def numbers(table: Any, place: str = "") -> dict[str, float]:
+    """All numbers of nested dictionaries and lists, by where they are."""
+    if isinstance(table, (dict, list)):
+        items = table.items() if isinstance(table, dict) else enumerate(table)
+        return {k: v for key, part in items for k, v in numbers(part, f"{place}/{key}").items()}
+    return {place: math.inf if table is None else float(table)}
+
+
+@pytest.mark.parametrize("study", ["sandbox", "real"])
+def test_the_committed_tables_follow_from_the_committed_cells(study, tmp_path):
+    with tarfile.open(RESULTS / study / "cells.tar.xz") as packed:
+        packed.extractall(tmp_path, filter="data")
+    again = json.loads((write_study_report(tmp_path).parent / "tables.json").read_text())
+    committed = numbers(json.loads((RESULTS / study / "tables.json").read_text()))
+    assert len(committed) > 100
+    assert numbers(again) == pytest.approx(committed)
+
+
+def shown(interval: list[float], factor: int = 100, sign: str = "") -> str:
+    form = f"{{:{sign}.{0 if factor == 1 else 1}f}}"
+    value, low, high = ("never" if number is None else form.format(factor * number) for number in interval)
+    return f"{value} ({low} to {high})"
+
+
+TABLE_1 = {"accuracy": 100, "reward score": 100, "preference alignment": 100, "convergence steps": 1}
+REAL = dict.fromkeys(("dialogue", "question answering", "summarization", "code", "mean"), 100)
+
+
+@pytest.mark.parametrize(
+    ("page", "study", "name", "factors"),
+    [
+        ("README.md", "sandbox", "table 1", TABLE_1),
+        ("README.md", "real", "accuracy", REAL),
+        ("docs/results/README.md", "real", "accuracy", REAL),
+    ],
+)
+def test_the_pages_show_the_tables(page, study, name, factors):
+    table = json.loads((RESULTS / study / "tables.json").read_text())[name]
+    rows = [[model, *(shown(table[model][c][0], factor) for c, factor in factors.items())] for model in table]
+    differences = [shown(table["multi-scale"][c][1], factor, "+") for c, factor in factors.items()]
+    rows.append(["its difference from simple contrast", *differences])
+    text = (RESULTS.parent.parent / page).read_text().replace("**", "").replace("−", "-")
+    for row in rows:
+        assert f"| {' | '.join(row)} |" in text
+
+
+def test_the_results_show_the_ablations():
+    table = json.loads((RESULTS / "sandbox" / "tables.json").read_text())["ablations"]
+    text = (RESULTS / "README.md").read_text().replace("−", "-")
+    for model, row in table.items():
+        value, difference = row["accuracy"]
+        assert f"| {model} | {shown(value)} | {shown(difference, sign='+') if difference else '–'} |" in text

@@ -1,0 +1,143 @@
+"""Kill training runs with `kill -9` and let them go on: `python -m tests.launch.kills`.
+
+Every case is run once undisturbed. Then all its processes are killed, at a random moment or in the middle of a save,
+and the run is started again with the last complete checkpoint. Prints what was lost and how far the final weights lie
+from the undisturbed ones. Results go into `--work` as they come; what is there is not run again.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import torch
+from safetensors.torch import load_file
+
+from tests.launch.backends import prepare, specification, start
+from toolkit.pages.tables import print_table
+from toolkit.training.checkpoints import MANIFEST_NAME, what_is_missing
+
+STEPS = 16
+# Saves in the middle of a generation's use, after 5 and 15 steps with the one, after 3, 9 and 15 with the other.
+SEVERAL_STEPS = {"steps_per_generation": 4, "num_generations": 2, "baseline": "leave_one_out", "save_steps": 5}
+TWO_PASSES = {"steps_per_generation": 2, "num_iterations": 2, "gradient_accumulation_steps": 2}
+# trainer, adapter, stage, processes, further options
+CASES = {
+    "reward-full": ("reward", "none", "ddp", 1, {"gradient_accumulation_steps": 2}),
+    "reward-lora": ("reward", "lora", "ddp", 1, {}),
+    "reward-qlora": ("reward", "qlora", "ddp", 1, {}),
+    "reinforce-full": ("reinforce", "none", "ddp", 1, {"baseline": "greedy"}),
+    "reinforce-lora": ("reinforce", "lora", "ddp", 1, SEVERAL_STEPS),
+    "reinforce-qlora": ("reinforce", "qlora", "ddp", 1, TWO_PASSES),
+    "reward-qlora-2": ("reward", "qlora", "ddp", 2, {}),
+    "reward-lora-zero2-2": ("reward", "lora", "zero2", 2, {}),
+    "reinforce-lora-2": ("reinforce", "lora", "ddp", 2, SEVERAL_STEPS),
+    "reinforce-qlora-zero3-2": ("reinforce", "qlora", "zero3", 2, TWO_PASSES),
+}
+TIMES = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss")
+
+
+def spec_of(work: Path, name: str, case: str) -> dict:
+    trainer, adapter, _, processes, more = CASES[case]
+    options = {"max_steps": STEPS, "save_strategy": "steps", "save_steps": 3, "save_total_limit": 2}
+    # Of a constant rate, so that a step too many shows.
+    options |= {"lr_scheduler_type": "constant", "learning_rate": 1e-3, **more}
+    spec = specification(work, name, trainer, adapter, processes, logging_steps=2, **options)
+    return {**spec, "pairs": str(work / "few_pairs.jsonl"), "resume": True}
+
+
+def finish(work: Path, name: str, case: str) -> dict:
+    """Run a case to its end, from its last complete checkpoint if it has one."""
+    _, _, stage, processes, _ = CASES[case]
+    file = work / f"{name}.result-0.json"
+    start(work, stage, processes, name, spec_of(work, name, case)).wait()
+    if not file.is_file():
+        raise RuntimeError(f"{name} wrote no result:\n{(work / f'{name}.log').read_text()[-3000:]}")
+    return json.loads(file.read_text())
+
+
+def complete(folder: Path) -> list[str]:
+    found = [path.name for path in folder.glob("checkpoint-*") if what_is_missing(path) is None]
+    return sorted(found, key=lambda name: int(name.rpartition("-")[2]))
+
+
+def kill(process: subprocess.Popen, folder: Path, moment: str, save_steps: int, rng: random.Random) -> str:
+    """Wait for the moment, then kill every process of the run; returns what was under way."""
+    # In the first save of all there is nothing to go on from; at random that would only be so by bad luck.
+    first = save_steps if moment == "in a save" else 2 * save_steps
+    target = folder / f"checkpoint-{rng.choice(range(first, STEPS, save_steps))}"
+    while not target.exists() and process.poll() is None:
+        time.sleep(0.001)
+    time.sleep(rng.uniform(0, 0.02 if moment == "in a save" else 0.5))
+    launcher = psutil.Process(process.pid)
+    for one in [*launcher.children(recursive=True), launcher]:  # the launcher gives every worker a session of its own
+        one.kill()
+    process.wait()
+    half = sorted(path.name for path in folder.glob("checkpoint-*") if not (path / MANIFEST_NAME).exists())
+    return ", ".join(half)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    (file,) = [*folder.glob("model.safetensors"), *folder.glob("adapter_model.safetensors")]
+    return load_file(file)
+
+
+def worst_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    assert first.keys() == second.keys()
+    return max((first[key].double() - second[key].double()).abs().max().item() for key in first)
+
+
+def same_log(first: dict, second: dict) -> bool:
+    """Whether everything but the times was logged alike."""
+    strip = [[{k: v for k, v in entry.items() if k not in TIMES} for entry in run["log"]] for run in (first, second)]
+    return strip[0] == strip[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs/kills"), help="folder for models and results")
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    args = parser.parse_args()
+    work = args.work.resolve()
+    prepare(work)
+    rng, rows, failed = random.Random(args.seed), [], False
+    for case in args.cases:
+        undisturbed = work / f"{case}.result-0.json"
+        if not undisturbed.is_file():
+            shutil.rmtree(work / case, ignore_errors=True)  # or it would go on from what an interrupted command left
+            finish(work, case, case)
+        whole = json.loads(undisturbed.read_text())
+        for moment in ("at random", "in a save"):
+            name = f"{case}-{moment.replace(' ', '-')}-{args.seed}"
+            row_file = work / f"{name}.row.json"
+            if not row_file.is_file():
+                shutil.rmtree(work / name, ignore_errors=True)
+                _, _, stage, processes, _ = CASES[case]
+                spec = spec_of(work, name, case)
+                process = start(work, stage, processes, name, spec)
+                half = kill(process, work / name, moment, spec["options"]["save_steps"], rng)
+                kept = complete(work / name)
+                resumed = finish(work, name, case)
+                difference = worst_difference(weights(work / name), weights(work / case))
+                said = Path(resumed["resumed_from"] or "the beginning").name
+                row = (case, moment, half or "-", ", ".join(kept), said, f"{difference:.0e}")
+                row_file.write_text(json.dumps([*row, "same" if same_log(whole, resumed) else "differs"]))
+            rows.append(json.loads(row_file.read_text()))
+            print(*rows[-1], sep=" | ", flush=True)
+            bound = 0 if CASES[case][3] == 1 else 1e-6
+            _, _, _, kept, said, difference, log = rows[-1]
+            last = kept.split(", ")[-1] or "the beginning"
+            failed |= float(difference) > bound or log != "same" or said != last
+    header = ("run", "killed", "half written", "complete", "resumed from", "difference", "log")
+    print_table("Killed and resumed, against the undisturbed run", header, rows)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

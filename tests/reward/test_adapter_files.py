@@ -1,0 +1,197 @@
+"""LoRA and its kin: what is trained, what is saved, and that nothing is lost on the way back."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
+
+from tests.conftest import ROOT, logged, pad_rows, run_python
+from toolkit import (
+    AutoModelForMultiScaleReward,
+    MultiScaleRewardConfig,
+    MultiScaleRewardTrainer,
+    MultiScaleSettings,
+)
+from toolkit.data.tokens import encode_response
+from toolkit.reward.scales import SCALES
+
+HEAD = {"weight", "token", "segment", "gate", "gate_bias"}
+
+
+def lora() -> LoraConfig:
+    return LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear", lora_dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def batch(tokenizer, chat_pairs):
+    rows = [encode_response(tokenizer, pair["prompt"], pair["chosen"]) for pair in chat_pairs.select(range(5))]
+    return pad_rows([row.input_ids for row in rows], [row.response_start for row in rows], tokenizer.pad_token_id)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_folder, chat_pairs, cpu_options, tmp_path_factory):
+    """A trainer after a few LoRA steps, and the folder into which it has saved."""
+    folder = str(tmp_path_factory.mktemp("adapter"))
+    config = MultiScaleRewardConfig(output_dir=folder, max_steps=5, learning_rate=3e-2, **cpu_options)
+    trainer = MultiScaleRewardTrainer(tiny_folder(), config, chat_pairs, peft_config=lora())
+    trainer.train()
+    trainer.save_model(folder)
+    return trainer, folder
+
+
+@pytest.fixture(scope="module")
+def scores(trained, batch):
+    """What the trained model says before anything is saved or loaded."""
+    model = trained[0].model.eval()
+    with torch.no_grad():
+        return model(**batch)
+
+
+@pytest.fixture(scope="module")
+def merged_folder(trained, tokenizer, tmp_path_factory):
+    """The adapter reloaded, merged and saved as a whole model."""
+    folder = str(tmp_path_factory.mktemp("merged"))
+    AutoModelForMultiScaleReward.from_pretrained(trained[1]).merge_and_unload().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fresh(trained, merged_folder, batch, tmp_path_factory):
+    """What a fresh process says of the saved adapter and of the merged model."""
+    folder = tmp_path_factory.mktemp("fresh")
+    torch.save({"folders": [trained[1], merged_folder], "batch": batch}, folder / "request.pt")
+    script = ROOT / "tests" / "launch" / "scripts" / "score_saved.py"
+    done = run_python(script, folder / "request.pt", folder / "answer.pt")
+    assert (folder / "answer.pt").is_file(), done.stderr
+    answer = torch.load(folder / "answer.pt")
+    return {"adapter": answer[trained[1]], "merged": answer[merged_folder]}
+
+
+def test_the_steps_moved_adapter_and_head(trained, tiny_folder, batch, scores):
+    trainer, _ = trained
+    parameters = dict(trainer.model.named_parameters())
+    assert all(parameters[name].abs().max() > 0 for name in parameters if "lora_B" in name)
+    assert scores.gate.std() > 0  # a new gate is even
+    assert len(logged(trainer, "loss")) == 5
+
+
+def test_lora_does_not_reach_into_the_head(trained):
+    names = [name for name, _ in trained[0].model.named_parameters() if "lora_" in name]
+    assert names
+    assert not any("score" in name for name in names)
+
+
+def test_base_weights_are_frozen(trained):
+    trainable = {name for name, p in trained[0].model.named_parameters() if p.requires_grad}
+    assert trainable
+    assert all("lora_" in name or "score.modules_to_save" in name for name in trainable)
+
+
+def test_whole_head_is_in_the_adapter_file(trained):
+    saved = load_file(Path(trained[1], "adapter_model.safetensors"))
+    assert {key.removeprefix("base_model.model.score.") for key in saved if ".score." in key} == HEAD
+    assert {value.dtype for key, value in saved.items() if ".score." in key} == {torch.float32}
+    assert Path(trained[1], "multi_scale.json").is_file()
+    assert not Path(trained[1], "config.json").exists()  # with it, stock loaders would look for a whole model
+
+
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+def test_a_fresh_process_gives_the_same_scores(fresh, scores, form):
+    torch.testing.assert_close(fresh[form]["score"], scores.logits, atol=1e-5, rtol=0)
+    for name in ("scale_scores", "gate", "prefix_values"):
+        torch.testing.assert_close(fresh[form][name], scores[name], atol=1e-5, rtol=0)
+    torch.testing.assert_close(fresh[form]["score_by_marker"], scores.logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+def test_stock_class_reads_the_response_scale(fresh, scores, form):
+    expected = scores.scale_scores[:, SCALES.index("response")]
+    torch.testing.assert_close(fresh[form]["stock"][:, 0], expected, atol=1e-5, rtol=0)
+
+
+def test_an_adapter_loads_over_the_head_that_it_replaces(trained, batch, scores):
+    model = AutoModelForMultiScaleReward.from_pretrained(trained[1]).eval()
+    assert isinstance(model, PeftModel)
+    with torch.no_grad():
+        torch.testing.assert_close(model(**batch).logits, scores.logits, atol=1e-5, rtol=0)
+        with model.disable_adapter():
+            assert not torch.allclose(model(**batch).logits, scores.logits)
+
+
+def test_an_adapter_without_its_settings_says_so(trained, tmp_path):
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).write_bytes(Path(trained[1], name).read_bytes())
+    with pytest.raises(ValueError, match=r"has no multi_scale\.json beside it.*save_adapter_settings"):
+        AutoModelForMultiScaleReward.from_pretrained(str(tmp_path))
+
+
+def test_training_goes_on_from_a_saved_adapter(trained, reward_config, chat_pairs):
+    trainer = MultiScaleRewardTrainer(
+        trained[1], reward_config(max_steps=2, learning_rate=1e-2), chat_pairs, eval_dataset=chat_pairs
+    )
+    expected = trained[0].evaluate(chat_pairs)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected["eval_loss"], abs=1e-5)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    moved = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {name for name in before if "lora_" in name or "score.modules_to_save" in name}
+
+
+def test_full_and_lora_runs_begin_at_the_same_loss(trained, reward_config, tiny_folder, chat_pairs):
+    full = MultiScaleRewardTrainer(
+        tiny_folder(), reward_config(max_steps=1, per_device_train_batch_size=8), chat_pairs
+    )
+    full.train()
+    assert logged(full, "loss")[0] == pytest.approx(logged(trained[0], "loss")[0], abs=1e-6)
+
+
+def test_four_bit_training_keeps_the_head_in_float32(tiny_folder, reward_config, chat_pairs, batch, tmp_path):
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+    trainer = MultiScaleRewardTrainer(
+        tiny_folder("qwen3", hidden_size=64, head_dim=32),
+        reward_config(max_steps=2, learning_rate=1e-5),
+        chat_pairs,
+        quantization_config=quantization,
+        peft_config=lora(),
+    )
+    assert type(trainer.reward_model.model.layers[0].mlp.up_proj.base_layer).__name__ == "Linear4bit"
+    head = {name: p for name, p in trainer.model.named_parameters() if "score." in name}
+    assert {parameter.dtype for parameter in head.values()} == {torch.float32}
+    before = {name: parameter.detach().clone() for name, parameter in head.items()}
+    trainer.train()
+    # a step of 1e-5 on a weight of 0.2 would be lost in bfloat16
+    moved = {name for name in head if not torch.equal(head[name], before[name])}
+    assert {name for name in head if "modules_to_save" in name} == moved
+    folder = str(tmp_path / "saved")
+    trainer.save_model(folder)
+    saved = load_file(Path(folder, "adapter_model.safetensors"))
+    assert {value.dtype for key, value in saved.items() if ".score." in key} == {torch.float32}
+    # and again the same scores, where PEFT would load the bfloat16 adapter as float32
+    loaded = AutoModelForMultiScaleReward.from_pretrained(
+        folder, quantization_config=quantization, dtype=torch.float32
+    ).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**batch).logits, trainer.model.eval()(**batch).logits)
+
+
+@pytest.mark.parametrize("form", ["new", "adapter", "merged"])
+def test_head_is_float32_on_a_bfloat16_model(trained, merged_folder, tiny_folder, form):
+    folder = {"new": tiny_folder(), "adapter": trained[1], "merged": merged_folder}[form]
+    settings = MultiScaleSettings() if form == "new" else None
+    model = AutoModelForMultiScaleReward.from_pretrained(folder, settings, dtype=torch.bfloat16)
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    assert {dtype for name, dtype in dtypes.items() if "score." in name} == {torch.float32}
+    assert {dtype for name, dtype in dtypes.items() if "embed" in name} == {torch.bfloat16}
+
+
+def test_stock_class_loads_the_adapter_here_too(trained, batch, scores):
+    stock = AutoModelForSequenceClassification.from_pretrained(trained[1], num_labels=1).eval()
+    with torch.no_grad():
+        logits = stock(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    torch.testing.assert_close(logits[:, 0], scores.scale_scores[:, SCALES.index("response")], atol=1e-5, rtol=0)

@@ -1,0 +1,233 @@
+"""What the recipes share: their arguments, and where their data and models come from."""
+
+import glob
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.logging import get_logger
+from datasets import Dataset
+from trl import ModelConfig, ScriptArguments
+
+from .data.loading import load_pairs, load_prompts
+from .sandbox.rows import sample_pairs, sample_prompts
+from .training.checkpoints import last_complete_checkpoint
+
+logger = get_logger(__name__)
+
+SANDBOX = "sandbox"
+# Held-out rows of the sandbox are drawn with this seed, training rows with the run's own.
+SANDBOX_TEST_SEED = 1_000_003
+
+
+@dataclass
+class DataArguments(ScriptArguments):
+    """
+    Where the data come from: what [`trl.ScriptArguments`] has, with local files and the sandbox.
+
+    `dataset_name` is a hub name, a folder, a file (`.jsonl`, `.jsonl.gz`, `.parquet`), a pattern of files such as
+    `data/*.jsonl.gz`, or `sandbox`.
+
+    Args:
+        eval_dataset_name (`str`, *optional*):
+            Held-out data, named like `dataset_name`. Where it is not given, `dataset_test_split` of `dataset_name`, or
+            fresh rows of the sandbox.
+        train_size (`int`, *optional*):
+            Most rows to train on; so many are drawn from the sandbox (10,000 by default).
+        eval_size (`int`, *optional*, defaults to `2000`):
+            Most rows to evaluate on; so many are drawn from the sandbox.
+    """
+
+    eval_dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Held-out data, named like `dataset_name`. Where it is not given, `dataset_test_split` of "
+            "`dataset_name`, or fresh rows of the sandbox."
+        },
+    )
+    train_size: int | None = field(
+        default=None,
+        metadata={"help": "Most rows to train on; so many are drawn from the sandbox (10,000 by default)."},
+    )
+    eval_size: int = field(
+        default=2000, metadata={"help": "Most rows to evaluate on; so many are drawn from the sandbox."}
+    )
+
+
+def training_pairs(args: DataArguments, seed: int, drop_unusable: bool = False) -> Dataset:
+    """
+    Pairs to train on.
+
+    Args:
+        args ([`DataArguments`]):
+            Where they come from.
+        seed (`int`):
+            Seed of the sandbox's pairs, and of the choice where there are more rows than asked for.
+        drop_unusable (`bool`, *optional*, defaults to `False`):
+            Whether rows that state no preference are left out and counted instead of refused.
+
+    Returns:
+        `Dataset`
+
+    Raises:
+        `ValueError`: If the data cannot be found or a row is wrong; the message names file, row and column.
+    """
+    return _training_rows(args, seed, sample_pairs, partial(load_pairs, drop_unusable=drop_unusable))
+
+
+def held_out_pairs(args: DataArguments, seed: int, drop_unusable: bool = False) -> Dataset:
+    """
+    Held-out pairs. Arguments and errors as in [`training_pairs`]; a file is one split and holds none out.
+    """
+    return _held_out_rows(args, seed, sample_pairs, partial(load_pairs, drop_unusable=drop_unusable))
+
+
+def training_prompts(args: DataArguments, seed: int) -> Dataset:
+    """
+    Prompts to train on; from pairs, too. Arguments and errors as in [`training_pairs`].
+    """
+    return _training_rows(args, seed, sample_prompts, load_prompts)
+
+
+def held_out_prompts(args: DataArguments, seed: int) -> Dataset:
+    """
+    Held-out prompts; from pairs, too. Arguments and errors as in [`held_out_pairs`].
+    """
+    return _held_out_rows(args, seed, sample_prompts, load_prompts)
+
+
+def _training_rows(
+    args: DataArguments, seed: int, draw: Callable[..., Dataset], load: Callable[..., Dataset]
+) -> Dataset:
+    name = _name(args)
+    if name == SANDBOX:
+        return draw(args.train_size or 10_000, seed=seed)
+    split = None if _names_files(name) else args.dataset_train_split
+    return _at_most(load(name, split, args.dataset_config), args.train_size, seed)
+
+
+def _held_out_rows(
+    args: DataArguments, seed: int, draw: Callable[..., Dataset], load: Callable[..., Dataset]
+) -> Dataset:
+    if _name(args) == SANDBOX:
+        return draw(args.eval_size, seed=SANDBOX_TEST_SEED)
+    if args.eval_dataset_name is None and _names_files(_name(args)):
+        raise ValueError(f"'{args.dataset_name}' is one split. Set `eval_dataset_name` to a file of held-out rows.")
+    name = args.eval_dataset_name or _name(args)
+    split = None if _names_files(name) else args.dataset_test_split
+    return _at_most(load(name, split, args.dataset_config), args.eval_size, seed)
+
+
+def _name(args: DataArguments) -> str:
+    if args.dataset_name is None:
+        raise ValueError("`dataset_name` is not set. Give a hub name, a folder, a file, or 'sandbox'.")
+    return args.dataset_name
+
+
+def _names_files(name: str) -> bool:
+    return glob.has_magic(name) or os.path.isfile(name)
+
+
+def _at_most(dataset: Dataset, size: int | None, seed: int) -> Dataset:
+    return dataset if size is None or len(dataset) <= size else dataset.shuffle(seed=seed).select(range(size))
+
+
+def with_model_arguments(training_args: Any, model_args: ModelConfig) -> Any:
+    """
+    Put the model's options of TRL's [`trl.ModelConfig`] where its trainers look for them, as TRL's own scripts do.
+
+    Args:
+        training_args ([`~transformers.TrainingArguments`]):
+            Configuration of a TRL trainer.
+        model_args ([`trl.ModelConfig`]):
+            Model options.
+
+    Returns:
+        `training_args`, with `model_init_kwargs` set.
+    """
+    training_args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **(training_args.model_init_kwargs or {}),
+    }
+    return training_args
+
+
+def checkpoint_to_resume(training_args: Any) -> str | None:
+    """
+    The checkpoint that `resume_from_checkpoint` means: `true` is the last complete one of `output_dir`, or none where
+    there is none yet, so that one command line starts a run and goes on with it after every interruption.
+
+    Args:
+        training_args ([`~transformers.TrainingArguments`]):
+            Configuration of a trainer.
+
+    Returns:
+        `str` or `None`: For the `resume_from_checkpoint` of [`~transformers.Trainer.train`].
+    """
+    wanted, folder = str(training_args.resume_from_checkpoint), training_args.output_dir
+    if wanted.lower() != "true":
+        return None if wanted.lower() in ("false", "none") else wanted
+    last = last_complete_checkpoint(folder)
+    logger.warning(f"Going on from '{last}'." if last else f"No checkpoint in '{folder}' to go on from: a new run.")
+    return last
+
+
+def import_callable(path: str) -> Callable[..., Any]:
+    """
+    The object at a dotted path, such as `toolkit.sandbox.gold_judge` or `my_rewards.politeness`.
+
+    Args:
+        path (`str`):
+            Module, dot, name. Modules in the current folder are found.
+
+    Returns:
+        `Callable`
+
+    Raises:
+        `ValueError`: If there is no such module or name, or it cannot be called.
+    """
+    module_name, _, name = path.rpartition(".")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"Cannot import '{path}': {error}. Give `module.name` of a function.") from error
+    if not callable(found):
+        raise ValueError(f"'{path}' is a {type(found).__name__}, not a function.")
+    return found
+
+
+def once(folder: Path, make: Callable[..., None], *args: Any) -> str:
+    """
+    Make a folder, unless an earlier run has finished it. It gets its name only when it is complete, so what a killed
+    run left behind is never taken for a result.
+
+    Args:
+        folder (`Path`):
+            The folder.
+        make (`Callable`):
+            Called on every process with the folder to write into, which may hold what a killed run left, and `args`.
+        args:
+            Further arguments of `make`.
+
+    Returns:
+        `str`: `folder`.
+    """
+    state = PartialState()
+    if not folder.exists():
+        part = folder.with_name(folder.name + ".part")
+        part.mkdir(parents=True, exist_ok=True)
+        make(part, *args)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            part.rename(folder)
+        state.wait_for_everyone()
+    return str(folder)

@@ -1,0 +1,1 @@
+"""From a file of preferences to a batch of token ids."""

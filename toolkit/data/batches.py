@@ -1,0 +1,160 @@
+"""Batches of pairs: their collator, shared prompts included, and samplers that put rows of like length together."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
+from trl.trainer.reward_trainer import DataCollatorForPreference
+
+from .packing import pack_rows
+
+# Lengths that differ by less count as alike, so that chance has a say in who shares a batch.
+LENGTH_STEP = 32
+
+
+@dataclass
+class MultiScaleCollator(DataCollatorForPreference):
+    """
+    TRL's collator for pairs, with where each response starts and the weight of each pair.
+
+    A batch of `P` pairs has `2 P` rows, all chosen first: `input_ids` and `attention_mask` `(2 P, T)` int64,
+    `response_start` `(2 P,)` int64, and `margin` and `weight` `(P,)` float32 where the data have them.
+
+    Args:
+        shared_prompts (`bool`, *optional*, defaults to `False`):
+            Whether the two sides of a pair are packed into one row: `input_ids` and `attention_mask` are `(P, T)`, and
+            `position_ids`, `branch_ids` and `token_index` are those of [`~toolkit.data.packing.PackedRows`].
+    """
+
+    shared_prompts: bool = False
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        if self.shared_prompts:
+            groups = [[example["chosen_ids"], example["rejected_ids"]] for example in examples]
+            shared = [example["shared_tokens"] for example in examples]
+            batch = pack_rows(groups, shared, self.pad_token_id, self.pad_to_multiple_of)._asdict()
+            batch["token_index"] = torch.cat([batch["token_index"][0::2], batch["token_index"][1::2]])
+            if "margin" in examples[0]:
+                batch["margin"] = torch.tensor([example["margin"] for example in examples], dtype=torch.float)
+        else:
+            batch = super().torch_call(examples)
+        starts = [example[f"{side}_start"] for side in ("chosen", "rejected") for example in examples]
+        batch["response_start"] = torch.tensor(starts)
+        if "weight" in examples[0]:
+            batch["weight"] = torch.tensor([example["weight"] for example in examples], dtype=torch.float)
+        return batch
+
+
+class EpochLengthGroupedSampler(LengthGroupedSampler):
+    """
+    Transformers' sampler for rows of like length, with its batches in random order, which seed and epoch decide.
+
+    Transformers' own goes from the longest batch to the shortest, fifty at a time, so that for as many steps in a row
+    a model sees long rows, and then short ones. And it draws from the global generator, on which the order of a
+    resumed run, and of each process, would hang.
+
+    Args:
+        batch_size (`int`):
+            Rows of a batch.
+        lengths (`list[int]`):
+            Length of every row.
+        seed (`int`):
+            Seed.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
+        super().__init__(batch_size, lengths=lengths)
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Accelerate calls it at the beginning of every epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        rows = list(super().__iter__())
+        batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+        # The longest stays the first, so that too little memory shows at once, and one that is not full the last.
+        whole = len(rows) // self.batch_size
+        order = [0, *(1 + torch.randperm(max(0, whole - 1), generator=self.generator)).tolist()][:whole]
+        return iter([i for batch in [*order, *range(whole, len(batches))] for i in batches[batch]])
+
+
+class EpochBatchRebalanceSampler(BatchRebalanceSampler):
+    """Transformers' sampler that cuts each step's pairs into batches of like length; it learns of every epoch."""
+
+    @property
+    def sampler(self) -> "EpochBatchRebalanceSampler":
+        """Where Accelerate looks for `set_epoch` behind a sampler that it has wrapped."""
+        return self
+
+
+class TokenBudgetSampler(EpochBatchRebalanceSampler):
+    """
+    Batches of as many rows of like length as fit into a number of tokens, in random order, for one of the processes.
+
+    The processes' batches of a step have equally many rows. Every epoch has equally many batches. The longest come
+    first, so that too little memory shows at once. Where the last rows cannot be divided among the processes, the last
+    one is repeated. It is a `BatchRebalanceSampler` because [`~transformers.Trainer`] takes those for samplers
+    of whole batches that know their process.
+
+    Args:
+        lengths (`list[int]`):
+            Tokens of every row.
+        max_tokens (`int`):
+            Most tokens of a batch, padding included.
+        seed (`int`):
+            Seed.
+        processes (`int`):
+            Number of processes.
+        rank (`int`):
+            Index of this one.
+
+    Raises:
+        `ValueError`: If a row alone has more tokens.
+    """
+
+    def __init__(self, lengths: list[int], max_tokens: int, seed: int, processes: int, rank: int) -> None:
+        if max(lengths) > max_tokens:
+            row = lengths.index(max(lengths))
+            raise ValueError(
+                f"Row {row + 1} alone has {max(lengths)} tokens, more than `max_tokens_per_batch={max_tokens}`. Raise "
+                "it, or lower `max_length`."
+            )
+        self.steps = torch.tensor([-(-length // LENGTH_STEP) for length in lengths])
+        self.seed, self.processes, self.rank, self.epoch = seed, processes, rank, 0
+        self.sizes: list[int] = []  # rows of a batch of one process, the longest rows first
+        widths = [min(step * LENGTH_STEP, max(lengths)) for step in self.steps.sort(descending=True).values.tolist()]
+        while (done := sum(self.sizes) * processes) < len(lengths):
+            remaining = -(-(len(lengths) - done) // processes)
+            self.sizes.append(min(max_tokens // widths[done], remaining))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(len(self.steps), generator=generator)
+        order = order[self.steps[order].argsort(descending=True, stable=True)]
+        order = torch.cat([order, order[-1:].expand(sum(self.sizes) * self.processes - len(order))])
+        batches = order.split([size * self.processes for size in self.sizes])
+        for batch in [0, *(1 + torch.randperm(len(batches) - 1, generator=generator)).tolist()]:
+            yield batches[batch][self.rank :: self.processes].tolist()
+
+
+def longest_first(lengths: list[int]) -> list[int]:
+    """
+    Indices of rows by falling length; rows of one length in their own order.
+
+    Args:
+        lengths (`list[int]`):
+            Length of every row.
+
+    Returns:
+        `list[int]`
+    """
+    return sorted(range(len(lengths)), key=lambda i: -lengths[i])

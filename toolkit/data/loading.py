@@ -1,0 +1,139 @@
+"""Preference data from the hub, folders and files."""
+
+import glob
+import os
+
+import datasets
+from datasets import Dataset
+from datasets.exceptions import DatasetsError
+from transformers.utils.logging import get_logger
+
+from .formats import FLOAT, NUMBER_COLUMNS, TEXT_COLUMNS, normalize_pairs, normalize_prompts
+from .row_errors import BUILDERS, RowError, builder, describe, json_rows, open_text
+
+logger = get_logger(__name__)
+
+
+def load_table(name_or_path: str, split: str | None = None, config: str | None = None) -> Dataset:
+    """
+    Load a table of any columns from the hub, a folder, a file or files.
+
+    Args:
+        name_or_path (`str`):
+            A data set of the hub; a folder that `save_to_disk` wrote or that holds data files; a `.jsonl`,
+            `.jsonl.gz`, `.json` or `.parquet` file; or a pattern of such files (`"data/*_train.jsonl.gz"`). Several
+            files are concatenated in the order of their names. Columns other than `prompt`, `chosen`, `rejected`,
+            `margin` and `strength` stay if every file has them with one type.
+        split (`str`, *optional*):
+            Split of a hub data set or folder; needed where there are several. A file is one split, named `"train"`.
+        config (`str`, *optional*):
+            Configuration of a hub data set or folder.
+
+    Returns:
+        `datasets.Dataset`: The rows as they were found.
+
+    Raises:
+        `ValueError`: If there is no such path, split or configuration, a file is empty, of another kind or not to be
+            read, or files differ in the five columns named above.
+    """
+    return _concatenate(_sources(name_or_path, split, config))
+
+
+def load_pairs(
+    name_or_path: str, split: str | None = None, config: str | None = None, drop_unusable: bool = False
+) -> Dataset:
+    """[`load_table`], then [`normalize_pairs`] of each file, with their arguments, results and errors."""
+    tables = _sources(name_or_path, split, config)
+    return _concatenate([(name, normalize_pairs(table, name, drop_unusable)) for name, table in tables])
+
+
+def load_prompts(name_or_path: str, split: str | None = None, config: str | None = None) -> Dataset:
+    """[`load_table`], then [`normalize_prompts`] of each file, with their arguments, results and errors."""
+    tables = _sources(name_or_path, split, config)
+    return _concatenate([(name, normalize_prompts(table, name)) for name, table in tables])
+
+
+def _sources(name_or_path: str, split: str | None, config: str | None) -> list[tuple[str, Dataset]]:
+    """Tables behind a name, each with the name that errors give it."""
+    path = os.path.expanduser(name_or_path)
+    files, tables = dict[str, list[str]](), dict[str, Dataset]()
+    try:
+        if os.path.isfile(path):
+            files = {"train": [path]}
+        elif any(os.path.isfile(os.path.join(path, file)) for file in ("dataset_dict.json", "state.json")):
+            saved = datasets.load_from_disk(path)
+            tables = dict(saved) if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
+        elif os.path.isdir(path):
+            found = datasets.load_dataset_builder(path, config).config.data_files
+            files = {str(name): [str(file) for file in found[name]] for name in found}
+        elif glob.has_magic(path):
+            files = {"train": sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))}
+        elif not (builder(path) or path.startswith((".", os.sep)) or path.count("/") > 1):  # else no hub name
+            loaded = datasets.load_dataset(path, config, split=split)
+            tables = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {str(split): loaded}
+    except (DatasetsError, ValueError, OSError) as error:
+        asked = f"'{name_or_path}' (split {split!r}, configuration {config!r}) as file, folder or hub data set"
+        raise ValueError(f"Cannot load {asked}: {error.__cause__ or error}") from error
+    if not tables and not any(files.values()):
+        raise ValueError(f"There is no file or folder '{name_or_path}' in '{os.getcwd()}'. Correct the path.")
+    splits = list(tables or files)
+    split = splits[0] if split is None and len(splits) == 1 else split
+    if split not in splits:
+        raise ValueError(f"'{name_or_path}' has the splits {splits}, but the split is {split!r}. Choose one of them.")
+    return [(name_or_path, tables[split])] if tables else [(file, _load_file(file)) for file in files[split]]
+
+
+def _load_file(path: str) -> Dataset:
+    kind = builder(path)
+    if kind is None:
+        raise ValueError(f"File '{path}' is none of {list(BUILDERS)}. Convert it, or correct the path.")
+    try:
+        options = {}
+        if kind == "json":
+            with open_text(path) as file:
+                # One chunk, as later ones are cast to the types of the first: messages would become text
+                options["chunksize"] = 1 + sum(len(line.encode()) + 1 for line in file)
+        # Escaped, as the loader takes a path for a pattern
+        table = datasets.load_dataset(kind, data_files=glob.escape(os.path.abspath(path)), split="train", **options)
+        rows = len(table)
+    except (DatasetsError, StopIteration, ValueError, OSError, EOFError) as error:
+        rows = _find_odd_row(path) if kind == "json" else 1
+        if rows:
+            raise ValueError(f"File '{path}' is not readable {kind}: {error.__cause__ or error}.") from error
+    if rows == 0:
+        raise ValueError(f"File '{path}' is empty. Write at least one row.")
+    return table
+
+
+def _find_odd_row(path: str) -> int:
+    """Raise on the first value of a JSON file that is of another kind than those before it, else count the rows."""
+    count, seen = 0, dict[str, str]()
+    try:
+        for number, row in json_rows(path):
+            count += 1
+            for column, value in row.items():
+                kind = describe(value).split(":")[0]
+                if value is not None and seen.setdefault(column, kind) != kind:
+                    raise RowError(column, describe(value), f"Rows before have {seen[column]}.").at_row(path, number)
+    except (OSError, EOFError):  # what the loader said of the file holds
+        return 1
+    return count
+
+
+def _concatenate(tables: list[tuple[str, Dataset]]) -> Dataset:
+    first_name, first = tables[0]
+    for name, table in tables[1:]:
+        for column in TEXT_COLUMNS + NUMBER_COLUMNS:
+            found = [first.features.get(column), table.features.get(column)]
+            if found[0] != found[1] and (column in TEXT_COLUMNS or None in found):
+                what = f"differ in column '{column}': {found[0]} and {found[1]}"
+                raise ValueError(f"Files '{first_name}' and '{name}' {what}. Bring them to one form.")
+    parts = [table for _, table in tables]
+    for column in [column for column in NUMBER_COLUMNS if column in first.column_names and len(parts) > 1]:
+        parts = [part if part.features[column] == FLOAT else part.cast_column(column, FLOAT) for part in parts]
+    every = list(dict.fromkeys(column for part in parts for column in part.column_names))
+    kept = [c for c in every if all(part.features.get(c) == parts[0].features.get(c) for part in parts)]
+    if len(kept) < len(every):
+        dropped = sorted(set(every) - set(kept))
+        logger.warning(f"Dropped the columns {dropped}: not all files with '{first_name}' have them with one type.")
+    return datasets.concatenate_datasets([part.select_columns(kept) for part in parts])

@@ -1,0 +1,375 @@
+"""Benchmarks: their arguments, their model and data, and what becomes of the rounds."""
+
+import math
+import os
+import platform
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from datasets import Dataset
+
+from ...arguments import SANDBOX, DataArguments, once
+from ...data.loading import load_pairs
+from ...data.tokens import Messages
+from ...pages.tables import print_table
+from ...planning.memory import Decoder
+from ...sandbox.models import new_decoder, train_tokenizer
+from ...sandbox.rows import sample_pairs
+from .rounds import Round, now
+
+CPU_INFO = Path("/proc/cpuinfo")
+CONTEXT_LENGTH = 32_768  # of the decoder from scratch, whose rotary positions need no weights
+
+
+@dataclass
+class BenchmarkArguments(DataArguments):
+    """
+    What is measured, and on what: arguments of the benchmarks, beside the data's.
+
+    Args:
+        dataset_name (`str`, *optional*, defaults to `"sandbox"`):
+            Pairs, named as in [`DataArguments`].
+        train_size (`int`, *optional*, defaults to `400`):
+            Pairs of a round.
+        model (`str`, *optional*):
+            Hub name or folder of a causal model. Where it is not given, a Qwen3-shaped decoder from scratch.
+        hidden_size (`int`, *optional*, defaults to `384`):
+            Width of the decoder from scratch, a multiple of 32.
+        layers (`int`, *optional*, defaults to `6`):
+            Layers of the decoder from scratch.
+        vocab_size (`int`, *optional*, defaults to `4096`):
+            Most tokens of the tokenizer that is trained for it.
+        device (`str`, *optional*, defaults to `"cpu"`):
+            'cpu' or 'cuda'; of several GPUs the first is used.
+        dtype (`str`, *optional*, defaults to `"float32"`):
+            'float32', or 'bfloat16': in training by autocast over float32 weights, as TRL does; in scoring, weights.
+        threads (`int`, *optional*, defaults to `1`):
+            Threads of each process.
+        max_length (`int`, *optional*, defaults to `512`):
+            Most tokens of a row. Longer pairs are left out for all alike, as one side would drop and one shorten them.
+        rounds (`int`, *optional*, defaults to `5`):
+            Rounds, each over the same data.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the data's choice, the decoder and the training.
+        output_dir (`str`, *optional*, defaults to `"runs/benchmark"`):
+            Folder of the decoder, the chosen data and the results.
+    """
+
+    dataset_name: str | None = field(default=SANDBOX, metadata={"help": "Pairs, named as in [`DataArguments`]."})
+    train_size: int | None = field(default=400, metadata={"help": "Pairs of a round."})
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub name or folder of a causal model. Where it is not given, a Qwen3-shaped decoder from scratch."
+        },
+    )
+    hidden_size: int = field(default=384, metadata={"help": "Width of the decoder from scratch, a multiple of 32."})
+    layers: int = field(default=6, metadata={"help": "Layers of the decoder from scratch."})
+    vocab_size: int = field(default=4096, metadata={"help": "Most tokens of the tokenizer that is trained for it."})
+    device: str = field(default="cpu", metadata={"help": "'cpu' or 'cuda'; of several GPUs the first is used."})
+    dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "'float32', or 'bfloat16': in training by autocast over float32 weights, as TRL does; in scoring, "
+            "weights."
+        },
+    )
+    threads: int = field(default=1, metadata={"help": "Threads of each process."})
+    max_length: int = field(
+        default=512,
+        metadata={
+            "help": "Most tokens of a row. Longer pairs are left out for all alike, as one side would drop and one "
+            "shorten them."
+        },
+    )
+    rounds: int = field(default=5, metadata={"help": "Rounds, each over the same data."})
+    seed: int = field(default=0, metadata={"help": "Seed of the data's choice, the decoder and the training."})
+    output_dir: str = field(
+        default="runs/benchmark", metadata={"help": "Folder of the decoder, the chosen data and the results."}
+    )
+
+    def __post_init__(self) -> None:
+        check_device(self.device, self.dtype)
+        if self.threads < 1 or self.rounds < 1:
+            raise ValueError(f"`threads` is {self.threads} and `rounds` {self.rounds}. Both must be at least 1.")
+
+
+def check_device(device: str, dtype: str) -> None:
+    """
+    Refuse a device or a type that no benchmark runs with.
+
+    Args:
+        device (`str`):
+            'cpu' or 'cuda'.
+        dtype (`str`):
+            'float32' or 'bfloat16'.
+
+    Raises:
+        `ValueError`: If it is another, or there is no GPU.
+    """
+    for name, value, allowed in (("device", device, ("cpu", "cuda")), ("dtype", dtype, ("float32", "bfloat16"))):
+        if value not in allowed:
+            raise ValueError(f"`{name}` is '{value}'. Use '{allowed[0]}' or '{allowed[1]}'.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("`device` is 'cuda', but torch finds no GPU. Set `device=cpu`.")
+
+
+def benchmark_pairs(args: BenchmarkArguments) -> Dataset:
+    """
+    All pairs that a benchmark may choose from.
+
+    Args:
+        args ([`BenchmarkArguments`]):
+            Where they come from.
+
+    Returns:
+        `datasets.Dataset`: Columns `prompt`, `chosen` and `rejected`, checked and shuffled.
+
+    Raises:
+        `ValueError`: If the data cannot be found or a row is wrong.
+    """
+    if args.dataset_name == SANDBOX:
+        pairs = sample_pairs(4 * args.train_size, seed=args.seed)
+    else:
+        pairs = load_pairs(args.dataset_name, args.dataset_train_split, args.dataset_config)
+    return pairs.select_columns(["prompt", "chosen", "rejected"]).shuffle(seed=args.seed)
+
+
+def benchmark_model(args: BenchmarkArguments, pairs: Dataset) -> str:
+    """
+    Hub name or folder of the model, which is made where none is named and no run before has made it.
+
+    Args:
+        args ([`BenchmarkArguments`]):
+            Its name, or its size.
+        pairs (`datasets.Dataset`):
+            Texts to train its tokenizer on.
+
+    Returns:
+        `str`
+    """
+    name = f"decoder-{args.hidden_size}x{args.layers}-{args.vocab_size}"
+    return args.model or once(Path(args.output_dir) / name, _save_decoder, args, pairs)
+
+
+def _save_decoder(folder: Path, args: BenchmarkArguments, pairs: Dataset) -> None:
+    texts = (text for row in pairs for side in row.values() for text in texts_of(side))
+    tokenizer = train_tokenizer(texts, args.vocab_size)
+    torch.manual_seed(args.seed)
+    new_decoder(tokenizer, args.hidden_size, args.layers, CONTEXT_LENGTH).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def texts_of(side: str | Messages) -> list[str]:
+    """The text itself, or what each message says."""
+    return [side] if isinstance(side, str) else [message["content"] for message in side]
+
+
+class Spread(NamedTuple):
+    """Median of some figures, with the least and the greatest."""
+
+    median: float
+    low: float
+    high: float
+
+
+# Arithmetic
+
+
+def speed_ratios(rounds: list[Round], reference: list[Round]) -> Spread:
+    """
+    How many times as fast as the reference, round by round, over the same items.
+
+    Args:
+        rounds (`list[Round]`):
+            Rounds of an arm.
+        reference (`list[Round]`):
+            The same rounds of the arm that it is compared with.
+
+    Returns:
+        [`Spread`]
+
+    Raises:
+        `ValueError`: If the two differ in their number of rounds.
+    """
+    ratios = [
+        (mine.items / mine.seconds) / (other.items / other.seconds)
+        for mine, other in zip(rounds, reference, strict=True)
+    ]
+    return Spread(statistics.median(ratios), min(ratios), max(ratios))
+
+
+def model_flops(decoder: Decoder, tokens: int, squares: int, backward: bool) -> float:
+    r"""
+    Floating-point operations that a decoder needs for some tokens, whatever an implementation does beyond them.
+
+    $$ 2 P t + 2 w s $$
+
+    forward, and twice that again backward: a multiplication and an addition for each token `t` and weight `P` of the
+    linear maps, and for each of the `s / 2` pairs that attention visits, in each of its `w` channels, both where
+    queries meet keys and where values are summed. Not in it are padding, activations that are computed again, norms
+    and heads. Eq. (2.2) of https://huggingface.co/papers/2001.08361, for causal attention.
+
+    Args:
+        decoder ([`~toolkit.planning.memory.Decoder`]):
+            Its shape.
+        tokens (`int`):
+            Real tokens; one that several rows share counts once where the model is run on it once.
+        squares (`int`):
+            Sum of [`~toolkit.experiments.benchmarks.rounds.visible_squares`] over the rows.
+        backward (`bool`):
+            Whether gradients of all weights are taken.
+
+    Returns:
+        `float`
+    """
+    width = decoder.heads * decoder.head_dim
+    forward = 2.0 * decoder.layers * (decoder.linear_weights * tokens + width * squares)
+    return 3 * forward if backward else forward
+
+
+def matmul_rate(device: str, dtype: str, threads: int, repeats: int = 10) -> float:
+    """
+    Rate of the machine at what it does best, the product of two large square matrices.
+
+    Args:
+        device (`str`):
+            Where.
+        dtype (`str`):
+            Their type.
+        threads (`int`):
+            Threads, on the CPU.
+        repeats (`int`, *optional*, defaults to `10`):
+            Products, of which the fastest counts.
+
+    Returns:
+        `float`: Floating-point operations a second.
+    """
+    torch.set_num_threads(threads)
+    size = 1024 if device == "cpu" else 8192
+    left, right = (torch.randn(size, size, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
+    seconds = []
+    for _ in range(repeats + 1):  # the first warms up
+        start = now(device)
+        left @ right
+        seconds.append(now(device) - start)
+    return float(2 * size**3 / min(seconds[1:]))
+
+
+def largest_difference(first: Sequence[float], second: Sequence[float]) -> float:
+    """
+    The most that two series differ by at any place.
+
+    Args:
+        first (`Sequence[float]`):
+            Losses by step, or scores by response.
+        second (`Sequence[float]`):
+            The same of another arm.
+
+    Returns:
+        `float`: NaN where one of them holds a NaN.
+
+    Raises:
+        `ValueError`: If one is longer, or both are empty.
+    """
+    differences = [abs(one - other) for one, other in zip(first, second, strict=True)]
+    return math.nan if any(map(math.isnan, differences)) else max(differences)
+
+
+# Results
+
+
+def machine(device: str, dtype: str, threads: int) -> dict[str, Any]:
+    """
+    What the figures were measured on, and the rate of matrix products there.
+
+    Args:
+        device (`str`):
+            'cpu' or 'cuda'.
+        dtype (`str`):
+            Type of the matrices.
+        threads (`int`):
+            Threads, on the CPU.
+
+    Returns:
+        `dict[str, Any]`: For JSON.
+    """
+    versions = {name: version(name) for name in ("torch", "transformers", "trl")}
+    cpu = re.search(r"model name\s*: (.+)", CPU_INFO.read_text()) if CPU_INFO.exists() else None
+    name = torch.cuda.get_device_name() if device == "cuda" else cpu[1] if cpu else platform.machine()
+    rate = matmul_rate(device, dtype, threads)
+    return {"name": name, "cores": os.cpu_count(), "matmul_flops_per_second": rate, "versions": versions}
+
+
+def summarize_arms(
+    results: Mapping[str, list[Round]], decoder: Decoder, rate: float, backward: bool
+) -> dict[str, dict[str, Any]]:
+    """
+    The figures of every arm over all its rounds, beside the first arm's.
+
+    Args:
+        results (`Mapping[str, list[Round]]`):
+            Rounds of each arm; the first is the reference.
+        decoder ([`~toolkit.planning.memory.Decoder`]):
+            Shape of the model.
+        rate (`float`):
+            [`matmul_rate`] of the machine.
+        backward (`bool`):
+            Whether gradients were taken.
+
+    Returns:
+        `dict[str, dict[str, Any]]`: For JSON, by arm: `per_second`, all items over all seconds; `ratio`, a
+        [`Spread`] of the rounds' ratios to the reference; `real_tokens` and `padded_tokens` of all rounds;
+        `resting_bytes` and `peak_bytes`, the most of any round; `matmul_share`, what the model's operations on real
+        tokens come to a second, over `rate`; and `rounds`.
+    """
+    reference, figures = next(iter(results.values())), {}
+    for name, rounds in results.items():
+        seconds, tokens = sum(r.seconds for r in rounds), sum(r.real_tokens for r in rounds)
+        flops = model_flops(decoder, tokens, sum(r.squares for r in rounds), backward)
+        figures[name] = {
+            "per_second": sum(r.items for r in rounds) / seconds,
+            "ratio": speed_ratios(rounds, reference)._asdict(),
+            "real_tokens": tokens,
+            "padded_tokens": sum(r.padded_tokens for r in rounds),
+            "resting_bytes": max(r.resting_bytes for r in rounds),
+            "peak_bytes": max(r.peak_bytes for r in rounds),
+            "matmul_share": flops / seconds / rate,
+            "rounds": [r._replace(values=())._asdict() for r in rounds],
+        }
+    return figures
+
+
+def print_arms(title: str, unit: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
+    """
+    Print what [`summarize_arms`] found.
+
+    Args:
+        title (`str`):
+            Title of the table.
+        unit (`str`):
+            What is counted: 'pairs' or 'responses'.
+        figures (`Mapping[str, Mapping[str, Any]]`):
+            Figures by arm.
+    """
+    columns = (f"{unit}/s", "ratio", "least to most", "real tokens", "with padding", "peak MB", "% of matmul rate")
+    rows = [
+        (
+            name,
+            f"{f['per_second']:.2f}",
+            f"{f['ratio']['median']:.2f}",
+            f"{f['ratio']['low']:.2f} to {f['ratio']['high']:.2f}",
+            f"{f['real_tokens']:,}",
+            f"{f['padded_tokens']:,}",
+            f"{f['peak_bytes'] / 1e6:.0f}",
+            f"{100 * f['matmul_share']:.1f}",
+        )
+        for name, f in figures.items()
+    ]
+    print_table(title, ("", *columns), rows)

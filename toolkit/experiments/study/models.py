@@ -1,0 +1,113 @@
+"""The preference models that the study compares, and what it keeps of their training."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from ...reward.config import PREFERENCE_MODELS, MultiScaleRewardConfig
+from ...reward.trainer import MultiScaleRewardTrainer
+from ...stats.metrics import PairScores
+
+MULTI_SCALE = PREFERENCE_MODELS["multi-scale"]
+
+# The multi-scale model with a part changed or taken away; each is options of the reward trainer.
+ABLATIONS: dict[str, dict[str, Any]] = {
+    **{
+        " + ".join(scales): MULTI_SCALE | {"scales": scales, "context": "none" if len(scales) == 1 else "gate"}
+        for scales in (["token"], ["segment"], ["token", "segment"], ["token", "response"], ["segment", "response"])
+    },
+    "no deep supervision": MULTI_SCALE | {"scale_loss_weight": 0.0},
+    "no gate": MULTI_SCALE | {"context": "none"},
+    "no weights": MULTI_SCALE | {"weight_by_strength": False},
+    "no coarse warmup": MULTI_SCALE | {"coarse_warmup": 0.0},
+}  # the response scale alone is "weighted"
+
+STUDY_MODELS = PREFERENCE_MODELS | ABLATIONS
+
+
+def attention() -> str:
+    """The implementation of attention that is fastest at bfloat16 matrix products where the study runs."""
+    # On a CPU a step with SDPA gains nothing from bfloat16, and one with eager attention takes half the time
+    return "sdpa" if torch.cuda.is_available() else "eager"
+
+
+def trainer_options(folder: Path, name: str, seed: int, bf16: bool = True) -> dict[str, Any]:
+    """Options that all trainers of the study share; `name` is that of the cell, and of its model's folder."""
+    return {
+        "output_dir": str(folder / "models" / name),
+        "seed": seed,
+        "lr_scheduler_type": "cosine",
+        "weight_decay": 0.01,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": bf16,
+        "activation_checkpointing": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+def train_reward_model(
+    start: str, config: MultiScaleRewardConfig, train: Dataset, test: Dataset
+) -> tuple[MultiScaleRewardTrainer, dict[str, Any]]:
+    """
+    Train a reward model and rank held-out pairs with it.
+
+    Args:
+        start (`str`):
+            Folder or hub name of the decoder.
+        config ([`MultiScaleRewardConfig`]):
+            Options of the training.
+        train (`datasets.Dataset`):
+            Pairs to train on.
+        test (`datasets.Dataset`):
+            `P` held-out pairs.
+
+    Returns:
+        `tuple[MultiScaleRewardTrainer, dict[str, Any]]`: The trainer, and what the study keeps: `steps`, `tokens`,
+        `metrics`, `gaps` (score of chosen less rejected, `P` numbers), `scale_gaps` (of each scale `P` numbers) and
+        `longer` (response tokens of chosen less rejected, `P` numbers).
+    """
+    trainer = MultiScaleRewardTrainer(start, config, train_dataset=train, eval_dataset=test)
+    trainer.train()
+    # What evaluation prepared is that of `eval_dataset`
+    found = trainer.predict(trainer.eval_dataset)
+    pairs = PairScores(*map(torch.as_tensor, found.predictions))
+    scale_gaps = pairs.scale_chosen - pairs.scale_rejected
+    return trainer, {
+        "steps": trainer.state.global_step,
+        "tokens": next(row["num_tokens"] for row in reversed(trainer.state.log_history) if "num_tokens" in row),
+        "metrics": found.metrics,
+        "gaps": four_digits(pairs.chosen - pairs.rejected),
+        "scale_gaps": [four_digits(column) for column in scale_gaps.T],
+        "longer": (pairs.chosen_length - pairs.rejected_length).tolist(),
+    }
+
+
+def four_digits(values: Tensor) -> list[float]:
+    """Numbers for JSON, to four digits."""
+    return [float(f"{value:.4g}") for value in values.tolist()]
+
+
+def best_rate(results: Mapping[float, Sequence[Mapping[str, Any]]]) -> float:
+    """The learning rate of the search whose models rank most pairs right, from their results by rate."""
+    return max(results, key=lambda rate: mean(ranked_right(found["gaps"]).mean().item() for found in results[rate]))
+
+
+def ranked_right(gaps: list[float]) -> Tensor:
+    """
+    Whether pairs are ranked right.
+
+    Args:
+        gaps (`list[float]`):
+            Score of chosen less rejected of `P` pairs.
+
+    Returns:
+        `torch.Tensor` of shape `(P,)`, float64: 1, 0, or one half for a tie.
+    """
+    return (torch.tensor(gaps, dtype=torch.float64).sign() + 1) / 2

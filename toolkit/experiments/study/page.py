@@ -1,0 +1,366 @@
+"""The page of a study: its tables, figures, examples and settings, read from its folder."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ...arguments import SANDBOX_TEST_SEED
+from ...pages.page import Block, Example, Examples, Page, Paragraph, Response, Section, Settings, write_page
+from ...pages.page import Table as Cells
+from ...sandbox.rows import sample_prompts
+from ...stats.metrics import Interval
+from ...training.run_record import read_json, write_json
+from .encoder import encoder_name, features_name
+from .figures import columns_of, curve_picture, headings, lines, points
+from .grid import SETTINGS_FILE, Study
+from .models import MULTI_SCALE
+from .real import WITHOUT_STRENGTH, RealStudy, real_name
+from .sandbox import SandboxStudy, last_tenth, policy_name, reward_name, start_name, table_baseline
+from .tables import (
+    LONGER,
+    REFERENCE,
+    Table,
+    ablation_table,
+    baseline_table,
+    curves,
+    finite,
+    gradient_table,
+    instability_table,
+    main_table,
+    real_table,
+    size_table,
+    task_table,
+)
+
+_FEW_SEEDS = (
+    "Where seeds differ more than rows, intervals from few seeds are too narrow: they then cover the truth in some "
+    "84% of cases with five seeds and 75% with three."
+)
+FORMS = {"convergence steps": "{:.0f}", "instability": "{:.3f}"}  # of columns that are no shares
+
+
+def open_study(folder: Path) -> Study:
+    """
+    The study in a folder.
+
+    Args:
+        folder (`Path`):
+            Folder of a study.
+
+    Returns:
+        [`~toolkit.experiments.study.grid.Study`]
+
+    Raises:
+        `ValueError`: If its settings are damaged or of another version.
+    """
+    file = folder / SETTINGS_FILE
+    saved = read_json(file, dict, "Restore it.")
+    kinds = {kind.__name__: kind for kind in (SandboxStudy, RealStudy)}
+    kind = kinds.get(saved.pop("kind", None))
+    if kind is None or set(saved) != {field.name for field in fields(kind)}:
+        raise ValueError(
+            f"'{file}' holds no settings of a study of this version. Run `recipes/experiments/study.py` anew."
+        )
+    return Study(folder, kind(**saved))
+
+
+def write_study_report(folder: Path) -> Path:
+    """
+    Write the page of a study as far as it has come, its pictures and `tables.json`, into `report/` in its folder.
+
+    Args:
+        folder (`Path`):
+            Folder of a study.
+
+    Returns:
+        `Path`: The page.
+
+    Raises:
+        `ValueError`: If no cell has ended, or a file is damaged.
+    """
+    study = open_study(folder)
+    ended = sorted((folder / "cells").glob("*.json"))
+    if not ended:
+        raise ValueError(
+            f"The study in '{folder}' is empty: no cell has ended. Run `recipes/experiments/study.py` first."
+        )
+    build = _sandbox_page if isinstance(study.settings, SandboxStudy) else _real_page
+    title, lead, sections, tables = build(study)
+    sections.append(_settings_section(study, ended))
+    page = write_page(Page(title, lead, sections), folder / "report")
+    write_json(page.parent / "tables.json", finite(tables))
+    return page
+
+
+def _sandbox_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]]:
+    settings = study.settings
+    table, tasks, sizes, unstable = main_table(study), task_table(study), size_table(study), instability_table(study)
+    ablations, baselines, noise = ablation_table(study), baseline_table(study), gradient_table(study)
+    size, baseline = settings.table_size, table_baseline(settings)
+    by_update = {m: curves(study, lambda seed, m=m: policy_name(m, size, seed, baseline)) for m in settings.models}
+    lead = (
+        "Five preference models, each the reward of a policy tuned by REINFORCE in the sandbox, where the true "
+        f"reward is known. {len(settings.seeds)} seeds; {settings.table_size:,} pairs unless another number is given. "
+        f"Brackets are 95% intervals: bootstrap over seeds and held-out rows. Differences are paired. {_FEW_SEEDS}"
+    )
+    sections = [
+        Section(
+            "Table 1: the five preference models",
+            [
+                *_both(table, f"Above {REFERENCE}, on the same seeds and rows."),
+                curve_picture({model: curve for model, curve in by_update.items() if curve is not None}),
+            ],
+        ),
+        Section(
+            "Figure 2: accuracy by task",
+            [
+                points(tasks, "Accuracy by task", "held-out pairs ranked right, %", "tasks"),
+                *_both(tasks, f"Above {REFERENCE}."),
+            ],
+        ),
+        Section(
+            "Accuracy by number of pairs",
+            [
+                Paragraph(f"A training sees {settings.pairs_seen:,} pairs, or all once where there are more of them."),
+                lines(sizes, "Accuracy", "held-out pairs ranked right, %", "sizes", 100),
+                *_both(sizes, "Above the weighted model."),
+            ],
+        ),
+        Section(
+            "Figure 3: instability by number of pairs",
+            [
+                Paragraph(
+                    "Standard deviation of the gold reward after successive updates around its trend, in the second "
+                    "half of training: greedy responses to the same held-out prompts, so that sampling adds nothing."
+                ),
+                lines(unstable, "Instability", "gold reward", "instability"),
+                *_both(unstable, "Above the weighted model.", form=FORMS["instability"]),
+                Cells(
+                    ("model", "noise to signal of a gradient, median (range over seeds)"),
+                    [(model, _interval(i, "{:.3g}")) for model, i in noise.items()],
+                    "At the policy that training starts from.",
+                ),
+            ],
+        ),
+        Section("Ablations", [*_both(ablations, "Above the whole multi-scale model."), *_scale_table(study)]),
+        Section("Baselines", _both(baselines, "Above the table's baseline.", "baseline")),
+        Section("Examples", [_examples(study)]),
+        Section("Learning rates", [_search_table(study)]),
+    ]
+    tables = {"table 1": table, "figure 2": tasks, "sizes": sizes, "figure 3": unstable, "gradient": noise}
+    tables |= {"ablations": ablations, "baselines": baselines}
+    return "Preference models in the sandbox", lead, sections, tables
+
+
+def _real_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]]:
+    settings, table = study.settings, real_table(study)
+    encoded = real_table(study, encoder_name) if settings.encoder else {}
+    lead = (
+        "Five preference models on real pairs: share of held-out pairs ranked right. "
+        f"{len(settings.seeds)} seeds; brackets are 95% intervals, bootstrap over seeds and held-out prompts. "
+        f"Differences are paired. {_FEW_SEEDS}"
+    )
+    notes = [
+        "In the mean every task weighs the same. Longer wins: the response of more tokens is preferred. Where a "
+        f"task's files have no strengths ({', '.join(WITHOUT_STRENGTH)}), weighted is simple contrast, the same "
+        "training.",
+        "No prompt of a held-out pair was in the pairs that a reward model or the small decoder was trained on. The "
+        "passages of SQuALITY's stories are in several prompts, though: its held-out questions are about stories that "
+        "other questions of the training pairs are about.",
+    ]
+    division = study.result("decoder") or {}
+    sizes = [
+        (
+            task,
+            *(f"{found[key]:,}" for key in ("train_pairs", "test_pairs", "left_out")),
+            f"{len(set(found['units'])):,}",
+        )
+        for task, found in division.items()
+    ]
+    sections = [
+        Section(
+            "Accuracy by task",
+            [
+                points(table, "Accuracy on real pairs", "held-out pairs ranked right, %", "real"),
+                *_both(table, f"Above {REFERENCE}."),
+                *map(Paragraph, notes),
+                *_real_scale_table(study),
+            ],
+        ),
+        *_encoder_sections(study, encoded),
+        Section("Data", [Cells(("task", "training pairs", "held-out pairs", "too long", "held-out prompts"), sizes)]),
+        Section("Learning rates", [_real_search_table(study)]),
+    ]
+    return "Preference models on real pairs", lead, sections, {"accuracy": table, "accuracy on the encoder": encoded}
+
+
+def _encoder_sections(study: Study, table: Table) -> list[Section]:
+    if not any(row for model, row in table.items() if model != LONGER):
+        return []
+    settings = study.settings
+    text = (
+        "The same models as linear heads on a pretrained encoder that is not trained further. What it has read in "
+        "its own pretraining may include the held-out prompts."
+    )
+    search, cuts = [], []
+    for task in settings.tasks:
+        for model in settings.models:
+            found = study.result(encoder_name(model, task, settings.seeds[0]))
+            if found:
+                search.append((f"{task}, {model}", *(f"{100 * right:.1f}" for right in found["search"].values())))
+        if found := study.result(features_name(task)):
+            cuts.append((task, f"{found['responses']:,}", f"{found['cut']:,}"))
+    rates = (f"{rate:g}" for rate in settings.encoder_rates)
+    blocks = [
+        Paragraph(text),
+        points(table, "Accuracy of heads on a frozen encoder", "held-out pairs ranked right, %", "encoder"),
+        *_both(table, f"Above {REFERENCE}."),
+        Cells(("accuracy on the search's pairs, %", *rates), search, "The best of each row was taken."),
+        Cells(("task", "responses", "cut with their prompts to the encoder's length"), cuts),
+    ]
+    return [Section("A pretrained encoder", blocks)]
+
+
+# Tables
+
+
+def _interval(i: Interval, form: str, factor: float = 1.0, sign: bool = False) -> str:
+    def shown(value: float) -> str:
+        if not math.isfinite(value):
+            return "never" if value > 0 else "–"
+        text = form.format(factor * value)
+        if not text.strip("-0."):
+            text = text.removeprefix("-")  # rounded to nothing
+        return f"+{text}" if sign and value > 0 else text
+
+    if i.low == -math.inf and i.high == math.inf:
+        return shown(i.value)  # one seed says nothing of its error
+    return f"{shown(i.value)} ({shown(i.low)} to {shown(i.high)})"
+
+
+def _both(table: Table, caption: str, first: str = "model", form: str | None = None) -> list[Block]:
+    """A table's estimates, and their differences."""
+    return [_cells(table, first, form), _differences(table, caption, form)]
+
+
+def _cells(table: Table, first: str, form: str | None) -> Cells:
+    columns = columns_of(table)
+    rows = [
+        (name, *(_shown(row[c].value, form or FORMS.get(c)) if c in row else "to come" for c in columns))
+        for name, row in table.items()
+        if row
+    ]
+    return Cells((first, *headings(columns)), rows)
+
+
+def _differences(table: Table, caption: str, form: str | None) -> Cells:
+    columns = [c for c in columns_of(table) if any(c in row and row[c].difference for row in table.values())]
+    rows = [
+        (
+            name,
+            *(
+                _shown(row[c].difference, form or FORMS.get(c), True) if c in row and row[c].difference else "–"
+                for c in columns
+            ),
+        )
+        for name, row in table.items()
+        if any(estimate.difference for estimate in row.values())
+    ]
+    return Cells(("difference", *headings(columns)), rows, caption)
+
+
+def _shown(i: Interval, form: str | None, sign: bool = False) -> str:
+    """Shares in percent, what has a form of its own as it is."""
+    return _interval(i, form or "{:.1f}", 1 if form else 100, sign)
+
+
+def _scale_table(study: Study) -> list[Block]:
+    """Accuracy of each scale inside the multi-scale model."""
+    shown = _by_scale(study, lambda seed: reward_name("multi-scale", study.settings.table_size, seed))
+    header = ("scale of the multi-scale model", "accuracy, mean (range over seeds)")
+    return [Cells(header, list(shown.items()))] if shown else []
+
+
+def _real_scale_table(study: Study) -> list[Block]:
+    """Accuracy of each scale inside the multi-scale model, by task."""
+    tasks = study.settings.tasks
+    shown = {task: _by_scale(study, lambda seed, task=task: real_name("multi-scale", task, seed)) for task in tasks}
+    rows = [(task, *found.values()) for task, found in shown.items() if found]
+    header = ("scale of the multi-scale model", *MULTI_SCALE["scales"], "mix")
+    return [Cells(header, rows, "Accuracy, %, mean (range over seeds).")] if rows else []
+
+
+def _by_scale(study: Study, name: Callable[[int], str]) -> dict[str, str]:
+    """Accuracy of the scales and the mix of multi-scale models in percent, where all seeds have ended."""
+    cells = study.results([name(seed) for seed in study.settings.seeds])
+    if len(cells) < len(study.settings.seeds):
+        return {}
+    shown = {}
+    for scale, key in [*((scale, f"accuracy/{scale}") for scale in MULTI_SCALE["scales"]), ("mix", "accuracy")]:
+        values = [100 * cell["metrics"][f"test_{key}"] for cell in cells]
+        shown[scale] = f"{sum(values) / len(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+    return shown
+
+
+def _search_table(study: Study) -> Cells:
+    settings, rows = study.settings, []
+    size, seeds, baseline = settings.table_size, settings.search_seeds, table_baseline(settings)
+    for model in settings.models:
+        for rate in settings.reward_rates:
+            found = study.results([reward_name(model, size, seed, rate) for seed in seeds])
+            if found:
+                accuracy = ", ".join(f"{100 * cell['metrics']['test_accuracy']:.1f}%" for cell in found)
+                rows.append((model, f"{rate:g}", f"{accuracy} ranked right"))
+        for rate in settings.policy_rates:
+            found = study.result(policy_name(model, size, seeds[0], baseline, rate))
+            if found:
+                rows.append((f"{model}, policy", f"{rate:g}", f"{last_tenth(found['curve']):.2f} gold reward"))
+    return Cells(("model", "learning rate", "on the search's seeds"), rows, "The best of each model was taken.")
+
+
+def _real_search_table(study: Study) -> Cells:
+    settings, rows = study.settings, []
+    for task in settings.tasks:
+        for model in settings.models:
+            found = [study.result(real_name(model, task, settings.search_seed, rate)) for rate in settings.rates]
+            cells = [f"{100 * f['metrics']['test_accuracy']:.1f}" if f else "to come" for f in found]
+            pairs = next((f"{len(f['gaps']):,}" for f in found if f), "to come")
+            rows.append((f"{task}, {model}", pairs, *cells))
+    header = ("accuracy on the search's pairs, %", "pairs", *(f"{rate:g}" for rate in settings.rates))
+    return Cells(header, rows, "The best of each row was taken. From few pairs that is a rough choice.")
+
+
+def _examples(study: Study) -> Examples:
+    settings, seed = study.settings, study.settings.seeds[0]
+    prompts = sample_prompts(min(20, settings.test_prompts), SANDBOX_TEST_SEED)
+    names = {"start": start_name(seed)} | {
+        model: policy_name(model, settings.table_size, seed, table_baseline(settings))
+        for model in (REFERENCE, "multi-scale")
+    }
+    found = {label: result for label, name in names.items() if (result := study.result(name)) is not None}
+    rows = {task: i for i, task in reversed(list(enumerate(prompts["task"])))}  # the first prompt of every task
+    cards = [
+        Example(
+            task.replace("_", " "),
+            prompts["prompt"][i][-1]["content"],
+            [
+                Response(label, cell["responses"][i], {"gold reward": f"{cell['gold'][i]:.2f}"})
+                for label, cell in found.items()
+            ],
+        )
+        for task, i in rows.items()
+    ]
+    return Examples(cards if found else [])
+
+
+def _settings_section(study: Study, ended: Sequence[Path]) -> Section:
+    records = [study.record(file.stem) for file in ended]
+    versions = {json.dumps(record["versions"], sort_keys=True) for record in records}
+    hours = sum(record["seconds"] for record in records) / 3600
+    threads = ", ".join(map(str, sorted({record["threads"] for record in records})))
+    spent = f"{len(ended)} cells have ended; together they took {hours:.1f} hours. Threads of each: {threads}."
+    found = [Settings("Versions", json.loads(text)) for text in sorted(versions)]
+    return Section("Settings and versions", [Paragraph(spent), Settings("Settings", vars(study.settings)), *found])

@@ -1,0 +1,387 @@
+"""A page about one training run, read from the folder that the run left."""
+
+import math
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..reward.scales import SCALES
+from ..stats.metrics import Interval
+from ..training.checkpoints import MANIFEST_NAME, what_is_missing
+from ..training.run_record import EXAMPLES_NAME, RUN_NAME, read_json
+from .page import (
+    Block,
+    Example,
+    Examples,
+    Page,
+    Paragraph,
+    Response,
+    Section,
+    Settings,
+    Table,
+    curve_picture,
+    duration,
+    interval_picture,
+    number,
+    shown,
+    write_page,
+)
+from .tables import accuracies_of
+
+STATE_NAME = "trainer_state.json"
+# Figures of the table, in order; `*` is any name.
+_REWARD_FIGURES = "loss accuracy accuracy/* loss/* margin gate/* length_correlation grad_norm"
+_POLICY_FIGURES = (
+    "reward rewards/*/mean kl entropy baseline advantage_std prefix/explained clip_ratio completions/mean_length "
+    "completions/clipped_ratio grad_norm"
+)
+_POLICY_CURVES = {
+    "kl": ("Divergence from the reference", "nats a token"),
+    "entropy": ("Entropy of the policy", "nats a token"),
+    "completions/mean_length": ("Response length", "tokens"),
+    "grad_norm": ("Gradient norm", ""),
+    "prefix/explained": ("Explained by the prefix baseline", "share"),
+}
+
+
+class _Record(NamedTuple):
+    """What a run left. Anything but the log may be empty."""
+
+    folder: Path
+    log: list[dict[str, Any]]  # one dictionary a log, with `step`
+    results: dict[str, Any]  # final figures that the trainer saved apart from the log
+    evaluation: dict[str, Any]  # held-out figures of a reward model, with `eval_`
+    comparison: dict[str, Any]  # of two policies, as the demonstration leaves it
+    run: dict[str, Any]  # run.json
+    model: dict[str, Any]  # config.json
+    examples: list[dict[str, Any]]
+    remarks: list[str]  # what a reader must know about where the figures come from
+
+
+def write_run_report(folder: str | Path) -> Path:
+    """
+    Write a page about a run, `report/index.html` in its folder, with its pictures beside it.
+
+    Args:
+        folder (`str` or `Path`):
+            Output folder of a reward training or of REINFORCE, or the folder of the demonstration.
+
+    Returns:
+        `Path`: The page.
+
+    Raises:
+        `ValueError`: If there is no such folder, no run in it, nothing was logged, or a file is damaged.
+    """
+    return write_page(_build_page(_read_run(Path(folder))), Path(folder, "report"))
+
+
+def _read_run(folder: Path) -> _Record:
+    if not folder.is_dir():
+        raise ValueError(f"'{folder}' is no folder. Give the `output_dir` of a run.")
+    remarks: list[str] = []
+    run, demo = _read_json(folder / RUN_NAME), _read_json(folder / "metrics.json")
+    # Others use such names, too; what has other keys is not ours.
+    run = run if {"started", "command", "options", "versions"} <= run.keys() else {}
+    examples = [card for card in _read_json(folder / EXAMPLES_NAME, []) if {"title", "responses"} <= set(card)]
+    if {"reward_model", "policy", "log"} <= demo.keys():
+        source, results, log = folder / "policy", {}, demo["log"]
+        evaluations, comparison = [demo["reward_model"]], demo["policy"]
+    else:
+        state, source = _newest_state(folder, run)
+        log, comparison = state.get("log_history", []), {}
+        results = _read_json(folder / "all_results.json") | _read_json(folder / "eval_results.json")
+        if source != folder:
+            results = {}  # left by an earlier end
+            why = "The run had not ended" if run else f"The run left no {STATE_NAME} of its end"
+            remarks.append(
+                f"{why}: this page shows it up to step {state.get('global_step')}, from its newest complete "
+                f"checkpoint, {source.name}."
+            )
+        evaluations = [row for row in [results, *log] if "eval_accuracy" in row]
+    model = _read_json(source / "config.json") | _read_json(source / "adapter_config.json")
+    if not any("step" in row for row in log):
+        raise ValueError(
+            f"The run in '{folder}' is empty: its log has no step. Let it train for `logging_steps` steps or more."
+        )
+    return _Record(
+        folder, log, results, evaluations[-1] if evaluations else {}, comparison, run, model, examples, remarks
+    )
+
+
+def _newest_state(folder: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
+    """The trainer's state of most steps, at the end of the run or in a complete checkpoint, and where it is."""
+    checkpoints = {
+        int(path.name.rpartition("-")[2]): path
+        for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        if path.name.rpartition("-")[2].isdecimal() and (path / STATE_NAME).is_file()
+    }
+    for path in checkpoints.values():
+        _read_json(path / MANIFEST_NAME)  # a damaged one is named
+    # Other trainers write no manifest, and theirs are taken as they are
+    ours = bool(run) or any((path / MANIFEST_NAME).is_file() for path in checkpoints.values())
+    complete = {step: path for step, path in checkpoints.items() if not ours or what_is_missing(path) is None}
+    ended = (folder / STATE_NAME).is_file()
+    state = _read_json(folder / STATE_NAME)
+    if complete and max(complete) > state.get("global_step", -1):
+        source = complete[max(complete)]
+        return _read_json(source / STATE_NAME), source
+    if ended:
+        return state, folder
+    if run:
+        raise ValueError(
+            f"The run in '{folder}' was started at {run['started'][-1]} and has neither a {STATE_NAME} nor a complete "
+            "checkpoint. Wait for its first one, or go on with `--resume_from_checkpoint true`."
+        )
+    content = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    below = sorted({str(path.parent) for path in folder.glob(f"*/{STATE_NAME}")})
+    found = ", ".join(content[:12]) + (f" and {len(content) - 12} more" if len(content) > 12 else "") or "nothing"
+    way = f"Give one of the runs below it: {', '.join(below)}." if below else "Give the `output_dir` of a run."
+    raise ValueError(f"'{folder}' holds no run: neither a {STATE_NAME} nor a complete checkpoint, but {found}. {way}")
+
+
+def _read_json(file: Path, absent: Any = None) -> Any:
+    """Content of a file, or `absent`, an empty dictionary where it is not given; both are of one type."""
+    absent = {} if absent is None else absent
+    return read_json(file, type(absent), "Remove it, or restore it.") if file.is_file() else absent
+
+
+def _build_page(record: _Record) -> Page:
+    rows = [row for row in record.log if "loss" in row and "step" in row]
+    policy = any("reward" in row for row in record.log)
+    reward = any("accuracy" in row or "eval_accuracy" in row for row in record.log) or bool(record.evaluation)
+    if not policy and not reward:
+        keys = sorted({key for row in record.log for key in row})
+        raise ValueError(
+            f"The run in '{record.folder}' is neither a reward model's training nor REINFORCE: it logged {keys}, but "
+            "no `accuracy` and no `reward`."
+        )
+    opening, sections = list(record.remarks), []
+    if record.evaluation:
+        text, section = _held_out(record.evaluation, record.log)
+        opening.append(text)
+        sections.append(section)
+    if record.comparison:
+        text, section = _compared(record.comparison)
+        opening.append(text)
+        sections.append(section)
+    if policy and rows:
+        some = max(1, len(rows) // 10)
+        first, last = (number(_mean([row.get("reward") for row in part])) for part in (rows[:some], rows[-some:]))
+        logs = f"{some} logs" if some > 1 else "log"
+        opening.append(f"The mean reward in training went from {first} in the first {logs} to {last} in the last.")
+    opening.append(f"Training was logged up to step {max(row.get('step', 0) for row in record.log):,}.")
+    kind = "Demonstration" if record.comparison else "REINFORCE" if policy else "Reward model"
+    return Page(
+        title=f"{kind}: {'/'.join(record.folder.resolve().parts[-2:])}",
+        lead=" ".join(opening),
+        sections=[*sections, _training(rows, policy), _examples(record, policy), _cost(record), *_settings(record)],
+        footer=f"Written by prefscale {version('prefscale')} from the files of the run.",
+    )
+
+
+def _held_out(figures: Mapping[str, Any], log: list[dict[str, Any]]) -> tuple[str, Section]:
+    """What a reward model's evaluation says: a sentence, and a section."""
+    if "eval_accuracy_low" not in figures:  # of another trainer
+        cells = [(key.removeprefix("eval_"), number(value)) for key, value in figures.items() if "eval_" in key]
+        text = f"It ranks {100 * figures['eval_accuracy']:.1f}% of held-out pairs right."
+        return text, Section("Held-out pairs", [Table(("figure", "value"), cells)])
+    accuracies = accuracies_of(figures, [scale for scale in SCALES if f"eval_accuracy/{scale}" in figures])
+    mix, longer = accuracies["mix"], accuracies["longer wins"]
+    text = (
+        f"On {mix.pairs:,} held-out pairs the mix ranks {100 * mix.value:.1f}% right ({100 * mix.low:.1f} to "
+        f"{100 * mix.high:.1f}); preferring the longer response gets {100 * longer.value:.1f}%."
+    )
+    if mix.low <= longer.value:
+        text += " That is not above the longer-wins rule by more than chance explains."
+    columns = {"loss, nats": "loss", "margin, nats": "margin", "weight in the mix": "gate"}
+    rows = [
+        (
+            name,
+            f"{100 * a.value:.1f}",
+            f"{100 * a.low:.1f} to {100 * a.high:.1f}",
+            str(a.ties),
+            *(number(figures.get(f"eval_{key}/{name}")) for key in columns.values()),
+        )
+        for name, a in accuracies.items()
+    ]
+    table = Table(("score", "accuracy, %", "95% interval", "ties", *columns), rows, "Pairs ranked right, by scale")
+    names = {
+        "eval_loss": "loss, all terms, nats",
+        "eval_margin": "margin of the mix, nats",
+        "eval_length_correlation": "correlation with length",
+        "eval_min_reward": "lowest score",
+        "eval_mean_reward": "mean score",
+        "eval_max_reward": "highest score",
+    }
+    others = [(name, number(figures[key])) for key, name in names.items() if key in figures]
+    percent = {name: Interval(100 * a.value, 100 * a.low, 100 * a.high) for name, a in accuracies.items()}
+    beaten = percent.pop("longer wins")
+    picture = interval_picture(
+        percent, "Held-out accuracy by scale", "pairs ranked right, %", "held-out", 50.0, ("longer wins", beaten)
+    )
+    blocks: list[Block] = [table, picture]
+    evaluations = [row for row in log if "eval_accuracy_low" in row]
+    if len(evaluations) > 1:
+        keys = {name: f"eval_accuracy/{name}" for name in accuracies} | {"mix": "eval_accuracy"}
+        keys["longer wins"] = "eval_accuracy/longer_wins"
+        blocks.append(
+            curve_picture(evaluations, "Held-out accuracy by step", keys, "share of pairs", "held-out-by-step")
+        )
+    return text, Section("Held-out pairs", [*blocks, Table(("figure", "value"), others)])
+
+
+def _compared(comparison: Mapping[str, Any]) -> tuple[str, Section]:
+    """What a judge says of the policy before and after: a sentence, and a section."""
+    wins = comparison["win_rate"]
+    parts = {name: comparison[name] for name in ("before", "after", "gain")} | {f"win rate ({wins[3]} ties)": wins[:3]}
+    rows = [(name, f"{v:.3f}", f"{low:.3f} to {high:.3f}") for name, (v, low, high) in parts.items()]
+    (before, *_), (after, *_) = comparison["before"], comparison["after"]
+    text = (
+        f"The judge gives the policy {before:.2f} before REINFORCE and {after:.2f} after it, on {wins[4]:,} prompts."
+    )
+    return text, Section("Before and after", [Table(("judge's score", "mean", "95% interval"), rows)])
+
+
+def _training(rows: list[dict[str, Any]], policy: bool) -> Section:
+    if not rows:
+        return Section("Training", [Paragraph("No figure of training was logged. Set a smaller logging_steps.")])
+    blocks: list[Block] = []
+    broken = [row["step"] for row in rows if not math.isfinite(row["loss"])]
+    if broken:
+        text = f"The loss was no finite number in {len(broken)} of {len(rows)} logs, first at step {broken[0]:,}."
+        blocks.append(Paragraph(text))
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    if policy:
+        names = _like(keys, "rewards/*/mean")
+        panels = [("reward", "Reward, weighted sum", "mean", {"": "reward"})] if len(names) != 1 else []
+        panels += [(f"reward-{i}", f"Reward by {n.split('/')[1]}", "mean", {"": n}) for i, n in enumerate(names, 1)]
+        panels += [
+            (key.replace("/", "-"), title, unit, {"": key})
+            for key, (title, unit) in _POLICY_CURVES.items()
+            if any(row.get(key) for row in rows)
+        ]
+    else:
+        scales = [f"/{scale}" for scale in SCALES]
+        accuracy = _like(keys, *(f"accuracy{scale}" for scale in scales), "accuracy", "accuracy/longer_wins")
+        labels = {key.partition("/")[2].replace("_", " ") or "mix": key for key in accuracy}
+        gate = {key.partition("/")[2]: key for key in _like(keys, *(f"gate{scale}" for scale in scales))}
+        panels = [
+            ("loss", "Training loss", "nats", {"": "loss"}),
+            ("accuracy", "Training accuracy", "share of pairs", labels),
+            ("gate", "Weight of each scale in the mix", "share", gate if len(gate) > 1 else {}),
+        ]
+    pictures = [curve_picture(rows, title, curves, unit, name) for name, title, unit, curves in panels if curves]
+    some = max(1, len(rows) // 10)
+    parts = {"first log": rows[:1], "last log": rows[-1:]}
+    parts |= {f"mean of the last {some}": rows[-some:]} if some > 1 else {}
+    main = [
+        (key, *(number(_mean([row.get(key) for row in part])) for part in parts.values()))
+        for key in _like(keys, *(_POLICY_FIGURES if policy else _REWARD_FIGURES).split())
+    ]
+    everything = {key: number(rows[-1].get(key)) for key in sorted(keys)}
+    summary = f"All {len(everything)} figures of the last log"
+    return Section("Training", [*blocks, *pictures, Table(("figure", *parts), main), Settings(summary, everything)])
+
+
+def _examples(record: _Record, policy: bool) -> Section:
+    if record.comparison:
+        cards = [
+            Example(
+                f"Prompt {i}",
+                row["prompt"],
+                [Response(side, row[side], {"score": number(row[f"score_{side}"])}) for side in ("before", "after")],
+            )
+            for i, row in enumerate(record.comparison["examples"], 1)
+        ]
+    else:
+        cards = [
+            Example(
+                card["title"],
+                card["prompt"],
+                [
+                    Response(r["label"], r["text"], {name: number(value) for name, value in r["numbers"].items()})
+                    for r in card["responses"]
+                ],
+            )
+            for card in record.examples
+        ]
+    if cards:
+        return Section("Examples", [Examples(cards)])
+    recipe = "train_reinforce.py" if policy else "train_reward.py"
+    text = f"The run kept no examples. recipes/{recipe} leaves them in {EXAMPLES_NAME}, without an option."
+    return Section("Examples", [Paragraph(text)])
+
+
+def _cost(record: _Record) -> Section:
+    latest = record.results | {key: value for row in record.log for key, value in row.items()}  # of each the last
+    starts = len(record.run.get("started", []))
+    seconds = "time of training" + (", since it was last resumed" if starts > 1 else "")
+    rows = [
+        ("steps", number(latest["step"])),
+        ("epochs", number(latest.get("epoch"))),
+        ("tokens", number(latest.get("num_tokens"))),
+        (seconds, duration(latest.get("train_runtime"))),
+        ("time of a step", duration(_mean([row.get("step_time") for row in record.log]))),
+        ("time of the evaluation", duration(record.evaluation.get("eval_runtime"))),
+        ("processes", number(record.run.get("processes", latest.get("num_processes")))),
+        ("device", record.run.get("device", "–")),
+    ]
+    names = {
+        "model_type": "architecture",
+        "num_hidden_layers": "layers",
+        "hidden_size": "width",
+        "vocab_size": "vocabulary",
+        "dtype": "type of the weights",
+        "base_model_name_or_path": "base of the adapter",
+        "r": "rank of the adapter",
+    }
+    rows += [(name, shown(record.model[key])) for key, name in names.items() if record.model.get(key) is not None]
+    settings = record.model.get("multi_scale", {})
+    rows += [("scales", ", ".join(settings["scales"])), ("context", settings["context"])] if settings else []
+    return Section("Model and cost", [Table(("", ""), [row for row in rows if row[1] != "–"])])
+
+
+def _settings(record: _Record) -> list[Section]:
+    run = record.run
+    if not run:
+        text = (
+            f"The run left no {RUN_NAME}, so its command, options, seeds and versions are not known. A run that a "
+            "recipe starts, or that calls save_run before training, shows them here."
+        )
+        found = record.model.get("transformers_version")
+        saved = [Paragraph(f"The model was saved by transformers {found}.")] if found else []
+        return [Section("Settings, versions and seeds", [Paragraph(text), *saved])]
+    changed, default = (
+        {key: value for options in run["options"].values() for key, value in options[kind].items()}
+        for kind in ("changed", "default")
+    )
+    first, *resumed = run["started"]
+    start = {"command": run["command"], "started": first} | ({"resumed": ", ".join(resumed)} if resumed else {})
+    return [
+        Section(
+            "Settings",
+            [
+                Settings("How it was started", start, unfolded=True),
+                Settings(f"{len(changed)} options that differ from their defaults", changed, unfolded=True),
+                Settings(f"{len(default)} options at their defaults", default),
+            ],
+        ),
+        Section(
+            "Versions and seeds",
+            [Table(("", ""), [*run["versions"].items(), *((f, shown(run[f])) for f in ("seed", "data_seed"))])],
+        ),
+    ]
+
+
+def _like(keys: list[str], *patterns: str) -> list[str]:
+    """Keys that match, pattern by pattern."""
+    return [key for pattern in patterns for key in keys if fnmatchcase(key, pattern)]
+
+
+def _mean(values: list[Any]) -> float | None:
+    numbers = [value for value in values if isinstance(value, int | float)]
+    return sum(numbers) / len(numbers) if numbers else None

@@ -1,0 +1,330 @@
+"""What a run needs before it is started: memory of each GPU, tokens and hours, from a model's configuration alone."""
+
+import os
+from dataclasses import asdict
+from typing import NamedTuple
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from ..reward.head import MultiScaleSettings
+from ..reward.model import reward_model_class
+from .memory import (
+    Decoder,
+    Overhead,
+    Parameter,
+    Precision,
+    activation_bytes,
+    cache_bytes,
+    framework_overhead,
+    in_bfloat16,
+    inference_bytes,
+    language_head_activations,
+    model_states,
+    score_activations,
+)
+
+# Rows that `RewardFunction` scores at once.
+REWARD_ROWS = 16
+
+
+class MemoryPlan(NamedTuple):
+    """Bytes on each GPU."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    generation: int  # cache, prompt pass and, under ZeRO-3, the whole weights; 0 for a reward model
+    reward_model: int
+    reference_model: int
+    overhead: Overhead
+
+    @property
+    def total(self) -> int:
+        """All that is held at once: generation and training alternate, so the larger of the two counts."""
+        *held, overhead = self._replace(activations=max(self.activations, self.generation), generation=0)
+        return sum(held) + sum(overhead)
+
+
+class Run(NamedTuple):
+    """How a model is trained, as far as memory goes. TRL's defaults, and those of the files in deepspeed_configs/."""
+
+    rows: int = 8  # of one GPU in one forward and backward pass; a pair is two rows
+    length: int = 1024  # tokens of a row, prompt and completion
+    stage: int = 0  # of ZeRO; 0 is plain data parallelism
+    gpus: int = 1
+    offload: bool = False  # weights and optimizer to the CPU, under stage 3
+    bf16: bool = True  # mixed precision
+    gradient_checkpointing: bool = True
+    completion_length: int = 0  # of a policy; 0 for a reward model
+    generated_rows: int = 0  # of one GPU at once
+    beta: float = 0.0  # of the divergence from a reference model
+
+
+def load_config(name_or_path: str) -> PreTrainedConfig:
+    """
+    Configuration of a decoder.
+
+    Args:
+        name_or_path (`str`):
+            Hub name or folder of a model or an adapter, whose base model is then meant.
+
+    Returns:
+        [`~transformers.PreTrainedConfig`]
+
+    Raises:
+        `ValueError`: If there is none, or it is not that of a dense decoder.
+    """
+    try:
+        if (file := find_adapter_config_file(name_or_path)) is not None:
+            name_or_path = PeftConfig.from_pretrained(os.path.dirname(file)).base_model_name_or_path
+        config = AutoConfig.from_pretrained(name_or_path, num_labels=1)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"'{name_or_path}' has no configuration that can be read ({reason}) Name a model of the hub, or a folder "
+            "with a config.json."
+        ) from None
+    text = config.get_text_config()
+    experts = [key for key in ("num_experts", "num_local_experts", "n_routed_experts") if getattr(text, key, None)]
+    if experts:
+        raise ValueError(
+            f"'{name_or_path}' is a mixture of experts (`{experts[0]}={getattr(text, experts[0])}`), which is not "
+            "planned. Name a dense decoder."
+        )
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise ValueError(
+            f"'{name_or_path}' is of type '{config.model_type}', which is not a decoder. Name a causal model such as "
+            "Qwen3, Llama or GPT-2."
+        )
+    return config
+
+
+def build_model(
+    config: PreTrainedConfig,
+    reward: bool,
+    dtype: torch.dtype = torch.float32,
+    lora_rank: int = 0,
+    load_in_4bit: bool = False,
+    keep_adapter_dtype: bool = False,
+) -> PreTrainedModel | PeftModel:
+    """
+    A model without weights, on the meta device, with the types that TRL's trainers give them.
+
+    Args:
+        config ([`~transformers.PreTrainedConfig`]):
+            Configuration.
+        reward (`bool`):
+            Whether to build our reward model; otherwise a causal model.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
+            Type of the weights.
+        lora_rank (`int`, *optional*, defaults to 0):
+            Rank of LoRA on all linear layers; 0 for none.
+        load_in_4bit (`bool`, *optional*, defaults to `False`):
+            Whether the base model will be in 4 bits, with which TRL makes adapters bfloat16.
+        keep_adapter_dtype (`bool`, *optional*, defaults to `False`):
+            Whether adapters stay in `dtype`, as TRL has it under ZeRO-3; otherwise PEFT makes them float32.
+
+    Returns:
+        [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]
+    """
+    with torch.device("meta"):
+        if reward:
+            if getattr(config, "multi_scale", None) is None:
+                config.multi_scale = asdict(MultiScaleSettings())
+            model = reward_model_class(type(config))._from_config(config, dtype=dtype)
+            model.score.float()  # it stays so outside DeepSpeed
+        else:
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        if lora_rank:
+            task = "SEQ_CLS" if reward else "CAUSAL_LM"
+            lora = LoraConfig(task_type=task, r=lora_rank, target_modules="all-linear")
+            model = get_peft_model(model, lora)
+            adapter_dtype = torch.bfloat16 if load_in_4bit else dtype if keep_adapter_dtype else torch.float32
+            for name, parameter in model.named_parameters():
+                if "lora_" in name:
+                    parameter.data = parameter.data.to(adapter_dtype)
+    return model
+
+
+def list_parameters(
+    model: PreTrainedModel | PeftModel, load_in_4bit: bool = False, double_quantisation: bool = False
+) -> list[Parameter]:
+    """
+    Every parameter of a model once, tied ones too.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Model, on any device.
+        load_in_4bit (`bool`, *optional*, defaults to `False`):
+            Whether linear layers count as 4-bit, but for adapters, heads and what is tied to the embedding: those
+            that Transformers hands to bitsandbytes.
+        double_quantisation (`bool`, *optional*, defaults to `False`):
+            Whether their constants are quantised, too.
+
+    Returns:
+        `list[Parameter]`
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    outside = [base.get_output_embeddings(), base.get_input_embeddings()]
+    kept = {id(module.weight) for module in outside if module is not None}
+    packed = set()
+    for name, module in base.named_modules():
+        linear = type(module) in (nn.Linear, Conv1D) and "lora_" not in name
+        if load_in_4bit and linear and id(module.weight) not in kept:
+            packed.add(id(module.weight))
+    return [
+        Parameter(
+            numel=parameter.numel(),
+            itemsize=parameter.itemsize,
+            trainable=parameter.requires_grad,
+            decays=parameter.ndim > 1,  # Transformers goes by name: biases and norms, which are all that are vectors
+            quantised=id(parameter) in packed,
+            double_quantised=double_quantisation,
+        )
+        for parameter in model.parameters()
+    ]
+
+
+def decoder_shape(model: PreTrainedModel | PeftModel, load_in_4bit: bool = False) -> Decoder:
+    """
+    Shape of a model's decoder, read off its first layer.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Model.
+        load_in_4bit (`bool`, *optional*, defaults to `False`):
+            Whether linear layers will be in 4 bits.
+
+    Returns:
+        [`~toolkit.planning.memory.Decoder`]
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    config = base.config.get_text_config()
+    layers = config.num_hidden_layers
+    lists = [module for module in base.modules() if isinstance(module, nn.ModuleList) and len(module) == layers]
+    modules = [(name, module) for name, module in lists[0][0].named_modules() if "lora_" not in name]
+    # A linear map of GPT-2 has its weight the other way round.
+    linears = [(name, *module.weight.shape[::-1]) for name, module in modules if type(module) is nn.Linear]
+    linears += [(name, *module.weight.shape) for name, module in modules if type(module) is Conv1D]
+    norms = [(name, module) for name, module in modules if "Norm" in type(module).__name__]
+    inner = [name for name, _ in norms if name.endswith(("q_norm", "k_norm"))]
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return Decoder(
+        layers=layers,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+        head_dim=head_dim,
+        intermediate=linears[-1][1],  # what the last map of the layer, back to the residual stream, reads
+        vocabulary=config.vocab_size,
+        linears=len(linears),
+        linear_inputs=sum(width for _, width, _ in linears),
+        linear_weights=0 if load_in_4bit else sum(width * out for _, width, out in linears),
+        norms=len(norms) - len(inner),
+        gated=any("gate" in name for name, _, _ in linears),
+        query_norm=bool(inner),
+        layer_norm=any(isinstance(module, nn.LayerNorm) for _, module in norms),
+        stored_scores=config._attn_implementation == "eager",
+    )
+
+
+def plan_memory(
+    model: PreTrainedModel | PeftModel,
+    run: Run,
+    reward_model: PreTrainedModel | PeftModel | None = None,
+    load_in_4bit: bool = False,
+    double_quantisation: bool = False,
+) -> MemoryPlan:
+    """
+    Bytes that a run holds on each GPU. The formulas are in [`toolkit.planning.memory`] and docs/memory.md.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            What is trained, on the meta device, in the types in which it is loaded: see [`build_model`].
+        run ([`Run`]):
+            How it is trained.
+        reward_model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`], *optional*):
+            What scores a policy's completions. Whole on every GPU, but under ZeRO-3.
+        load_in_4bit (`bool`, *optional*, defaults to `False`):
+            Whether the base model is in 4 bits.
+        double_quantisation (`bool`, *optional*, defaults to `False`):
+            Whether the constants of 4 bits are quantised, too.
+
+    Returns:
+        [`MemoryPlan`]
+
+    Raises:
+        `ValueError`: If what is asked for does not go together.
+    """
+    _check(run, isinstance(model, PeftModel), load_in_4bit)
+    parameters = list_parameters(model, load_in_4bit, double_quantisation)
+    decoder = decoder_shape(model, load_in_4bit)
+    adapters = {name: parameter for name, parameter in model.named_parameters() if "lora_" in name}
+    lora_rank = model.peft_config["default"].r if adapters else 0
+    loaded = model.get_input_embeddings().weight.itemsize
+    adapter_itemsize = next((parameter.itemsize for parameter in adapters.values()), 0)
+    precision = Precision(loaded, run.bf16, adapter_itemsize)
+    if run.stage and run.bf16:  # DeepSpeed casts the weights instead of the products
+        parameters, precision = in_bfloat16(parameters), Precision(2, False, 2 if adapters else 0)
+    # The files in deepspeed_configs/ leave both sizes to Transformers, which derives them from the width.
+    persistent, bucket = 10 * decoder.hidden, decoder.hidden**2
+    states = model_states(parameters, run.stage, run.gpus, persistent, run.offload)
+    shape = (decoder, precision, run.rows, run.length)
+    head = score_activations(*shape, lora_rank)
+    if run.completion_length:
+        head = language_head_activations(*shape, run.completion_length, lora_rank)
+    activations = activation_bytes(
+        *shape, run.gradient_checkpointing, head, lora_rank, sum(p.numel() for p in adapters.values())
+    )
+    overhead = framework_overhead(
+        parameters, run.stage, run.gpus, persistent, bucket, run.offload, activations=activations
+    )
+    generation = reward = reference = 0
+    if run.completion_length:
+        prompt = run.length - run.completion_length
+        generation = cache_bytes(decoder, run.generated_rows, run.length, precision.weights)
+        generation += inference_bytes(decoder, run.generated_rows, prompt, precision.products)
+        generation += 4 * run.generated_rows * decoder.vocabulary  # the last token's logits in float32
+        if run.stage == 3:  # TRL's `ds3_gather_for_generation` puts the whole model together
+            generation += sum(p.nbytes for p in parameters)
+        if run.beta and not adapters:  # with LoRA the reference is the policy without its adapter
+            reference = _frozen_bytes(parameters, run, persistent)
+    if reward_model is not None:
+        shape = decoder_shape(reward_model)
+        frozen = list_parameters(reward_model)
+        itemsize = reward_model.get_input_embeddings().weight.itemsize
+        reward = _frozen_bytes(frozen, run, 10 * shape.hidden)
+        reward += inference_bytes(shape, min(REWARD_ROWS, run.generated_rows), run.length, itemsize)
+    return MemoryPlan(*states, activations, generation, reward, reference, overhead)
+
+
+def _frozen_bytes(parameters: list[Parameter], run: Run, persistent: int) -> int:
+    """Bytes of a model that is not trained: partitioned under ZeRO-3 alone."""
+    frozen = [parameter._replace(trainable=False) for parameter in parameters]
+    if run.stage == 3:
+        frozen = in_bfloat16(frozen) if run.bf16 else frozen
+        return model_states(frozen, 3, run.gpus, persistent, run.offload).weights
+    return model_states(frozen).weights
+
+
+def _check(run: Run, lora: bool, load_in_4bit: bool) -> None:
+    for name in ("rows", "length", "gpus"):
+        if getattr(run, name) < 1:
+            raise ValueError(f"`{name}` is {getattr(run, name)}. It must be 1 or more.")
+    if load_in_4bit and not lora:
+        raise ValueError(
+            "4-bit weights cannot be trained themselves. Add `--lora-rank`, or leave out `--load-in-4bit`."
+        )
+    if run.offload and run.stage != 3:
+        raise ValueError(f"Offloading is of ZeRO-3, but the stage is {run.stage}. Use `--zero 3`, or leave it out.")
+    if run.completion_length >= run.length:
+        raise ValueError(
+            f"Completions of {run.completion_length} tokens leave nothing of rows of {run.length} for the prompt. "
+            "`--length` counts both: make it larger."
+        )

@@ -1,0 +1,204 @@
+"""Passes of a policy over responses, several of which answer the same prompt: its tokens go through the model once."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel, StaticCache
+from transformers.cache_utils import StaticLayer
+
+from ..data.packing import branch_mask, group_by_prefix, pack_rows
+from ..data.positions import positions_from
+
+
+class PolicyBatch(NamedTuple):
+    """Inputs of a pass over `B` responses of at most `W` tokens, packed into rows, and where to read its output."""
+
+    inputs: dict[str, Tensor]  # of the model, with `shift_labels`
+    index: Tensor  # (B, W) int64, where the log-probability of each token is in the flattened output; -1 on padding
+
+
+def policy_batch(
+    model: PreTrainedModel, prompts: list[list[int]], responses: list[list[int]], pad_token_id: int, share: bool
+) -> PolicyBatch:
+    """
+    Lay out prompts and responses as `[prompt but its last token | branch | branch | …]`.
+
+    A branch is the prompt's last token with the response but its last: its hidden states predict the response, the
+    first token as well, and the last is never read.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Policy, without wrappers; its configuration decides on the mask's form.
+        prompts (`list[list[int]]`):
+            Prompt of each response; not empty.
+        responses (`list[list[int]]`):
+            Token ids of each response.
+        pad_token_id (`int`):
+            Id on padding.
+        share (`bool`):
+            Whether responses to one prompt share its tokens; without it each has a row of its own.
+
+    Returns:
+        [`PolicyBatch`]
+    """
+    rows = [prompt + response[:-1] for prompt, response in zip(prompts, responses, strict=True)]
+    shared = [len(prompt) - 1 for prompt in prompts]
+    groups = group_by_prefix(rows, shared, len(rows)) if share else [[i] for i in range(len(rows))]
+    order = [i for group in groups for i in group]
+    packed = pack_rows([[rows[i] for i in group] for group in groups], [shared[g[0]] for g in groups], pad_token_id)
+    labels = torch.full((packed.input_ids.numel(),), -100)
+    index = torch.full((len(rows), max(1, *map(len, responses))), -1)
+    for row, i in enumerate(order):
+        length = len(responses[i])
+        index[i, :length] = packed.token_index[row, shared[i] : shared[i] + length]
+        labels[index[i, :length]] = torch.tensor(responses[i], dtype=torch.long)
+    inputs = {"input_ids": packed.input_ids, "shift_labels": labels.view_as(packed.input_ids)}
+    if len(groups) < len(rows):
+        mask = branch_mask(model, packed.branch_ids.to(model.device))
+        inputs |= {"attention_mask": mask, "position_ids": packed.position_ids}
+    elif not share:
+        inputs["attention_mask"] = packed.attention_mask
+    # Else plain rows padded on the right, which causal attention needs no mask for.
+    return PolicyBatch({key: value.to(model.device) for key, value in inputs.items()}, index.to(model.device))
+
+
+def unpadded(input_ids: Tensor, attention_mask: Tensor, response_width: int) -> tuple[list[Any], list[Any]]:
+    """
+    Token ids of prompts and responses, without their padding.
+
+    Args:
+        input_ids (`torch.Tensor` of shape `(B, T)`, int64):
+            Prompts padded on the left, then responses padded on the right.
+        attention_mask (`torch.Tensor` of shape `(B, T)`):
+            1 on real tokens.
+        response_width (`int`):
+            Columns of the responses.
+
+    Returns:
+        `tuple[list[list[int]], list[list[int]]]`: Prompts and responses.
+    """
+    sizes = [input_ids.size(1) - response_width, response_width]
+    ids, mask = (tensor.cpu().split(sizes, dim=1) for tensor in (input_ids, attention_mask.bool()))
+    prompts, responses = (
+        [row[keep].tolist() for row, keep in zip(*side, strict=True)] for side in zip(ids, mask, strict=True)
+    )
+    return prompts, responses
+
+
+def response_log_probs(
+    model: nn.Module,
+    decoder: PreTrainedModel,
+    prompts: list[list[int]],
+    responses: list[list[int]],
+    *,
+    width: int,
+    batch_size: int,
+    pad_token_id: int,
+    share: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """
+    Log-probability of every token of the responses, and the entropy of what it was drawn from.
+
+    Args:
+        model ([`~torch.nn.Module`]):
+            Policy as it is wrapped for training, with TRL's fused head ([`trl.trainer.utils.add_fused_lm_head`]).
+        decoder ([`~transformers.PreTrainedModel`]):
+            The same without wrappers.
+        prompts (`list[list[int]]` of length `B`):
+            Prompt of each response; not empty.
+        responses (`list[list[int]]` of length `B`):
+            Token ids of each response, at most `width`.
+        width (`int`):
+            Width of the result.
+        batch_size (`int`):
+            Responses of a forward pass. The number of passes follows from it alone, so all processes make as many.
+        pad_token_id (`int`):
+            Id on padding.
+        share (`bool`):
+            Whether responses to one prompt share its tokens in a pass.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]` of shape `(B, width)`, float32: Log-probabilities and entropies in nats, 0
+        after a response; `None` for entropies that the fused head does not give.
+    """
+    whole = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+    order = [i for group in group_by_prefix(whole, list(map(len, prompts)), len(whole)) for i in group]
+    found = []
+    for first in range(0, len(order), batch_size):
+        chunk = order[first : first + batch_size]
+        batch = policy_batch(decoder, [prompts[i] for i in chunk], [responses[i] for i in chunk], pad_token_id, share)
+        output = model(**batch.inputs, fused_lm_head=True)
+        found.append([_by_response(values, batch.index, width) for values in (output.log_probs, output.entropy)])
+    place = torch.tensor(order).argsort()
+    logps, entropies = (None if parts[0] is None else torch.cat(parts)[place] for parts in zip(*found, strict=True))
+    return logps, entropies
+
+
+def _by_response(values: Tensor | None, index: Tensor, width: int) -> Tensor | None:
+    if values is None:
+        return None
+    read = values.flatten()[index.clamp(min=0)].float() * (index >= 0)
+    return F.pad(read, (0, width - index.size(1)))
+
+
+class _OneTypeLayer(StaticLayer):
+    """A layer that takes keys and values of two types, as they come under autocast: rotary keys stay in float32."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        return super().update(key_states.to(self.dtype), value_states.to(self.dtype), *args, **kwargs)
+
+
+def prefill_once(model: PreTrainedModel) -> None:
+    """
+    Let `generate` run each distinct prompt of a batch through the model once, and give its cache to all its rows.
+
+    Transformers runs every row, also those that repeat a prompt for another sample, and then copies the whole cache
+    for every token that it appends. This one has its full size from the beginning.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Policy, without wrappers and with full attention in every layer. Its `generate` is replaced on this
+            instance. Calls other than TRL's own, of a batch padded on the left with one sequence a row and a
+            `generation_config` that has `max_new_tokens`, are Transformers'.
+    """
+    generate: Callable[..., Any] = model.generate
+    config = model.config.get_text_config()
+
+    def fits(generation_config: GenerationConfig) -> bool:
+        sequences = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
+        return bool(generation_config.max_new_tokens) and sequences == 1 and not generation_config.cache_implementation
+
+    @wraps(generate)
+    def generate_from_copies(*args: Any, **kwargs: Any) -> Any:
+        own = kwargs.keys() == {"input_ids", "attention_mask", "generation_config"} and not args
+        # `generate` runs the last token itself, so that one token alone leaves nothing to share
+        if not own or not fits(kwargs["generation_config"]) or kwargs["input_ids"].size(1) == 1:
+            return generate(*args, **kwargs)
+        input_ids, attention_mask = kwargs["input_ids"], kwargs["attention_mask"]
+        length, generation_config = input_ids.size(1), kwargs["generation_config"]
+        rows = torch.cat([input_ids, attention_mask], dim=1)
+        distinct, place = rows.unique(dim=0, return_inverse=True)
+        ids, mask = distinct.chunk(2, dim=1)
+        prefilled = DynamicCache(config=config)
+        model(
+            input_ids=ids[:, :-1],
+            attention_mask=mask[:, :-1],
+            position_ids=positions_from(mask)[:, :-1],
+            past_key_values=prefilled,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache = StaticCache(config=config, max_cache_len=length + generation_config.max_new_tokens)
+        cache.layers = [_OneTypeLayer(layer.max_cache_len) for layer in cache.layers]
+        for i, layer in enumerate(prefilled.layers):
+            cache.update(layer.keys[place], layer.values[place], i)
+            layer.keys = layer.values = None  # not held beside their copies
+        return generate(**kwargs, past_key_values=cache)
+
+    model.generate = generate_from_copies

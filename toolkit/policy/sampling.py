@@ -1,0 +1,72 @@
+"""Responses of a policy to a list of prompts, outside any trainer."""
+
+import torch
+from tqdm.auto import tqdm
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.tokens import Messages
+
+
+def sample_responses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str] | list[Messages],
+    *,
+    max_new_tokens: int,
+    seed: int,
+    temperature: float = 1.0,
+    batch_size: int = 64,
+) -> list[str]:
+    """
+    One sampled response to every prompt.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Causal model.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer, with a chat template where the prompts are messages.
+        prompts (`list[str]` or `list[list[dict[str, str]]]`):
+            Prompts, plain or messages. A prompt that stands there twice gets two responses.
+        max_new_tokens (`int`):
+            Most tokens of a response.
+        seed (`int`):
+            Seed of the samples; the state of the global generators is left as it was.
+        temperature (`float`, *optional*, defaults to `1.0`):
+            Sampling temperature; 0 takes the likeliest token every time.
+        batch_size (`int`, *optional*, defaults to `64`):
+            Prompts that are answered together.
+
+    Returns:
+        `list[str]`: Texts of the responses, without special tokens.
+    """
+    config = GenerationConfig(
+        **({"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}),
+        max_new_tokens=max_new_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=model.generation_config.eos_token_id or tokenizer.eos_token_id,
+        disable_compile=True,
+    )
+    texts = [
+        prompt
+        if isinstance(prompt, str)
+        else tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        for prompt in prompts
+    ]
+    training, responses = model.training, []
+    model.eval()
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.no_grad():
+        torch.manual_seed(seed)
+        for first in tqdm(range(0, len(texts), batch_size), desc="Sampling responses", leave=False):
+            batch = tokenizer(
+                texts[first : first + batch_size],
+                return_tensors="pt",
+                padding=True,
+                padding_side="left",
+                add_special_tokens=isinstance(prompts[0], str),
+                return_token_type_ids=False,
+            ).to(model.device)
+            ids = model.generate(**batch, generation_config=config)[:, batch["input_ids"].size(1) :]
+            responses += tokenizer.batch_decode(ids, skip_special_tokens=True)
+    model.train(training)
+    return responses

@@ -1,0 +1,1 @@
+"""The reward model that scores at several scales."""

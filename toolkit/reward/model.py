@@ -1,0 +1,364 @@
+"""The multi-scale reward model: any decoder that `AutoModelForSequenceClassification` knows, with a head that scores
+tokens, segments and the response, mixed by a gate that reads the prompt."""
+
+import inspect
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+from transformers.utils.hub import cached_file
+
+from ..data.packing import branch_mask
+from ..data.positions import find_response_start, last_kept, positions_from, response_mask, segment_ends
+from .adapter_files import adapter_folder, load_adapter_settings, restore_adapter_dtype
+from .head import MultiScaleHead, MultiScaleSettings
+from .scales import SCALES, mix, scale_prefix_values
+
+# Which file of a name is meant, and how it is fetched; the same for models, configurations and tokenizers
+HUB_OPTIONS = ("revision", "trust_remote_code", "token", "cache_dir")
+
+
+@dataclass
+class MultiScaleRewardOutput(ModelOutput):
+    """
+    Output of the multi-scale reward model. `B` rows, `T` tokens, `S` scales in the order of `settings.scales`.
+
+    Args:
+        logits (`torch.Tensor` of shape `(B, 1)`, float32):
+            The score, where TRL and Transformers look for it.
+        scale_scores (`torch.Tensor` of shape `(B, S)`, float32):
+            Score of each scale on its own.
+        gate (`torch.Tensor` of shape `(B, S)`, float32):
+            Weight of each scale; a row sums to 1.
+        prefix_values (`torch.Tensor` of shape `(B, T, S)`, float32):
+            Each scale's value of the response up to and including each token; 0 outside the response.
+        prompt_value (`torch.Tensor` of shape `(B, S)`, float32):
+            The same for the empty response: the response head read on the last prompt token, 0 at the other scales.
+        token_scores (`torch.Tensor` of shape `(B, T)`, float32):
+            Score of each token; 0 outside the response.
+        segment_scores (`torch.Tensor` of shape `(B, T)`, float32):
+            Score of each segment at its last token; 0 elsewhere.
+        response_mask (`torch.Tensor` of shape `(B, T)`, bool):
+            Tokens of the response.
+        segment_ends (`torch.Tensor` of shape `(B, T)`, bool):
+            Last token of each segment, that of one still open at the end included.
+    """
+
+    logits: Tensor | None = None
+    scale_scores: Tensor | None = None
+    gate: Tensor | None = None
+    prefix_values: Tensor | None = None
+    prompt_value: Tensor | None = None
+    token_scores: Tensor | None = None
+    segment_scores: Tensor | None = None
+    response_mask: Tensor | None = None
+    segment_ends: Tensor | None = None
+
+
+class MultiScaleMixin:
+    """
+    Stands before an architecture's own classification class and scores at several scales.
+
+    The backbone, its loading, saving, sharding and quantisation stay Transformers'; only the head and what is read
+    from it are ours.
+    """
+
+    _keep_in_fp32_modules_strict = frozenset({"score"})  # which also keeps it out of 4-bit and 8-bit
+    _boundary_cache: Tensor | None = None
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        if not isinstance(getattr(self, "score", None), nn.Linear):
+            raise ValueError(
+                f"{type(self).__name__} has no linear head called `score`, so it is not a decoder with a stock reward "
+                "head. Use a causal model such as Qwen3, Llama, GPT-NeoX or GPT-2."
+            )
+        self.settings = MultiScaleSettings(**config.multi_scale)
+        self.score = MultiScaleHead(config.get_text_config().hidden_size, self.settings)
+        # The stock class has initialised all its modules; the new head goes through the same door.
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, MultiScaleHead):
+            std = getattr(self.config.get_text_config(), "initializer_range", 0.02)  # as Transformers has it
+            for name, parameter in module.named_parameters():
+                # The gate starts even and the prompt has no say at first: training begins as the plain mean of scales.
+                unused = name == "weight" and "response" not in module.scales
+                if name in ("gate", "gate_bias", "context_response") or unused:
+                    init.zeros_(parameter)
+                elif name != "weight":
+                    init.normal_(parameter, mean=0.0, std=std)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        response_start: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        branch_ids: Tensor | None = None,
+        token_index: Tensor | None = None,
+        **kwargs: Any,
+    ) -> MultiScaleRewardOutput:
+        """
+        Score a batch of prompts with their responses.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(B, T)`, int64):
+                Prompt and response of each row, padded on either side.
+            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*):
+                1 on real tokens; where it is not given every token is real.
+            response_start (`torch.Tensor` of shape `(B,)`, int64, *optional*):
+                Index of each row's first response token, padding included. Where it is not given, the response starts
+                after the last response marker that was saved with the model.
+            position_ids (`torch.Tensor` of shape `(B, T)`, int64, *optional*):
+                Positions; counted from each row's first real token where they are not given.
+            branch_ids (`torch.Tensor` of shape `(B, T)`, int64, *optional*):
+                With `token_index` and `position_ids`, for rows packed by [`~toolkit.data.packing.pack_rows`]: the
+                output is that of the `R` rows by themselves, and `response_start` counts in them.
+            token_index (`torch.Tensor` of shape `(R, W)`, int64, *optional*):
+                Where the tokens of each row are among the `B * T`.
+
+        Returns:
+            [`MultiScaleRewardOutput`]
+
+        Raises:
+            `ValueError`: If the response cannot be found.
+        """
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        backbone = getattr(self, self.base_model_prefix)
+        if token_index is not None:
+            mask = branch_mask(backbone, branch_ids)
+            hidden = backbone(input_ids, attention_mask=mask, position_ids=position_ids, **kwargs).last_hidden_state
+            input_ids = input_ids.flatten()[token_index.clamp(min=0)]
+            return self._read(hidden, input_ids, token_index >= 0, response_start, token_index)
+        if response_start is None:
+            response_start = self._find_response_start(input_ids, attention_mask)
+        if position_ids is None and "position_ids" in inspect.signature(backbone.forward).parameters:
+            position_ids = positions_from(attention_mask)
+        if position_ids is not None:
+            kwargs["position_ids"] = position_ids
+        hidden = backbone(input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
+        return self._read(hidden, input_ids, attention_mask, response_start)
+
+    def _read(
+        self,
+        hidden: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        response_start: Tensor,
+        token_index: Tensor | None = None,
+    ) -> MultiScaleRewardOutput:
+        response = response_mask(response_start, attention_mask)
+        context = (response_start - 1).clamp(min=0)
+        head = self.score(hidden, context, token_index)
+        boundary = torch.isin(input_ids, self._boundary_ids(input_ids.device)) & response
+        ends = segment_ends(boundary, response)
+        chosen = [SCALES.index(scale) for scale in self.settings.scales]
+        prefix = scale_prefix_values(head.token, head.segment, head.response, boundary, ends, response)[..., chosen]
+
+        rows = torch.arange(input_ids.size(0), device=input_ids.device)
+        last = last_kept(response)
+        scale_scores = prefix[rows, last]
+        # A segment that is still open when the response stops ends there.
+        ends = ends | (response & ~boundary & (torch.arange(response.size(1), device=last.device) == last[:, None]))
+        at_prompt = head.response.new_zeros(rows.numel(), len(SCALES))
+        at_prompt[:, SCALES.index("response")] = head.response[rows, context]
+        return MultiScaleRewardOutput(
+            logits=mix(scale_scores, head.gate)[:, None],
+            scale_scores=scale_scores,
+            gate=head.gate,
+            prefix_values=prefix,
+            prompt_value=at_prompt[:, chosen],
+            token_scores=head.token * response,
+            segment_scores=head.segment * ends,
+            response_mask=response,
+            segment_ends=ends,
+        )
+
+    def set_layout(self, response_marker_ids: list[int], segment_boundary_ids: list[int]) -> None:
+        """
+        Remember, for saving too, how the response and its segments are found in token ids.
+
+        Args:
+            response_marker_ids (`list[int]`):
+                Ids that the chat template writes before the assistant's turn; empty for plain text.
+            segment_boundary_ids (`list[int]`):
+                Ids that end a segment.
+        """
+        self.settings.response_marker_ids = list(response_marker_ids)
+        self.settings.segment_boundary_ids = list(segment_boundary_ids)
+        self.config.multi_scale = asdict(self.settings)
+        self._boundary_cache = None
+
+    def _boundary_ids(self, device: torch.device) -> Tensor:
+        # Not a buffer: loading by way of the meta device leaves a buffer that the checkpoint lacks undefined.
+        if self._boundary_cache is None or self._boundary_cache.device != device:
+            self._boundary_cache = torch.tensor(self.settings.segment_boundary_ids, dtype=torch.long, device=device)
+        return self._boundary_cache
+
+    def _find_response_start(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        if self.settings.response_marker_ids:
+            return find_response_start(input_ids, attention_mask, self.settings.response_marker_ids)
+        if self.settings.scales == ["response"] and self.settings.context == "none":
+            return last_kept(attention_mask)  # only the last token is read, wherever the response starts
+        raise ValueError(
+            "This reward model was trained on plain text, without a chat template that marks where the response "
+            "starts. Pass `response_start`, or score with `toolkit.RewardFunction`, which knows."
+        )
+
+
+@cache
+def reward_model_class(config_class: type) -> type[PreTrainedModel]:
+    """
+    The multi-scale reward model of an architecture, whose configuration must have `multi_scale`.
+
+    Args:
+        config_class (`type`):
+            Class of its configuration.
+
+    Returns:
+        `type`: A subclass of the architecture's own sequence classification class.
+
+    Raises:
+        `ValueError`: If Transformers has no such class.
+    """
+    try:
+        stock = AutoModelForSequenceClassification._model_mapping[config_class]
+    except KeyError:
+        raise ValueError(f"Transformers has no sequence classification class for {config_class.__name__}.") from None
+    # It bears the stock name, since Transformers writes the class's name into `config.json`, and serving engines
+    # that go by that name should find the class that they know.
+    return type(stock.__name__, (MultiScaleMixin, stock), {"__module__": __name__, "__doc__": MultiScaleMixin.__doc__})
+
+
+def base_reward_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """
+    The multi-scale reward model itself, with or without an adapter around it.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            A reward model, or an adapter on one.
+
+    Returns:
+        [`~transformers.PreTrainedModel`]
+
+    Raises:
+        `ValueError`: If it is another kind of model.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if not isinstance(base, MultiScaleMixin):
+        raise ValueError(
+            f"{type(base).__name__} is not a multi-scale reward model. Load it with AutoModelForMultiScaleReward; "
+            "give a stock reward model to a trainer's `reward_funcs` directly."
+        )
+    return base
+
+
+class AutoModelForMultiScaleReward:
+    """Loads a multi-scale reward model, or begins one from a causal-LM or classification checkpoint."""
+
+    @staticmethod
+    def from_pretrained(
+        name_or_path: str, settings: MultiScaleSettings | None = None, **kwargs: Any
+    ) -> PreTrainedModel | PeftModel:
+        """
+        Load a checkpoint with the architecture's own class and the multi-scale head.
+
+        Args:
+            name_or_path (`str`):
+                Hub name or folder of a model, or of a LoRA adapter that `MultiScaleRewardTrainer` saved.
+            settings ([`MultiScaleSettings`], *optional*):
+                Scales and context of a new reward model. Not needed, and taken from the checkpoint, for one that was
+                trained here.
+            kwargs (`dict`, *optional*):
+                What `AutoModelForSequenceClassification.from_pretrained` takes: `dtype`, `attn_implementation`,
+                `quantization_config`, `device_map`, `revision`, …
+
+        Returns:
+            [`~transformers.PreTrainedModel`], or [`~peft.PeftModel`] for an adapter.
+
+        Raises:
+            `ValueError`: If the checkpoint is not a multi-scale reward model and no `settings` are given, or its
+            architecture has no stock reward head.
+        """
+        shared = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
+        folder = adapter_folder(name_or_path, **{key: shared[key] for key in shared if key != "trust_remote_code"})
+        if folder is not None:
+            base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+            settings = settings or load_adapter_settings(folder)
+            fetched = folder != name_or_path  # in the revision that is given, which then is not the base's
+            of_base = {key: value for key, value in kwargs.items() if not (fetched and key == "revision")}
+            model = AutoModelForMultiScaleReward.from_pretrained(base, settings, **of_base)
+            # PEFT would freeze it, but a whole model can be trained on when it is loaded, and so can this.
+            return restore_adapter_dtype(PeftModel.from_pretrained(model, folder, is_trainable=True), folder)
+
+        config = AutoConfig.from_pretrained(name_or_path, num_labels=1, **shared)
+        saved = getattr(config, "multi_scale", None)
+        if settings is None and saved is None:
+            raise ValueError(
+                f"'{name_or_path}' is not a multi-scale reward model: its config.json has no `multi_scale`. Train it "
+                "with MultiScaleRewardTrainer first, or pass `settings=MultiScaleSettings()` to begin a new head."
+            )
+        if settings is not None:
+            config.multi_scale = asdict(settings)
+        model = reward_model_class(type(config)).from_pretrained(name_or_path, config=config, **kwargs)
+        keep_gradients_in_4bit(model)
+        for parameter in model.score.parameters():
+            # Transformers keeps in float32 what it reads, not what a checkpoint lacks: a new head, or an adapter's.
+            if not hasattr(parameter, "ds_id"):  # in pieces under ZeRO-3, whose dtype is DeepSpeed's to settle
+                parameter.data = parameter.data.float()
+        if "response" not in model.settings.scales:
+            # It takes no part in the score and stays 0. Frozen here, since loading makes every parameter trainable.
+            model.score.weight.requires_grad_(False)
+        return model
+
+
+def load_tokenizer(name_or_path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
+    """
+    Tokenizer of a model, or the one beside an adapter, which may have another template than its base's.
+
+    Args:
+        name_or_path (`str`):
+            Hub name or folder of a model or an adapter.
+        kwargs (`dict`, *optional*):
+            `revision`, `trust_remote_code`, `token` and `cache_dir`; other options of `from_pretrained` are left out.
+
+    Returns:
+        [`~transformers.PreTrainedTokenizerBase`]: That of the base, where an adapter has none beside it.
+    """
+    kwargs = {key: kwargs[key] for key in HUB_OPTIONS if kwargs.get(key) is not None}
+    of_hub = {key: value for key, value in kwargs.items() if key != "trust_remote_code"}
+    folder = adapter_folder(name_or_path, **of_hub)
+    own = cached_file(name_or_path, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **of_hub)
+    if folder is None or own is not None:
+        return AutoTokenizer.from_pretrained(name_or_path, **kwargs)
+    if folder != name_or_path:
+        kwargs.pop("revision", None)  # which is the adapter's
+    return AutoTokenizer.from_pretrained(PeftConfig.from_pretrained(folder).base_model_name_or_path, **kwargs)
+
+
+def keep_gradients_in_4bit(model: nn.Module) -> None:
+    """
+    Stop bitsandbytes from packing 4-bit weights anew at their first evaluation, which it does for good on CPUs with
+    bfloat16 instructions: no gradient passes through them afterwards, and their scales are rounded.
+
+    Args:
+        model (`torch.nn.Module`):
+            A model with or without such weights.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

@@ -1,0 +1,324 @@
+"""A multi-scale reward model as a plain callable, for the `reward_funcs` of TRL's trainers and for anything else."""
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import extract_model_from_parallel, gather_object
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils.logging import get_logger
+from trl.models import prepare_deepspeed
+from trl.trainer.utils import get_config_model_id
+
+from ..data.packing import fill_batches, group_by_prefix, pack_rows, why_not_shared
+from ..data.tokens import (
+    EncodedResponse,
+    Messages,
+    TurnParts,
+    cut_prompt,
+    encode_response,
+    end_ids,
+    row_template_kwargs,
+    turn_parts,
+)
+from .model import AutoModelForMultiScaleReward, MultiScaleRewardOutput, base_reward_model, load_tokenizer
+
+logger = get_logger(__name__)
+
+
+class ResponseScore(NamedTuple):
+    """Score of one response. `R` tokens of the response as the reward model reads it, `S` scales. On the CPU."""
+
+    reward: float
+    scale_scores: Tensor  # (S,) float32
+    gate: Tensor  # (S,) float32
+    prefix_values: Tensor  # (R, S) float32, gate-weighted value of the response up to and including each token
+    prompt_value: Tensor  # (S,) float32, gate-weighted value of the empty response
+    token_scores: Tensor  # (R,) float32
+    segment_scores: Tensor  # (R,) float32, 0 but at segment ends
+    segment_ends: Tensor  # (R,) bool, last token of each segment, an open one at the end included
+    ends: list[int]  # of each token, where it ends in the text, in characters; empty with `same_tokens`
+    same_tokens: bool  # whether the tokens are those that the policy sampled
+    head_tokens: int  # with `same_tokens`, those before them that the template wrote, such as an empty thought
+
+
+class PromptParts(NamedTuple):
+    """What stands around the responses to a prompt."""
+
+    turn: TurnParts | None  # as text, where there is a template
+    start: list[int]  # ids before
+    tail: list[int]  # ids after one that is finished
+    options: dict[str, Any]  # further arguments of the template
+
+
+class RewardFunction:
+    """
+    Scores responses as in training: same template, BOS and EOS, left-truncated prompts. Rows of like length share a
+    batch, and responses to one prompt share its tokens where the decoder allows it.
+
+    An instance goes into `reward_funcs` of TRL's RLOO and GRPO trainers, of [`ReinforceTrainer`], or is called with
+    lists. It is not a module, since TRL would then feed it re-decoded text without BOS and EOS, in one batch.
+
+    Token ids that the policy sampled are scored as they are where they are ids of the reward model's tokenizer, which
+    is found out by decoding them. A response whose last id is neither EOS nor the template's end of turn was cut off,
+    and gets no EOS.
+
+    Args:
+        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Folder or hub name of a multi-scale reward model or adapter, or a loaded one. A loaded one stays where it
+            is; one given by name goes to `device`.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Tokenizer of the reward model. Where it is not given, the one beside the model or adapter, else its base's.
+        policy_processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Tokenizer of the policy, needed only where it is another one.
+        batch_size (`int`, *optional*, defaults to `16`):
+            Most responses of a forward pass.
+        max_tokens_per_batch (`int`, *optional*):
+            Most tokens of a forward pass, padding included; a row that has more goes alone.
+        max_length (`int`, *optional*):
+            Most tokens of a row; the model's context length where it is not given.
+        device (`str` or `torch.device`, *optional*):
+            Where a model given by name goes; the process's own device where it is not given.
+        model_init_kwargs (`dict[str, Any]`, *optional*):
+            For a model given by name: what `from_pretrained` takes, such as `dtype` or `quantization_config`.
+        chat_template_kwargs (`dict[str, Any]`, *optional*):
+            Further arguments of `apply_chat_template`.
+
+    Attributes:
+        last_scores (`list[ResponseScore | None]`):
+            What the latest call found, for callers that want more than the reward; `None` for an empty response.
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        policy_processing_class: PreTrainedTokenizerBase | None = None,
+        batch_size: int = 16,
+        max_tokens_per_batch: int | None = None,
+        max_length: int | None = None,
+        device: str | torch.device | None = None,
+        model_init_kwargs: dict[str, Any] | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        if isinstance(model, str):
+            options = model_init_kwargs or {}
+            processing_class = processing_class or load_tokenizer(model, **options)
+            model = AutoModelForMultiScaleReward.from_pretrained(model, **options)
+            if getattr(model, "hf_device_map", None) is None and not _is_partitioned(model):
+                model = model.to(device or PartialState().device)
+        base = base_reward_model(model)
+        self.model = model
+        # Weights in 4 bits are not parameters that DeepSpeed could partition, and a quarter of the size anyway.
+        self._quantized = getattr(base, "is_quantized", False)
+        self._partitioned = False
+        self.settings = base.settings
+        self.processing_class = processing_class or AutoTokenizer.from_pretrained(get_config_model_id(base.config))
+        self.policy_processing_class = policy_processing_class
+        self.batch_size = batch_size
+        self.max_tokens_per_batch = max_tokens_per_batch
+        context_length = getattr(base.config.get_text_config(), "max_position_embeddings", None)
+        self.max_length = max_length or context_length
+        self.chat_template_kwargs = chat_template_kwargs or {}
+        self._end_ids = end_ids(policy_processing_class or self.processing_class, **self.chat_template_kwargs)
+        self.last_scores: list[ResponseScore | None] = []
+
+    def __call__(
+        self,
+        prompts: list[str] | list[Messages],
+        completions: list[str] | list[Messages],
+        completion_ids: list[list[int]] | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        **kwargs: Any,
+    ) -> list[float | None]:
+        """
+        Rewards of a batch, with TRL's signature of a reward function.
+
+        Args:
+            prompts (`list[str]` or `list[list[dict[str, str]]]`):
+                Prompt of each response, plain or messages.
+            completions (`list[str]` or `list[list[dict[str, str]]]`):
+                Responses in the same form.
+            completion_ids (`list[list[int]]`, *optional*):
+                Ids that the policy sampled, up to and including its EOS. Without them every response counts as
+                finished.
+            log_metric (`Callable`, *optional*):
+                TRL's hook for metrics; every scale's mean, the gate's, and the number of shortened prompts go there.
+            kwargs:
+                Other columns of the data set. `tools` and `chat_template_kwargs` go to the chat template, as in
+                training.
+
+        Returns:
+            `list[float | None]`: Reward of each response; `None`, which TRL takes as "not scored", for an empty one.
+
+        Raises:
+            `ValueError`: If `completion_ids` come from another tokenizer and `policy_processing_class` was not given,
+            or a response alone is longer than `max_length`.
+        """
+        ids = completion_ids or [None] * len(prompts)
+        columns = {name: kwargs[name] for name in ("tools", "chat_template_kwargs") if name in kwargs}
+        around: dict[str, PromptParts] = {}
+        encoded = []
+        for i, (prompt, completion, row_ids) in enumerate(zip(prompts, completions, ids, strict=True)):
+            options = row_template_kwargs({name: column[i] for name, column in columns.items()})
+            key = json.dumps([prompt, options])  # several responses have the same
+            if key not in around:
+                around[key] = self._encode_prompt(prompt, self.chat_template_kwargs | options)
+            encoded.append(self._encode(prompt, around[key], completion, row_ids))
+        rows, cuts = {}, 0
+        for i, (row, *origin) in enumerate(encoded):
+            if row.response_start == len(row.input_ids):
+                continue
+            try:
+                (row,), cut = cut_prompt(self.processing_class, [row], self.max_length)
+            except ValueError as error:
+                raise ValueError(f"Response {i + 1} of the batch: {error}") from None
+            cuts += cut > 0
+            rows[i] = (row, *origin)
+        scores = self._score(rows)
+        self.last_scores = [scores.get(i) for i in range(len(prompts))]
+        if cuts:
+            logger.warning_once(
+                f"{cuts} of {len(prompts)} prompts were shortened from the left to fit the reward model's "
+                f"{self.max_length} tokens; the metric `reward_model/shortened_prompts` counts on."
+            )
+        if log_metric is not None and scores:
+            log_metric("reward_model/shortened_prompts", float(cuts))
+            for i, scale in enumerate(self.settings.scales):
+                log_metric(
+                    f"reward_model/{scale}", sum(s.scale_scores[i].item() for s in scores.values()) / len(scores)
+                )
+                log_metric(f"reward_model/gate/{scale}", sum(s.gate[i].item() for s in scores.values()) / len(scores))
+        return [None if score is None else score.reward for score in self.last_scores]
+
+    def _encode_prompt(self, prompt: str | Messages, options: dict[str, Any]) -> PromptParts:
+        """What stands around a response, as text where a template writes it, and as ids."""
+        tokenizer = self.processing_class
+        if isinstance(prompt, str):
+            return PromptParts(None, tokenizer(prompt)["input_ids"], [tokenizer.eos_token_id], options)
+        parts = turn_parts(tokenizer, prompt, **options)
+        start, tail = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (parts.prompt, parts.tail))
+        return PromptParts(parts, start, tail, options)
+
+    def _encode(
+        self, prompt: str | Messages, around: PromptParts, completion: str | Messages, ids: list[int] | None
+    ) -> tuple[EncodedResponse, bool, int]:
+        """Row of one response, whether its tokens are those that the policy sampled, and how many come before them."""
+        tokenizer, text = self.processing_class, _text(completion)
+        if ids is None:
+            return self._encode_text(prompt, around, completion, finished=True), False, 0
+        policy_tokenizer = self.policy_processing_class or tokenizer
+        if policy_tokenizer.decode(ids, skip_special_tokens=True) != text:
+            raise ValueError(
+                f"The ids of a response do not decode to its text {text[:60]!r} with the tokenizer "
+                f"'{policy_tokenizer.name_or_path}': the policy has another one. Give it to RewardFunction as "
+                "`policy_processing_class`."
+            )
+        finished = bool(ids) and ids[-1] in self._end_ids
+        if policy_tokenizer is not tokenizer and tokenizer.decode(ids, skip_special_tokens=True) != text:
+            return self._encode_text(prompt, around, completion, finished), False, 0
+        head = self._head(prompt, around, completion) if around.turn and around.turn.head else ""
+        if head is None:
+            return self._encode_text(prompt, around, completion, finished), False, 0
+        before = tokenizer(head, add_special_tokens=False)["input_ids"] if head else []
+        response = before + (ids[:-1] + around.tail if finished else list(ids))
+        return EncodedResponse(around.start + response, len(around.start), []), True, len(before)
+
+    def _head(self, prompt: str | Messages, around: PromptParts, completion: str | Messages) -> str | None:
+        """
+        What the template writes before a message; `None` where it does not write the message as it is, but for what
+        is blank at its end.
+        """
+        if around.turn is None:
+            return ""
+        rendered = self.processing_class.apply_chat_template([*prompt, *completion], tokenize=False, **around.options)
+        text = _text(completion).rstrip()
+        heads = dict.fromkeys((around.turn.head, ""))  # none, too: a message may bring a thought of its own
+        return next((h for h in heads if rendered.startswith(around.turn.prompt + h + text)), None)
+
+    def _encode_text(
+        self, prompt: str | Messages, around: PromptParts, completion: str | Messages, finished: bool
+    ) -> EncodedResponse:
+        row = encode_response(self.processing_class, prompt, completion, finished=finished, **around.options)
+        head = self._head(prompt, around, completion)
+        if head is None:  # no place in the rendered text is one in the message: beyond its end, all of them
+            return row._replace(ends=[len(_text(completion)) + 1] * len(row.ends))
+        return row._replace(ends=[end - len(head) for end in row.ends])
+
+    def _score(self, rows: dict[int, tuple[EncodedResponse, bool, int]]) -> dict[int, ResponseScore]:
+        if is_deepspeed_zero3_enabled() and not self._partitioned and not self._quantized:
+            self.model, self._partitioned = prepare_deepspeed(self.model, Accelerator()), True
+        training, scores = self.model.training, {}
+        self.model.eval()
+        chunks = self._chunks({i: row for i, (row, *_) in rows.items()})
+        passes = len(chunks)
+        if self._partitioned:
+            # A forward pass gathers each layer from every process, so all must make as many, with rows left or not.
+            passes = max(gather_object([passes]))
+        with torch.no_grad():
+            for chunk in chunks + [[]] * (passes - len(chunks)):
+                groups = [[rows[i][0] for i in group] for group in chunk]
+                output = self._forward(groups or [[EncodedResponse([0, 0], 1, [])]])
+                for k, i in enumerate(i for group in chunk for i in group):
+                    scores[i] = _response_score(output, k, *rows[i])
+        self.model.train(training)
+        return scores
+
+    def _chunks(self, rows: dict[int, EncodedResponse]) -> list[list[list[int]]]:
+        """Forward passes, each of groups of like length, each of responses to one prompt that share its tokens."""
+        places, ids = list(rows), [row.input_ids for row in rows.values()]
+        shared = [row.response_start for row in rows.values()]
+        if why_not_shared(base_reward_model(extract_model_from_parallel(self.model))) is None:
+            groups = group_by_prefix(ids, shared, self.batch_size)
+        else:
+            groups = [[i] for i in range(len(ids))]
+        lengths = [shared[group[0]] + sum(len(ids[i]) - shared[i] for i in group) for group in groups]
+        batches = fill_batches(lengths, list(map(len, groups)), self.batch_size, self.max_tokens_per_batch)
+        return [[[places[i] for i in groups[k]] for k in batch] for batch in batches]
+
+    def _forward(self, groups: list[list[EncodedResponse]]) -> MultiScaleRewardOutput:
+        """Output for the rows in the order of the groups, on the CPU."""
+        rows, pad_token_id = [row for group in groups for row in group], self.processing_class.pad_token_id or 0
+        ids = [[row.input_ids for row in group] for group in groups]
+        if len(rows) > len(groups):
+            inputs = pack_rows(ids, [group[0].response_start for group in groups], pad_token_id)._asdict()
+        else:
+            packed = pack_rows(ids, [0] * len(groups), pad_token_id)  # nothing is shared: plain rows
+            inputs = {"input_ids": packed.input_ids, "attention_mask": packed.attention_mask}
+        inputs["response_start"] = torch.tensor([row.response_start for row in rows])
+        output = self.model(**{key: value.to(self.model.device) for key, value in inputs.items()}, use_cache=False)
+        return MultiScaleRewardOutput(**{key: value.cpu() for key, value in output.items()})
+
+
+def _is_partitioned(model: PreTrainedModel | PeftModel) -> bool:
+    """Whether the weights were partitioned as they were loaded, which Transformers does under ZeRO-3."""
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+
+
+def _text(completion: str | Messages) -> str:
+    return completion if isinstance(completion, str) else completion[-1]["content"]
+
+
+def _response_score(
+    output: MultiScaleRewardOutput, k: int, row: EncodedResponse, same_tokens: bool, head_tokens: int
+) -> ResponseScore:
+    response, gate = output.response_mask[k], output.gate[k]
+    return ResponseScore(
+        reward=output.logits[k, 0].item(),
+        scale_scores=output.scale_scores[k],
+        gate=gate,
+        prefix_values=output.prefix_values[k][response] * gate,
+        prompt_value=output.prompt_value[k] * gate,
+        token_scores=output.token_scores[k][response],
+        segment_scores=output.segment_scores[k][response],
+        segment_ends=output.segment_ends[k][response],
+        ends=row.ends,
+        same_tokens=same_tokens,
+        head_tokens=head_tokens,
+    )

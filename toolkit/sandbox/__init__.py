@@ -1,0 +1,24 @@
+"""A small world whose true reward is known: its data sets, judge, tokenizer and decoder, which need no download."""
+
+from .rows import (
+    gold_judge,
+    sample_demonstrations,
+    sample_pairs,
+    sample_prompts,
+    sandbox_decoder,
+    sandbox_tokenizer,
+)
+from .world import TASKS, GoldReward, gold_range, gold_reward
+
+__all__ = [
+    "TASKS",
+    "GoldReward",
+    "gold_judge",
+    "gold_range",
+    "gold_reward",
+    "sample_demonstrations",
+    "sample_pairs",
+    "sample_prompts",
+    "sandbox_decoder",
+    "sandbox_tokenizer",
+]

@@ -1,0 +1,1 @@
+"""What every training run keeps: checkpoints and a record."""

@@ -1,0 +1,243 @@
+"""What a run leaves behind beside its model: how it was started, and examples."""
+
+import json
+import platform
+import re
+import shlex
+import sys
+from collections.abc import Iterable
+from dataclasses import MISSING, fields
+from datetime import UTC, datetime
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from ..stats.metrics import PairScores
+
+RUN_NAME = "run.json"
+EXAMPLES_NAME = "examples.json"
+PACKAGES = ("prefscale", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
+# Options by these names are left out of what is written, and so are access tokens inside other text.
+_SECRET_NAME = re.compile(r"(token|api_key|password|secret)$")
+_SECRET_TEXT = re.compile(r"""(["']\w*(?:token|api_key|password|secret)["']\s*:\s*["'])[^"']*|hf_\w{20,}""")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that a run's numbers depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def save_run(trainer: Any, *arguments: Any) -> None:
+    """
+    Write down how a run was started, in `run.json` of its output folder: options, versions, seeds, the command.
+
+    Call it before training. Secrets are left out: options whose name ends in `token`, and access tokens elsewhere.
+
+    Args:
+        trainer ([`~transformers.Trainer`]):
+            The trainer. Only its main process writes.
+        arguments:
+            Dataclasses of options that the run was started with.
+    """
+    if not trainer.is_world_process_zero():
+        return
+    args, file = trainer.args, Path(trainer.args.output_dir, RUN_NAME)
+    resumed = str(args.resume_from_checkpoint).lower() not in ("false", "none")
+    earlier = json.loads(file.read_text())["started"] if resumed and file.is_file() else []
+    cuda = args.device.type == "cuda"
+    run = {
+        "trainer": type(trainer).__name__,
+        "command": shlex.join(_without_secrets(sys.argv)),
+        "started": [*earlier, datetime.now(UTC).isoformat(timespec="seconds")],  # more than one where it was resumed
+        "processes": args.world_size,
+        "device": torch.cuda.get_device_name(args.device) if cuda else args.device.type,
+        "seed": args.seed,
+        "data_seed": args.data_seed,
+        "versions": library_versions(),
+        "options": {type(options).__name__: _options(options) for options in arguments},
+    }
+    write_json(file, run)
+
+
+def _options(options: Any) -> dict[str, dict[str, Any]]:
+    """Options that differ from their defaults, and the others."""
+    found: dict[str, dict[str, Any]] = {"changed": {}, "default": {}}
+    for option in fields(options):
+        if not option.init or _SECRET_NAME.search(option.name):
+            continue
+        default = option.default if option.default_factory is MISSING else option.default_factory()
+        value = getattr(options, option.name)
+        found["default" if value == default else "changed"][option.name] = _plain(value)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold, without secrets."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items() if not _SECRET_NAME.search(str(key))}
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return _SECRET_TEXT.sub(r"\1…", str(value))
+
+
+def _without_secrets(words: list[str]) -> list[str]:
+    shown, hide = [], False
+    for word in words:
+        name, equals, _ = word.partition("=")
+        secret = name.startswith("--") and bool(_SECRET_NAME.search(name.replace("-", "_")))
+        shown.append("…" if hide else f"{name}=…" if secret and equals else _plain(word))
+        hide = secret and not equals
+    return shown
+
+
+def save_pair_examples(trainer: Any, predictions: Iterable[Any], each: int = 3) -> None:
+    """
+    Write a few held-out pairs into `examples.json` of a run's folder: those ranked most clearly right and wrong.
+
+    Args:
+        trainer ([`MultiScaleRewardTrainer`]):
+            The trainer, with the `eval_dataset` that was predicted. Only its main process writes.
+        predictions (`tuple` of `numpy.ndarray`):
+            What [`~transformers.Trainer.predict`] returned as `predictions`.
+        each (`int`, *optional*, defaults to `3`):
+            Most pairs of either sort.
+    """
+    if not trainer.is_world_process_zero():
+        return
+    pairs, scales = PairScores(*predictions), trainer.reward_model.settings.scales
+    gaps = pairs.chosen - pairs.rejected
+    order = np.argsort(gaps, kind="stable")
+    right, wrong = order[gaps[order] > 0][::-1][:each], order[gaps[order] < 0][:each]
+    examples = []
+    for title, places in (("ranked right", right), ("ranked wrong", wrong)):
+        for i in map(int, places):
+            row = trainer.eval_dataset[i]
+            sides = (("chosen", pairs.chosen, pairs.scale_chosen), ("rejected", pairs.rejected, pairs.scale_rejected))
+            responses = [
+                {
+                    "label": side,
+                    "text": _as_text(row[side]),
+                    "numbers": {"mix": float(mix[i]), **dict(zip(scales, map(float, by_scale[i]), strict=True))},
+                }
+                for side, mix, by_scale in sides
+            ]
+            examples.append(
+                {
+                    "title": f"Pair {i + 1}, {title} by {abs(gaps[i]):.2f} nats",
+                    "prompt": _as_text(row["prompt"]),
+                    "responses": responses,
+                }
+            )
+    write_json(Path(trainer.args.output_dir, EXAMPLES_NAME), examples)
+
+
+class CompletionExamples(TrainerCallback):
+    """
+    Keeps a few prompts with their responses, of the first step that was logged and the last, in `examples.json`.
+
+    Args:
+        trainer ([`ReinforceTrainer`]):
+            The trainer that it is added to.
+        prompts (`int`, *optional*, defaults to `3`):
+            Prompts of a step.
+    """
+
+    def __init__(self, trainer: Any, prompts: int = 3) -> None:
+        self._trainer, self._prompts, self._first = trainer, prompts, []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        file = Path(args.output_dir, EXAMPLES_NAME)
+        earlier = json.loads(file.read_text()) if state.global_step and file.is_file() else []
+        self._first = [example for example in earlier if example["step"] == earlier[0]["step"] <= state.global_step]
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if not state.is_world_process_zero or "reward" not in (logs or {}):
+            return
+        examples = self._examples(state.global_step)
+        if not self._first:
+            self._first = examples
+        last = examples if examples[0]["step"] != self._first[0]["step"] else []
+        write_json(Path(args.output_dir, EXAMPLES_NAME), [*self._first, *last])
+
+    def _examples(self, step: int) -> list[dict[str, Any]]:
+        texts = self._trainer._logs  # what TRL prints and sends to trackers, of the last batch it generated
+        columns = {**texts["rewards"], "advantage of the first token": texts["advantages"]}
+        found: dict[str, dict[str, Any]] = {}
+        for i, (prompt, completion) in enumerate(zip(texts["prompt"], texts["completion"], strict=True)):
+            prompt = _as_text(prompt)
+            if prompt not in found and len(found) == self._prompts:
+                break
+            example = found.setdefault(
+                prompt, {"step": step, "title": f"Step {step}", "prompt": prompt, "responses": []}
+            )
+            numbers = {name: column[i] for name, column in columns.items()}
+            label = f"response {len(example['responses']) + 1}"
+            example["responses"].append({"label": label, "text": _as_text(completion), "numbers": numbers})
+        return list(found.values())
+
+
+def _as_text(value: Any) -> str:
+    """A text, or messages: one alone as its content, more with who speaks."""
+    if isinstance(value, str):
+        return value
+    if len(value) == 1:
+        return str(value[0]["content"])
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in value)
+
+
+def read_json(file: Path, kind: type, remedy: str) -> Any:
+    """
+    Read a JSON file.
+
+    Args:
+        file (`Path`):
+            File to read.
+        kind (`type`):
+            `dict` or `list`, what the file must hold.
+        remedy (`str`):
+            What to do where it is damaged.
+
+    Returns:
+        `dict` or `list`
+
+    Raises:
+        `ValueError`: If it is no JSON or holds another kind of value; the message ends with `remedy`.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        where = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        raise ValueError(f"'{file}' is damaged, no JSON: {where}. {remedy}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{file}' is damaged, no text: byte {error.start} is not UTF-8. {remedy}") from None
+    if not isinstance(content, kind):
+        found = f"holds a {type(content).__name__} instead of a {kind.__name__}"
+        raise ValueError(f"'{file}' is damaged: it {found}. {remedy}")
+    return content
+
+
+def write_json(file: Path, content: Any, indent: int | None = 1) -> None:
+    """
+    Write JSON so that whoever looks finds the old file, the new one or none, never a part of one.
+
+    Args:
+        file (`Path`):
+            File to write; its folder is made where it is absent.
+        content (JSON value):
+            What to write.
+        indent (`int`, *optional*, defaults to `1`):
+            Spaces of a level; `None` for one line.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    part.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(file)
