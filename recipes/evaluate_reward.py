@@ -7,13 +7,13 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from trl import TrlParser
 
 from toolkit import RewardFunction
 from toolkit.arguments import DataArguments, held_out_pairs
-from toolkit.pages.tables import print_accuracy
-from toolkit.stats.metrics import correlation, pair_accuracy
+from toolkit.pages.tables import accuracies_of, print_accuracy
+from toolkit.reward.evaluation import evaluate_pairs
+from toolkit.stats.metrics import summarize_pairs
 
 
 @dataclass
@@ -55,21 +55,13 @@ def main(args: EvaluationArguments) -> None:
     args.eval_dataset_name = args.eval_dataset_name or args.dataset_name  # a file is all held out
     pairs = held_out_pairs(args, 0, args.drop_unusable_pairs)
     reward = RewardFunction(args.reward_model, batch_size=args.batch_size, max_length=args.max_length)
-    prompts, rewards, by_scale, lengths = list(pairs["prompt"]), {}, {}, {}
-    columns = {name: list(pairs[name]) for name in ("tools", "chat_template_kwargs") if name in pairs.column_names}
-    for side in ("chosen", "rejected"):
-        rewards[side] = torch.tensor(reward(prompts, list(pairs[side]), **columns))
-        by_scale[side] = torch.stack([score.scale_scores for score in reward.last_scores])
-        lengths[side] = torch.tensor([len(score.token_scores) for score in reward.last_scores])
+    metrics = summarize_pairs(evaluate_pairs(reward, pairs), reward.settings.scales)
 
-    accuracies = {"mix": pair_accuracy(rewards["chosen"], rewards["rejected"])}
-    for i, scale in enumerate(reward.settings.scales):
-        accuracies[scale] = pair_accuracy(by_scale["chosen"][:, i], by_scale["rejected"][:, i])
-    accuracies["longer wins"] = pair_accuracy(lengths["chosen"], lengths["rejected"])
-    figures = {name: accuracy._asdict() for name, accuracy in accuracies.items()}
-    figures["length_correlation"] = correlation(torch.cat(list(rewards.values())), torch.cat(list(lengths.values())))
+    accuracies = accuracies_of(metrics, reward.settings.scales, prefix="")
     print_accuracy(accuracies)
     if args.output_file:
+        figures = {name: accuracy._asdict() for name, accuracy in accuracies.items()}
+        figures["length_correlation"] = metrics["length_correlation"]
         Path(args.output_file).write_text(json.dumps(figures, indent=2))
 
 

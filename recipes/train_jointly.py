@@ -12,16 +12,12 @@ from accelerate import PartialState
 from datasets import load_from_disk
 from trl import TrlParser
 
-from toolkit import MultiScaleRewardConfig, ReinforceConfig
+from toolkit import MultiScaleRewardConfig, ReinforceConfig, RewardFunction
 from toolkit.arguments import DataArguments, held_out_prompts, import_callable, once, training_pairs, training_prompts
-from toolkit.judges.closed_loop import (
-    label_stage,
-    mix_with_earlier,
-    reward_accuracy,
-    train_policy_stage,
-    train_reward_stage,
-)
+from toolkit.judges.closed_loop import label_stage, mix_with_earlier, train_policy_stage, train_reward_stage
 from toolkit.pages.tables import print_accuracy
+from toolkit.reward.evaluation import evaluate_pairs
+from toolkit.stats.metrics import pair_accuracy
 
 
 @dataclass
@@ -69,7 +65,8 @@ def main(args: JointArguments) -> None:
         train = mix_with_earlier(pairs, earlier, seed)
         new_reward = once(folder / "reward", train_reward_stage, reward, args.reward_config, train)
         models = {"trained once": args.reward_model, "before this round": reward, "after this round": new_reward}
-        accuracies = {name: reward_accuracy(model, test) for name, model in models.items()}
+        scores = {name: evaluate_pairs(RewardFunction(model, batch_size=64), test) for name, model in models.items()}
+        accuracies = {name: pair_accuracy(found.chosen, found.rejected) for name, found in scores.items()}
         if PartialState().is_main_process:
             (folder / "accuracy.json").write_text(json.dumps({name: a._asdict() for name, a in accuracies.items()}))
             print_accuracy(accuracies, f"Round {number}: accuracy on pairs of the current policy's answers")

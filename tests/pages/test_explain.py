@@ -99,10 +99,11 @@ def test_the_text_is_whole(reward, form, tail, text):
 
 
 def test_bytes_of_a_character_are_one_piece(reward, tokenizer):
-    (found,) = explain(reward, *in_form("plain", "🦊"))
+    prompt, responses = in_form("plain", "🦊")
+    (found,) = explain(reward, prompt, responses)
     assert len(tokenizer("🦊")["input_ids"]) == 4
     assert [token.text for token in found.tokens] == ["🦊", "<|im_end|>"]
-    scores = reward.last_scores[0].token_scores
+    scores = reward.score([prompt], responses)[0].token_scores
     assert found.tokens[0].score == pytest.approx(scores[:4].mean().item(), abs=1e-6)
     weight = found.gate[0] / 5  # of a token in the mean over five
     assert found.tokens[0].contribution == pytest.approx(weight * scores[:4].sum().item(), abs=1e-6)
@@ -133,8 +134,7 @@ def test_a_segment_whose_score_is_zero_counts(reward_folder):
 
 
 def test_a_segment_that_is_open_at_the_end_is_marked(reward, tokenizer):
-    reward([PLAIN], [TEXT], completion_ids=[tokenizer(TEXT)["input_ids"]])
-    (score,) = reward.last_scores
+    (score,) = reward.score([PLAIN], [TEXT], completion_ids=[tokenizer(TEXT)["input_ids"]])
     assert score.segment_ends.nonzero().flatten().tolist() == [
         tokenizer(TEXT)["input_ids"].index(tokenizer(".")["input_ids"][0]),
         len(score.token_scores) - 1,

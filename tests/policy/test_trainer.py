@@ -316,11 +316,12 @@ def test_prefix_baseline_is_a_fit_of_earlier_batches_on_what_lies_before_the_tok
         ids = completions_of(trainer, output)
         texts = trainer.processing_class.batch_decode(ids, skip_special_tokens=True)
         answers = [[{"role": "assistant", "content": text}] for text in texts]
-        rewards = other([row["prompt"] for row in inputs], answers, completion_ids=ids)
+        scores = other.score([row["prompt"] for row in inputs], answers, completion_ids=ids)
         shrunk = gram + 0.1 * np.diag(np.diag(gram))
         theta = np.linalg.solve(shrunk, moment) if step else np.zeros(8)
         batch_gram, batch_moment = np.zeros((8, 8)), np.zeros(8)
-        for i, (total, score) in enumerate(zip(rewards, other.last_scores, strict=True)):
+        for i, score in enumerate(scores):
+            total = score.reward
             assert score.same_tokens
             for t in range(len(ids[i])):
                 before = score.prompt_value if t == 0 else score.prefix_values[t - 1]
@@ -350,7 +351,7 @@ def test_prefix_baseline_explains_what_the_prefixes_tell(policy_trainer, reward_
 def test_prefix_values_at_the_tokens_of_another_tokenizer_by_hand():
     values = torch.tensor([[1.0], [2.0], [3.0]])
     score = ResponseScore(
-        3.0, values[-1], torch.ones(1), values, torch.tensor([0.5]), values, values, values > 2, [2, 5, 9], False, 0
+        3.0, values[-1], torch.ones(1), values, torch.tensor([0.5]), values, values, values > 2, [2, 5, 9], False, 0, 0
     )
     found = align_by_offsets(score, [1, 2, 4, 5, 8, 9, 9])
     assert found[:, 0].tolist() == [0.5, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
@@ -372,7 +373,7 @@ def test_values_after_what_the_template_writes_before_the_message(policy_trainer
     # The reward model reads an empty thought before what the policy sampled: its values are passed over
     trainer = policy_trainer(RewardFunction(reward_folder(), thinking), prefix_baseline=True)
     inputs, output = generate(trainer)
-    values, _ = trainer._align(trainer._prefix_source.last_scores, output["completion_ids"], output["completion_mask"])
+    values, _ = trainer._align(trainer._scores, output["completion_ids"], output["completion_mask"])
     reward, decode = RewardFunction(reward_folder(), thinking), thinking.decode
     prompts = [example["prompt"] for example in inputs]
     for i, ids in enumerate(completions_of(trainer, output)[:2]):
@@ -391,9 +392,9 @@ def test_values_at_the_tokens_of_another_tokenizer_do_not_look_ahead(reward_fold
     beginning = "One. Two numb"
     assert tokenizer("number")["input_ids"] != tokenizer("numb")["input_ids"] + tokenizer("er")["input_ids"]
     for text in (beginning, "One. Two" + other):
-        reward(["Q:"], [text])
+        (score,) = reward.score(["Q:"], [text])
         settled = [settled_length(text[: t + 1]) for t in range(len(beginning))]
-        known.append(align_by_offsets(reward.last_scores[0], settled))
+        known.append(align_by_offsets(score, settled))
     torch.testing.assert_close(known[0], known[1])
     assert len(known[0].unique(dim=0)) >= 3  # nothing, the first word and the second
 
@@ -406,9 +407,9 @@ def test_a_reward_model_with_another_tokenizer_trains_the_policy(
     reward = RewardFunction(spread_head(model), other_tokenizer, policy_processing_class=tokenizer)
     trainer = policy_trainer(reward, prefix_baseline=True)
     _, output = generate(trainer)
-    values, prompt_value = trainer._align(reward.last_scores, output["completion_ids"], output["completion_mask"])
+    values, prompt_value = trainer._align(trainer._scores, output["completion_ids"], output["completion_mask"])
     for i, ids in enumerate(completions_of(trainer, output)):
-        score = reward.last_scores[i]
+        score = trainer._scores[i]
         assert not score.same_tokens
         torch.testing.assert_close(prompt_value[i], score.prompt_value)
         for t in range(len(ids)):
@@ -468,9 +469,9 @@ def test_greedy_responses_leave_no_trace_in_the_metrics(policy_trainer, reward_f
         ids = completions_of(trainer, output)
         texts = trainer.processing_class.batch_decode(ids, skip_special_tokens=True)
         answers = [[{"role": "assistant", "content": text}] for text in texts]
-        rewards = other([row["prompt"] for row in inputs], answers, completion_ids=ids)
-        expected["reward"].append(np.mean(rewards))
-        expected["reward_model/token"].append(np.mean([score.scale_scores[0] for score in other.last_scores]))
+        scores = other.score([row["prompt"] for row in inputs], answers, completion_ids=ids)
+        expected["reward"].append(np.mean([score.reward for score in scores]))
+        expected["reward_model/token"].append(np.mean([score.scale_scores[0] for score in scores]))
     for key, values in expected.items():
         assert trainer._metrics["train"][key] == pytest.approx(values, abs=1e-5), key
     advantages = [values[0].item() for values in output["advantages"]]

@@ -42,9 +42,9 @@ def test_scores_are_those_of_training(request, reward, reward_folder, reward_con
     )
     trainer.evaluate()
     for side, expected in zip(("chosen", "rejected"), seen, strict=False):
-        found = reward(list(pairs["prompt"]), list(pairs[side]))
-        torch.testing.assert_close(torch.tensor(found), torch.tensor(expected))
-        by_scale = torch.stack([score.scale_scores for score in reward.last_scores])
+        scores = reward.score(list(pairs["prompt"]), list(pairs[side]))
+        torch.testing.assert_close(torch.tensor([score.reward for score in scores]), torch.tensor(expected))
+        by_scale = torch.stack([score.scale_scores for score in scores])
         torch.testing.assert_close(by_scale, torch.tensor(seen[2 if side == "chosen" else 3]))
 
 
@@ -58,18 +58,17 @@ def sampled(tokenizer, text: str, finished: bool = True) -> list[int]:
 def test_sampled_ids_score_as_the_text_that_they_spell(reward, tokenizer, form, finished):
     text = " A man wrote it. He was old"
     prompt, completion = ("Q: Who?\nA:", text) if form == "plain" else (CHAT, answers(text)[0])
-    (from_ids,) = reward([prompt], [completion], completion_ids=[sampled(tokenizer, text, finished)])
-    (ids_score,) = reward.last_scores
+    (from_ids,) = reward.score([prompt], [completion], completion_ids=[sampled(tokenizer, text, finished)])
     row = encode_response(tokenizer, prompt, completion if form == "chat" else text, finished=finished)
     ids = torch.tensor([row.input_ids])
     with torch.no_grad():
         expected = reward.model(ids, response_start=torch.tensor([row.response_start])).logits.item()
-    assert from_ids == pytest.approx(expected, abs=1e-5)
-    assert ids_score.same_tokens
+    assert from_ids.reward == pytest.approx(expected, abs=1e-5)
+    assert from_ids.same_tokens
     if finished:
-        (from_text,) = reward([prompt], [completion])
-        assert from_text == pytest.approx(expected, abs=1e-5)
-        assert not reward.last_scores[0].same_tokens
+        (from_text,) = reward.score([prompt], [completion])
+        assert from_text.reward == pytest.approx(expected, abs=1e-5)
+        assert not from_text.same_tokens
 
 
 @pytest.mark.parametrize("form", ["plain", "chat"])
@@ -77,9 +76,9 @@ def test_a_finished_and_a_cut_off_response_differ(reward, tokenizer, form):
     text = " He wrote"
     prompt, completion = ("Q: Who?\nA:", text) if form == "plain" else (CHAT, answers(text)[0])
     ids = [sampled(tokenizer, text, finished) for finished in (True, False)]
-    finished, cut_off = reward([prompt] * 2, [completion] * 2, completion_ids=ids)
-    assert abs(finished - cut_off) > 1e-3
-    assert [len(score.prefix_values) for score in reward.last_scores] == [
+    finished, cut_off = reward.score([prompt] * 2, [completion] * 2, completion_ids=ids)
+    assert abs(finished.reward - cut_off.reward) > 1e-3
+    assert [len(score.prefix_values) for score in (finished, cut_off)] == [
         len(ids[0]) + (form == "chat"),  # the template ends a turn with a newline after EOS
         len(ids[1]),
     ]
@@ -90,13 +89,13 @@ def test_ids_are_scored_as_they_were_sampled(reward, tokenizer):
     text = " green"
     letters = [tokenizer(letter)["input_ids"][0] for letter in text]
     assert letters != tokenizer(text)["input_ids"]
-    (found,) = reward(["Q:"], [text], completion_ids=[[*letters, tokenizer.eos_token_id]])
+    (found,) = reward.score(["Q:"], [text], completion_ids=[[*letters, tokenizer.eos_token_id]])
     prompt = tokenizer("Q:")["input_ids"]
     row = torch.tensor([[*prompt, *letters, tokenizer.eos_token_id]])
     with torch.no_grad():
         expected = reward.model(row, response_start=torch.tensor([len(prompt)])).logits.item()
-    assert found == pytest.approx(expected, abs=1e-5)
-    assert len(reward.last_scores[0].prefix_values) == len(text) + 1
+    assert found.reward == pytest.approx(expected, abs=1e-5)
+    assert len(found.prefix_values) == len(text) + 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
@@ -121,10 +120,8 @@ def test_responses_to_a_prompt_share_it(request, reward_folder, form, limits):
     together.model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True
     )
-    torch.testing.assert_close(
-        torch.tensor(together(prompts, completions)), torch.tensor(alone(prompts, completions)), atol=1e-5, rtol=1e-5
-    )
-    for one, other in zip(together.last_scores, alone.last_scores, strict=True):
+    for one, other in zip(together.score(prompts, completions), alone.score(prompts, completions), strict=True):
+        assert one.reward == pytest.approx(other.reward, abs=1e-5)
         torch.testing.assert_close(one.prefix_values, other.prefix_values, atol=1e-5, rtol=1e-5)
     rows = sum(shape[0] for shape in seen)
     assert rows < len(prompts)
@@ -132,10 +129,14 @@ def test_responses_to_a_prompt_share_it(request, reward_folder, form, limits):
         assert max(shape.numel() for shape in seen) <= 150
 
 
-def test_last_scores_tell_what_the_reward_is_made_of(reward, reward_folder):
-    (found,) = reward(["Q: Who?\nA:"], [" A man. He was old."])
-    score = reward.last_scores[0]
-    assert found == score.reward == pytest.approx((score.gate * score.scale_scores).sum().item(), abs=1e-6)
+def test_scores_tell_what_the_reward_is_made_of(reward):
+    prompts, completions = ["Q: Who?\nA:"], [" A man. He was old."]
+    (score,) = reward.score(prompts, completions)
+    assert (
+        reward(prompts, completions)[0]
+        == score.reward
+        == pytest.approx((score.gate * score.scale_scores).sum().item(), abs=1e-6)
+    )
     torch.testing.assert_close(score.prefix_values[-1], score.gate * score.scale_scores)
     assert score.token_scores.mean().item() == pytest.approx(score.scale_scores[0].item(), abs=1e-5)
     ended = score.segment_scores[score.segment_scores != 0]
@@ -188,11 +189,10 @@ def test_text_of_another_policy_is_cut_anew(reward_folder, reward, tokenizer, ot
     text = " The river runs. Two"
     prompt, completion = ("Q: Who?\nA:", text) if form == "plain" else (CHAT, answers(text)[0])
     function = RewardFunction(reward_folder(), policy_processing_class=other_tokenizer)
-    (found,) = function([prompt], [completion], completion_ids=[sampled(other_tokenizer, text, finished)])
+    (score,) = function.score([prompt], [completion], completion_ids=[sampled(other_tokenizer, text, finished)])
     own = sampled(tokenizer, text, finished)
     (expected,) = reward([prompt], [completion], completion_ids=[own])
-    assert found == pytest.approx(expected, abs=1e-5)
-    score = function.last_scores[0]
+    assert score.reward == pytest.approx(expected, abs=1e-5)
     assert not score.same_tokens
     characters, ends = 0, []
     for i in tokenizer(text)["input_ids"]:
@@ -206,28 +206,25 @@ def test_text_of_another_policy_is_cut_anew(reward_folder, reward, tokenizer, ot
 def test_what_the_template_writes_before_a_message_is_read_before_the_sampled_ids(reward_folder, thinking):
     reward, text = RewardFunction(reward_folder(), thinking), "A man wrote it. He was old"
     ids = sampled(thinking, text)
-    (from_ids,) = reward([CHAT], answers(text), completion_ids=[ids])
-    (score,) = reward.last_scores
+    (score,) = reward.score([CHAT], answers(text), completion_ids=[ids])
     assert score.same_tokens
     assert thinking.decode(encode_response(thinking, CHAT, answers(text)[0]).input_ids).count("</think>") == 1
     assert score.head_tokens == len(thinking("<think>\n\n</think>\n\n")["input_ids"])
     (from_text,) = reward([CHAT], answers(text))
-    assert from_ids == pytest.approx(from_text, abs=1e-5)
+    assert score.reward == pytest.approx(from_text, abs=1e-5)
 
 
 def test_a_message_with_a_thought_of_its_own_gets_no_other(reward_folder, thinking):
     reward, text = RewardFunction(reward_folder(), thinking), "<think>\nWho else?\n</think>\n\nA man wrote it."
-    (from_ids,) = reward([CHAT], answers(text), completion_ids=[sampled(thinking, text)])
-    (score,) = reward.last_scores
+    (score,) = reward.score([CHAT], answers(text), completion_ids=[sampled(thinking, text)])
     assert (score.same_tokens, score.head_tokens) == (True, 0)
-    assert from_ids == pytest.approx(reward([CHAT], answers(text))[0], abs=1e-5)
+    assert score.reward == pytest.approx(reward([CHAT], answers(text))[0], abs=1e-5)
 
 
 def test_no_value_is_known_of_a_message_that_the_template_writes_otherwise(reward_folder, thinking):
     # It leaves out a line break at the beginning, so that what is read ends earlier in the message than it seems
     reward, text = RewardFunction(reward_folder(), thinking), "\nA man wrote it. He was old"
-    reward([CHAT], answers(text), completion_ids=[sampled(thinking, text)])
-    (score,) = reward.last_scores
+    (score,) = reward.score([CHAT], answers(text), completion_ids=[sampled(thinking, text)])
     assert not score.same_tokens
     found = align_by_offsets(score, [settled_length(text[: t + 1]) for t in range(len(text))])
     torch.testing.assert_close(found, score.prompt_value.expand_as(found))
@@ -240,8 +237,7 @@ def test_values_are_known_of_a_message_whose_end_the_template_trims(reward_folde
     reward = RewardFunction(reward_folder(), other, policy_processing_class=other_tokenizer)
     known = []
     for text in ("The river runs.", "The river runs.\n"):
-        reward([CHAT], answers(text), completion_ids=[sampled(other_tokenizer, text)])
-        (score,) = reward.last_scores
+        (score,) = reward.score([CHAT], answers(text), completion_ids=[sampled(other_tokenizer, text)])
         assert not score.same_tokens
         known.append(align_by_offsets(score, [settled_length(text[: t + 1]) for t in range(15)]))
     torch.testing.assert_close(*known)
@@ -266,10 +262,10 @@ def test_tools_and_options_of_a_row_reach_the_template(reward_folder, tokenizer,
 
 
 def test_an_empty_response_has_no_reward(reward, tokenizer):
-    found = reward(["Q:", "Q:"], ["", " A."], completion_ids=[[], sampled(tokenizer, " A.")])
-    assert found[0] is None
-    assert isinstance(found[1], float)
-    assert reward.last_scores[0] is None
+    batch = (["Q:", "Q:"], ["", " A."], [[], sampled(tokenizer, " A.")])
+    empty, score = reward.score(*batch)
+    assert empty is None
+    assert reward(*batch) == [None, score.reward]
 
 
 def test_a_response_that_ends_at_once_is_scored(reward, tokenizer):
@@ -278,9 +274,10 @@ def test_a_response_that_ends_at_once_is_scored(reward, tokenizer):
 
 def test_each_scale_is_logged(reward):
     metrics = {}
-    reward(["Q:", "Q: And?"], [" A.", " B, b."], log_metric=metrics.__setitem__)
+    batch = (["Q:", "Q: And?"], [" A.", " B, b."])
+    reward(*batch, log_metric=metrics.__setitem__)
     assert metrics.keys() == {*SCALE_METRICS, *GATE_METRICS, "reward_model/shortened_prompts"}
-    means = torch.stack([score.scale_scores for score in reward.last_scores]).mean(0)
+    means = torch.stack([score.scale_scores for score in reward.score(*batch)]).mean(0)
     assert [metrics[name] for name in SCALE_METRICS] == pytest.approx(means.tolist(), abs=1e-6)
     assert sum(metrics[name] for name in GATE_METRICS) == pytest.approx(1.0)
 

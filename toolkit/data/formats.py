@@ -13,11 +13,11 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from transformers.utils.logging import get_logger
 from trl.data_utils import extract_prompt
 
+from .messages import Messages, text_of
 from .row_errors import RowError, describe
 
 logger = get_logger(__name__)
 
-Messages = list[dict[str, str]]
 RowFunction = Callable[[dict[str, Any], dict[str, str]], dict[str, Any]]
 
 TEXT_COLUMNS = ("prompt", "chosen", "rejected")
@@ -208,7 +208,7 @@ def _is_empty(value: Any) -> bool:
 
 def _is_blank(value: str | Messages) -> bool:
     """Whether a text, or the last of several messages, says nothing."""
-    return not (value if isinstance(value, str) else value[-1]["content"] if value else "").strip()
+    return not (text_of(value) if value else "").strip()
 
 
 def _normalize_pair(row: dict[str, Any], form: dict[str, str]) -> dict[str, Any]:

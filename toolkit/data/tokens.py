@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from .messages import Messages
 from .packing import shared_prefix_length
 
-Messages = list[dict[str, str]]
+# Columns of a data set that go to the chat template
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 
 # A sentence ends in a full stop or its kin, with the quotes and brackets that may close after it; a line ends in a
 # newline. What a single token cannot show (an abbreviation, a decimal point) is taken for an end.

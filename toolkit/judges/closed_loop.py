@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from statistics import mean
 
-import torch
 from accelerate import PartialState
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
@@ -13,14 +12,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations import unset_hf_deepspeed_config
 from trl import TrlParser
 
-from ..data.tokens import Messages
+from ..data.messages import Messages
 from ..policy.config import ReinforceConfig
 from ..policy.sampling import sample_responses
 from ..policy.trainer import ReinforceTrainer
 from ..reward.config import MultiScaleRewardConfig
 from ..reward.scorer import RewardFunction
 from ..reward.trainer import MultiScaleRewardTrainer
-from ..stats.metrics import PairAccuracy, pair_accuracy
 from ..training.checkpoints import last_complete_checkpoint
 from .labels import Judge, label_pairs
 
@@ -152,21 +150,3 @@ def train_policy_stage(
     if trainer.accelerator.is_main_process:
         (folder / "log.json").write_text(json.dumps(trainer.state.log_history))
     unset_hf_deepspeed_config()
-
-
-def reward_accuracy(reward: str, pairs: Dataset) -> PairAccuracy:
-    """
-    Accuracy of a saved reward model on pairs.
-
-    Args:
-        reward (`str`):
-            Folder of the reward model.
-        pairs ([`~datasets.Dataset`]):
-            Pairs with `prompt`, `chosen` and `rejected`.
-
-    Returns:
-        [`PairAccuracy`]
-    """
-    function, prompts = RewardFunction(reward, batch_size=64), list(pairs["prompt"])
-    scores = [torch.tensor(function(prompts, list(pairs[side]))) for side in ("chosen", "rejected")]
-    return pair_accuracy(*scores)

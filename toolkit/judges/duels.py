@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.tokens import Messages
+from ..data.messages import Messages, text_of
 from ..policy.sampling import sample_responses
 from ..stats.metrics import Interval, PairAccuracy, mean_interval, pair_accuracy
 
@@ -63,7 +63,7 @@ def compare_policies(
     first, second = (torch.tensor(judge(prompts=prompts, completions=side)) for side in answers)
     rows = [
         {
-            "prompt": prompts[i][-1]["content"],
+            "prompt": text_of(prompts[i]),
             "before": texts[0][i],
             "after": texts[1][i],
             "score_before": first[i].item(),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset
 
-from ..data.tokens import Messages
+from ..data.messages import Messages, text_of
 
 ANNOTATORS = 5  # odd, so that a vote is never tied
 
@@ -77,7 +77,7 @@ def label_pairs(
     rows: list[dict[str, Any]] = []
     scores = zip(judge(prompts=prompts, completions=first), judge(prompts=prompts, completions=second), strict=True)
     for index, (prompt, one, other, (score, rival)) in enumerate(zip(prompts, first, second, scores, strict=True)):
-        texts = [answer if isinstance(answer, str) else answer[-1]["content"] for answer in (one, other)]
+        texts = [text_of(answer) for answer in (one, other)]
         if texts[0].strip() == texts[1].strip() or not all(text.strip() for text in texts):
             continue
         votes = vote(score - rival, random.Random(f"votes {seed} {index}"))

@@ -14,7 +14,8 @@ from jinja2 import Environment, StrictUndefined
 from rich.console import Console
 from rich.text import Text
 
-from ..data.tokens import EncodedResponse, Messages, encode_response
+from ..data.messages import Messages, text_of
+from ..data.tokens import EncodedResponse, encode_response
 from ..reward.contributions import score_contributions
 from ..reward.scales import SCALES
 from ..reward.scorer import ResponseScore, RewardFunction
@@ -113,7 +114,7 @@ def explain(
     """
     rows = []
     for number, response in enumerate(responses, start=1):
-        if not (response if isinstance(response, str) else response[-1]["content"]).strip():
+        if not text_of(response).strip():
             raise ValueError(f"Response {number} is empty: it has no token to score. Give it some text.")
         row = encode_response(reward.processing_class, prompt, response, **reward.chat_template_kwargs)
         if row.response_start == 0 and reward.settings.context != "none":
@@ -128,10 +129,13 @@ def explain(
                 "Shorten it."
             )
         rows.append(row)
-    for number, value in enumerate(reward([prompt] * len(rows), list(responses)), start=1):
-        if not math.isfinite(value):
-            raise ValueError(f"Response {number} scores {value}: the model's weights are broken. Train it anew.")
-    return [_explain_row(reward, row, score) for row, score in zip(rows, reward.last_scores, strict=True)]
+    scores = [score for score in reward.score([prompt] * len(rows), list(responses)) if score is not None]
+    for number, score in enumerate(scores, start=1):
+        if not math.isfinite(score.reward):
+            raise ValueError(
+                f"Response {number} scores {score.reward}: the model's weights are broken. Train it anew."
+            )
+    return [_explain_row(reward, row, score) for row, score in zip(rows, scores, strict=True)]
 
 
 def _explain_row(reward: RewardFunction, row: EncodedResponse, score: ResponseScore) -> Explanation:

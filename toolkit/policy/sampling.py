@@ -4,7 +4,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.tokens import Messages
+from ..data.messages import Messages
 
 
 def sample_responses(

@@ -15,7 +15,7 @@ from trl.trainer.utils import split_tensor_dict
 
 from ..data.packing import why_not_shared
 from ..reward.model import keep_gradients_in_4bit
-from ..reward.scorer import ResponseScore, RewardFunction
+from ..reward.scorer import ResponseScore, RewardFunction, rewards_of
 from ..reward.shared_base import SharedBaseRewardFunction
 from ..training.checkpoints import ExactResume
 from .alignment import align_by_offsets, settled_length
@@ -93,6 +93,9 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
         scales = len(self._prefix_source.settings.scales) if self._prefix_source else 0
         # One optimizer step uses up whole generation batches, so the policy that is trained is the one that sampled.
         self._on_policy = args.gradient_accumulation_steps % (args.steps_per_generation * args.num_iterations) == 0
+        self._scores: list[ResponseScore | None] = []
+        if self._prefix_source:
+            self.reward_funcs[self.reward_funcs.index(self._prefix_source)] = self._score_and_keep
         self._moving_average: float | None = None
         self._reward_moments = Moments()
         self._prefix_fit = RidgeStatistics.empty(2 * (1 + scales))
@@ -101,6 +104,19 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
 
     # TRL's method does everything from sampling to advantages and returns only their result. These two keep what it
     # passes by: the rewards, and the log-probabilities without gradient, of the policy first and then the reference.
+
+    def _score_and_keep(
+        self,
+        prompts: list[Any],
+        completions: list[Any],
+        completion_ids: list[list[int]] | None = None,
+        log_metric: Any = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        self._scores = self._prefix_source.score(prompts, completions, completion_ids, **columns)
+        if log_metric is not None:
+            self._prefix_source.report(self._scores, log_metric)
+        return rewards_of(self._scores)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         self._rewards = super()._calculate_rewards(*args, **kwargs)
@@ -178,7 +194,7 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
     def _token_advantages(self, inputs: list[dict[str, Any]], output: dict[str, Any], kl: Tensor) -> Tensor:
         """Advantages `(B, T)` of this process's responses; baselines see the responses of every process."""
         mask, metrics = output["completion_mask"], self._metrics["train"]
-        scores = self._prefix_source.last_scores if self._prefix_source else []
+        scores = self._scores
         local = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
 
         rewards = self._weighted(self._rewards)

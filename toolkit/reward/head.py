@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import initialization as init  # which leaves alone what a checkpoint has given
 
 from .scales import SCALES, scale_gradient
 
@@ -112,6 +113,24 @@ class MultiScaleHead(nn.Linear):
             self.context_response = nn.Parameter(torch.empty(CONTEXT_RANK, hidden_size))
         self.context = settings.context
         self.coarse_gradient = 1.0
+
+    def initialize(self, std: float) -> None:
+        """
+        Draw new maps for all scales but the response, whose own is the architecture's to initialise.
+
+        The gate starts even and the prompt has no say at first, so that training begins as the plain mean of scales.
+        A response head that takes no part in the score is 0.
+
+        Args:
+            std (`float`):
+                Standard deviation of the normal distribution.
+        """
+        for name, parameter in self.named_parameters():
+            unused = name == "weight" and "response" not in self.scales
+            if unused or name in ("gate", "gate_bias", "context_response"):
+                init.zeros_(parameter)
+            elif name != "weight":
+                init.normal_(parameter, mean=0.0, std=std)
 
     def forward(  # type: ignore[override]
         self, hidden: Tensor, context_index: Tensor, token_index: Tensor | None = None

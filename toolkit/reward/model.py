@@ -16,7 +16,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.hub import cached_file
 
@@ -93,14 +92,9 @@ class MultiScaleMixin:
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, MultiScaleHead):
-            std = getattr(self.config.get_text_config(), "initializer_range", 0.02)  # as Transformers has it
-            for name, parameter in module.named_parameters():
-                # The gate starts even and the prompt has no say at first: training begins as the plain mean of scales.
-                unused = name == "weight" and "response" not in module.scales
-                if name in ("gate", "gate_bias", "context_response") or unused:
-                    init.zeros_(parameter)
-                elif name != "weight":
-                    init.normal_(parameter, mean=0.0, std=std)
+            module.initialize(
+                getattr(self.config.get_text_config(), "initializer_range", 0.02)
+            )  # Transformers' default
 
     def forward(
         self,

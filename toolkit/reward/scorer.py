@@ -9,16 +9,18 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import extract_model_from_parallel, gather_object
 from peft import PeftModel
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.logging import get_logger
 from trl.models import prepare_deepspeed
 from trl.trainer.utils import get_config_model_id
 
+from ..data.messages import Messages, text_of
 from ..data.packing import fill_batches, group_by_prefix, pack_rows, why_not_shared
 from ..data.tokens import (
+    TEMPLATE_COLUMNS,
     EncodedResponse,
-    Messages,
     TurnParts,
     cut_prompt,
     encode_response,
@@ -45,6 +47,16 @@ class ResponseScore(NamedTuple):
     ends: list[int]  # of each token, where it ends in the text, in characters; empty with `same_tokens`
     same_tokens: bool  # whether the tokens are those that the policy sampled
     head_tokens: int  # with `same_tokens`, those before them that the template wrote, such as an empty thought
+    cut_tokens: int  # tokens that the prompt lost from its left to fit
+
+
+class _Row(NamedTuple):
+    """A response as it is fed to the model."""
+
+    encoded: EncodedResponse
+    same_tokens: bool
+    head_tokens: int
+    cut_tokens: int = 0
 
 
 class PromptParts(NamedTuple):
@@ -88,10 +100,6 @@ class RewardFunction:
             For a model given by name: what `from_pretrained` takes, such as `dtype` or `quantization_config`.
         chat_template_kwargs (`dict[str, Any]`, *optional*):
             Further arguments of `apply_chat_template`.
-
-    Attributes:
-        last_scores (`list[ResponseScore | None]`):
-            What the latest call found, for callers that want more than the reward; `None` for an empty response.
     """
 
     def __init__(
@@ -127,7 +135,6 @@ class RewardFunction:
         self.max_length = max_length or context_length
         self.chat_template_kwargs = chat_template_kwargs or {}
         self._end_ids = end_ids(policy_processing_class or self.processing_class, **self.chat_template_kwargs)
-        self.last_scores: list[ResponseScore | None] = []
 
     def __call__(
         self,
@@ -135,10 +142,34 @@ class RewardFunction:
         completions: list[str] | list[Messages],
         completion_ids: list[list[int]] | None = None,
         log_metric: Callable[[str, float], None] | None = None,
-        **kwargs: Any,
+        **columns: Any,
     ) -> list[float | None]:
         """
         Rewards of a batch, with TRL's signature of a reward function.
+
+        Arguments and errors as in [`score`].
+
+        Args:
+            log_metric (`Callable`, *optional*):
+                TRL's hook for metrics, for [`report`].
+
+        Returns:
+            `list[float | None]`: Reward of each response; `None`, which TRL takes as "not scored", for an empty one.
+        """
+        scores = self.score(prompts, completions, completion_ids, **columns)
+        if log_metric is not None:
+            self.report(scores, log_metric)
+        return rewards_of(scores)
+
+    def score(
+        self,
+        prompts: list[str] | list[Messages],
+        completions: list[str] | list[Messages],
+        completion_ids: list[list[int]] | None = None,
+        **columns: Any,
+    ) -> list[ResponseScore | None]:
+        """
+        Scores of a batch, with all that the model says of each response.
 
         Args:
             prompts (`list[str]` or `list[list[dict[str, str]]]`):
@@ -148,54 +179,62 @@ class RewardFunction:
             completion_ids (`list[list[int]]`, *optional*):
                 Ids that the policy sampled, up to and including its EOS. Without them every response counts as
                 finished.
-            log_metric (`Callable`, *optional*):
-                TRL's hook for metrics; every scale's mean, the gate's, and the number of shortened prompts go there.
-            kwargs:
+            columns:
                 Other columns of the data set. `tools` and `chat_template_kwargs` go to the chat template, as in
                 training.
 
         Returns:
-            `list[float | None]`: Reward of each response; `None`, which TRL takes as "not scored", for an empty one.
+            `list[ResponseScore | None]`: Score of each response; `None` for an empty one.
 
         Raises:
             `ValueError`: If `completion_ids` come from another tokenizer and `policy_processing_class` was not given,
             or a response alone is longer than `max_length`.
         """
         ids = completion_ids or [None] * len(prompts)
-        columns = {name: kwargs[name] for name in ("tools", "chat_template_kwargs") if name in kwargs}
+        columns = {name: columns[name] for name in TEMPLATE_COLUMNS if name in columns}
         around: dict[str, PromptParts] = {}
-        encoded = []
+        rows: dict[int, _Row] = {}
         for i, (prompt, completion, row_ids) in enumerate(zip(prompts, completions, ids, strict=True)):
             options = row_template_kwargs({name: column[i] for name, column in columns.items()})
             key = json.dumps([prompt, options])  # several responses have the same
             if key not in around:
                 around[key] = self._encode_prompt(prompt, self.chat_template_kwargs | options)
-            encoded.append(self._encode(prompt, around[key], completion, row_ids))
-        rows, cuts = {}, 0
-        for i, (row, *origin) in enumerate(encoded):
-            if row.response_start == len(row.input_ids):
-                continue
-            try:
-                (row,), cut = cut_prompt(self.processing_class, [row], self.max_length)
-            except ValueError as error:
-                raise ValueError(f"Response {i + 1} of the batch: {error}") from None
-            cuts += cut > 0
-            rows[i] = (row, *origin)
-        scores = self._score(rows)
-        self.last_scores = [scores.get(i) for i in range(len(prompts))]
+            row = self._encode(prompt, around[key], completion, row_ids)
+            if row.encoded.response_start < len(row.encoded.input_ids):
+                rows[i] = self._cut(row, i)
+        cuts = sum(row.cut_tokens > 0 for row in rows.values())
         if cuts:
             logger.warning_once(
                 f"{cuts} of {len(prompts)} prompts were shortened from the left to fit the reward model's "
                 f"{self.max_length} tokens; the metric `reward_model/shortened_prompts` counts on."
             )
-        if log_metric is not None and scores:
-            log_metric("reward_model/shortened_prompts", float(cuts))
-            for i, scale in enumerate(self.settings.scales):
-                log_metric(
-                    f"reward_model/{scale}", sum(s.scale_scores[i].item() for s in scores.values()) / len(scores)
-                )
-                log_metric(f"reward_model/gate/{scale}", sum(s.gate[i].item() for s in scores.values()) / len(scores))
-        return [None if score is None else score.reward for score in self.last_scores]
+        scores = self._score_rows(rows)
+        return [scores.get(i) for i in range(len(prompts))]
+
+    def report(self, scores: list[ResponseScore | None], log_metric: Callable[[str, float], None]) -> None:
+        """
+        Report the mean of every scale, that of its weight, and the number of shortened prompts.
+
+        Args:
+            scores (`list[ResponseScore | None]`):
+                Scores of a batch.
+            log_metric (`Callable`):
+                TRL's hook for metrics: called with a name and a number.
+        """
+        scored = [score for score in scores if score is not None]
+        if not scored:
+            return
+        log_metric("reward_model/shortened_prompts", float(sum(score.cut_tokens > 0 for score in scored)))
+        for i, scale in enumerate(self.settings.scales):
+            log_metric(f"reward_model/{scale}", sum(s.scale_scores[i].item() for s in scored) / len(scored))
+            log_metric(f"reward_model/gate/{scale}", sum(s.gate[i].item() for s in scored) / len(scored))
+
+    def _cut(self, row: _Row, index: int) -> _Row:
+        try:
+            (encoded,), cut = cut_prompt(self.processing_class, [row.encoded], self.max_length)
+        except ValueError as error:
+            raise ValueError(f"Response {index + 1} of the batch: {error}") from None
+        return row._replace(encoded=encoded, cut_tokens=cut)
 
     def _encode_prompt(self, prompt: str | Messages, options: dict[str, Any]) -> PromptParts:
         """What stands around a response, as text where a template writes it, and as ids."""
@@ -208,11 +247,11 @@ class RewardFunction:
 
     def _encode(
         self, prompt: str | Messages, around: PromptParts, completion: str | Messages, ids: list[int] | None
-    ) -> tuple[EncodedResponse, bool, int]:
-        """Row of one response, whether its tokens are those that the policy sampled, and how many come before them."""
-        tokenizer, text = self.processing_class, _text(completion)
+    ) -> _Row:
+        """Row of one response, from the ids that the policy sampled where they are ids of this tokenizer."""
+        tokenizer, text = self.processing_class, text_of(completion)
         if ids is None:
-            return self._encode_text(prompt, around, completion, finished=True), False, 0
+            return _Row(self._encode_text(prompt, around, completion, finished=True), False, 0)
         policy_tokenizer = self.policy_processing_class or tokenizer
         if policy_tokenizer.decode(ids, skip_special_tokens=True) != text:
             raise ValueError(
@@ -222,13 +261,13 @@ class RewardFunction:
             )
         finished = bool(ids) and ids[-1] in self._end_ids
         if policy_tokenizer is not tokenizer and tokenizer.decode(ids, skip_special_tokens=True) != text:
-            return self._encode_text(prompt, around, completion, finished), False, 0
+            return _Row(self._encode_text(prompt, around, completion, finished), False, 0)
         head = self._head(prompt, around, completion) if around.turn and around.turn.head else ""
         if head is None:
-            return self._encode_text(prompt, around, completion, finished), False, 0
+            return _Row(self._encode_text(prompt, around, completion, finished), False, 0)
         before = tokenizer(head, add_special_tokens=False)["input_ids"] if head else []
         response = before + (ids[:-1] + around.tail if finished else list(ids))
-        return EncodedResponse(around.start + response, len(around.start), []), True, len(before)
+        return _Row(EncodedResponse(around.start + response, len(around.start), []), True, len(before))
 
     def _head(self, prompt: str | Messages, around: PromptParts, completion: str | Messages) -> str | None:
         """
@@ -238,7 +277,7 @@ class RewardFunction:
         if around.turn is None:
             return ""
         rendered = self.processing_class.apply_chat_template([*prompt, *completion], tokenize=False, **around.options)
-        text = _text(completion).rstrip()
+        text = text_of(completion).rstrip()
         heads = dict.fromkeys((around.turn.head, ""))  # none, too: a message may bring a thought of its own
         return next((h for h in heads if rendered.startswith(around.turn.prompt + h + text)), None)
 
@@ -248,25 +287,26 @@ class RewardFunction:
         row = encode_response(self.processing_class, prompt, completion, finished=finished, **around.options)
         head = self._head(prompt, around, completion)
         if head is None:  # no place in the rendered text is one in the message: beyond its end, all of them
-            return row._replace(ends=[len(_text(completion)) + 1] * len(row.ends))
+            return row._replace(ends=[len(text_of(completion)) + 1] * len(row.ends))
         return row._replace(ends=[end - len(head) for end in row.ends])
 
-    def _score(self, rows: dict[int, tuple[EncodedResponse, bool, int]]) -> dict[int, ResponseScore]:
+    def _score_rows(self, rows: dict[int, _Row]) -> dict[int, ResponseScore]:
         if is_deepspeed_zero3_enabled() and not self._partitioned and not self._quantized:
             self.model, self._partitioned = prepare_deepspeed(self.model, Accelerator()), True
         training, scores = self.model.training, {}
         self.model.eval()
-        chunks = self._chunks({i: row for i, (row, *_) in rows.items()})
+        chunks = self._chunks({i: row.encoded for i, row in rows.items()})
         passes = len(chunks)
         if self._partitioned:
             # A forward pass gathers each layer from every process, so all must make as many, with rows left or not.
             passes = max(gather_object([passes]))
         with torch.no_grad():
-            for chunk in chunks + [[]] * (passes - len(chunks)):
-                groups = [[rows[i][0] for i in group] for group in chunk]
+            # Seen only where scoring takes its time, as it does not in a training step
+            for chunk in tqdm(chunks + [[]] * (passes - len(chunks)), desc="Scoring", delay=10, leave=False):
+                groups = [[rows[i].encoded for i in group] for group in chunk]
                 output = self._forward(groups or [[EncodedResponse([0, 0], 1, [])]])
                 for k, i in enumerate(i for group in chunk for i in group):
-                    scores[i] = _response_score(output, k, *rows[i])
+                    scores[i] = _response_score(output, k, rows[i])
         self.model.train(training)
         return scores
 
@@ -301,13 +341,12 @@ def _is_partitioned(model: PreTrainedModel | PeftModel) -> bool:
     return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
-def _text(completion: str | Messages) -> str:
-    return completion if isinstance(completion, str) else completion[-1]["content"]
+def rewards_of(scores: list[ResponseScore | None]) -> list[float | None]:
+    """Reward of each score; `None` where there is none."""
+    return [None if score is None else score.reward for score in scores]
 
 
-def _response_score(
-    output: MultiScaleRewardOutput, k: int, row: EncodedResponse, same_tokens: bool, head_tokens: int
-) -> ResponseScore:
+def _response_score(output: MultiScaleRewardOutput, k: int, row: _Row) -> ResponseScore:
     response, gate = output.response_mask[k], output.gate[k]
     return ResponseScore(
         reward=output.logits[k, 0].item(),
@@ -318,7 +357,8 @@ def _response_score(
         token_scores=output.token_scores[k][response],
         segment_scores=output.segment_scores[k][response],
         segment_ends=output.segment_ends[k][response],
-        ends=row.ends,
-        same_tokens=same_tokens,
-        head_tokens=head_tokens,
+        ends=row.encoded.ends,
+        same_tokens=row.same_tokens,
+        head_tokens=row.head_tokens,
+        cut_tokens=row.cut_tokens,
     )

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from ..data.tokens import EncodedResponse, Messages
+from ..data.messages import Messages
 from .adapter_files import load_adapter_settings, restore_adapter_dtype
 from .head import MultiScaleHead, MultiScaleSettings
 from .model import keep_gradients_in_4bit, load_tokenizer, reward_model_class
@@ -149,26 +149,26 @@ class SharedBaseRewardFunction(RewardFunction):
         if PartialState().distributed_type == DistributedType.FSDP:
             raise ValueError(f"A shared base does not work under FSDP. Use DeepSpeed ZeRO, or {alone}.")
 
-    def __call__(
+    def score(
         self,
         prompts: list[str] | list[Messages],
         completions: list[str] | list[Messages],
         completion_ids: list[list[int]] | None = None,
-        **kwargs: Any,
-    ) -> list[float | None]:
+        **columns: Any,
+    ) -> list[ResponseScore | None]:
         """As in [`RewardFunction`]; raises `ValueError` before the adapter is attached to a policy."""
         if self._policy is None:
             raise ValueError(
                 f"The reward adapter '{self._folder}' has no base yet: ReinforceTrainer gives it that of its policy, "
                 "and for another trainer call `attach(trainer.model)` once the trainer is made."
             )
-        return super().__call__(prompts, completions, completion_ids, **kwargs)
+        return super().score(prompts, completions, completion_ids, **columns)
 
-    def _score(self, rows: dict[int, tuple[EncodedResponse, bool]]) -> dict[int, ResponseScore]:
+    def _score_rows(self, rows: dict[int, Any]) -> dict[int, ResponseScore]:
         # To where trainers move the policy after it was attached; the model's own `device` is that of its head
         self.model.score.to(self._policy.device)
         with _active(self._policy, self._name):
-            return super()._score(rows)
+            return super()._score_rows(rows)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from ...arguments import SANDBOX, DataArguments, once
 from ...data.loading import load_pairs
-from ...data.tokens import Messages
+from ...data.messages import Messages
 from ...pages.tables import print_table
 from ...planning.memory import Decoder
 from ...sandbox.models import new_decoder, train_tokenizer

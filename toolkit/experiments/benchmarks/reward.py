@@ -21,7 +21,8 @@ from transformers import (
 from trl import RewardConfig, RewardTrainer, RLOOConfig, RLOOTrainer
 
 from ...arguments import once
-from ...data.tokens import Messages, encode_response, response_marker_ids, segment_boundary_ids
+from ...data.messages import Messages
+from ...data.tokens import encode_response, response_marker_ids, segment_boundary_ids
 from ...reward.head import MultiScaleSettings
 from ...reward.model import AutoModelForMultiScaleReward
 from ...reward.scorer import RewardFunction

@@ -142,12 +142,8 @@ def train_head(
     options = STUDY_MODELS[model]
     set_seed(seed)
     head = MultiScaleHead(chosen.size(2), MultiScaleSettings(options["scales"], options["context"]))
-    for name, parameter in head.named_parameters():
-        # As the reward model has it: the gate starts even, and the prompt has no say at first
-        zero = name in ("gate", "gate_bias", "context_response") or (
-            name == "weight" and "response" not in head.scales
-        )
-        nn.init.zeros_(parameter) if zero else nn.init.normal_(parameter, std=0.02)
+    nn.init.normal_(head.weight, std=0.02)
+    head.initialize(std=0.02)
     weights = strength_weights(strength).float() if options["weight_by_strength"] else torch.ones(len(chosen))
     steps = epochs * -(-len(chosen) // 32)
     optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=0.01)

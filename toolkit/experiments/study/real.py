@@ -11,7 +11,7 @@ from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
 from ...data.loading import load_pairs
-from ...data.tokens import Messages
+from ...data.messages import Messages
 from ...reward.config import PREFERENCE_MODELS, MultiScaleRewardConfig
 from ...sandbox.models import new_decoder, train_tokenizer
 from .grid import Cell, Study
