@@ -4,7 +4,8 @@ from .policy.config import ReinforceConfig
 from .policy.trainer import ReinforceTrainer
 from .reward.config import PREFERENCE_MODELS, MultiScaleRewardConfig
 from .reward.head import MultiScaleSettings
-from .reward.model import AutoModelForMultiScaleReward, MultiScaleRewardOutput
+from .reward.loading import AutoModelForMultiScaleReward
+from .reward.model import MultiScaleRewardOutput
 from .reward.scorer import ResponseScore, RewardFunction
 from .reward.shared_base import SharedBaseRewardFunction
 from .reward.trainer import MultiScaleRewardTrainer

@@ -15,6 +15,7 @@ from accelerate.logging import get_logger
 from datasets import Dataset
 from trl import ModelConfig, ScriptArguments
 
+from .data.formats import keep_normalized
 from .data.loading import load_pairs, load_prompts
 from .sandbox.rows import sample_pairs, sample_prompts
 from .training.checkpoints import last_complete_checkpoint
@@ -135,7 +136,9 @@ def _names_files(name: str) -> bool:
 
 
 def _at_most(dataset: Dataset, size: int | None, seed: int) -> Dataset:
-    return dataset if size is None or len(dataset) <= size else dataset.shuffle(seed=seed).select(range(size))
+    if size is None or len(dataset) <= size:
+        return dataset
+    return keep_normalized(dataset.shuffle(seed=seed).select(range(size)), dataset)
 
 
 def with_model_arguments(training_args: Any, model_args: ModelConfig) -> Any:

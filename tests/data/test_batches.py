@@ -29,6 +29,7 @@ def test_collators_by_hand():
     assert shared["token_index"].tolist() == [[0, 1, 2, -1], [5, 6, -1, -1], [0, 1, 3, 4], [5, 7, -1, -1]]
     for found in (batch, shared):
         assert found["response_start"].tolist() == [2, 1, 2, 1]
+        assert found["group_sizes"].tolist() == [2, 2]
         assert found["margin"].tolist() == [0.5, 0.0]
         assert found["weight"].tolist() == [2.0, 1.0]
 

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset, DatasetDict, Value
 
 from tests.conftest import ROOT
-from toolkit.data.formats import normalize_pairs, normalize_prompts
+from toolkit.data.formats import keep_normalized, normalize_pairs, normalize_prompts
 from toolkit.data.loading import load_pairs, load_prompts, load_table
 
 SHARED = ROOT.parent / "shared" / "data"
@@ -522,3 +522,39 @@ def test_tool_calls_are_refused_and_other_fields_named(tmp_path, caplog):
     rows[0]["chosen"] = [call, *answers[0]]
     with pytest.raises(ValueError, match=r"row 1, column 'chosen': found tool calls in message 1"):
         normalize_pairs(Dataset.from_list(rows), "pairs")
+
+
+def turns(*texts):
+    return [{"role": "user" if i % 2 == 0 else "assistant", "content": text} for i, text in enumerate(texts)]
+
+
+ONCE = {
+    "transcripts": {"chosen": "\n\nHuman: A?\n\nAssistant: b", "rejected": "\n\nHuman: A?\n\nAssistant: c"},
+    "text": {"chosen": "A? b", "rejected": "A? c"},
+    "user turns that differ": {"chosen": turns("A", "b", "C", "d"), "rejected": turns("A", "b", "E", "f")},
+    "nothing in common": {"chosen": turns("A", "b"), "rejected": turns("C", "d")},
+    "an empty list as prompt": {"prompt": [], "chosen": turns("A", "b"), "rejected": turns("A", "c")},
+}
+
+
+@pytest.mark.parametrize("row", ONCE.values(), ids=ONCE)
+def test_normalizing_twice_is_normalizing_once(row):
+    once = normalize_pairs(Dataset.from_list([row] * 2), "pairs")
+    assert normalize_pairs(once, "pairs") is once
+    again = normalize_pairs(once.select(range(2)), "pairs")  # another table, whose rows are checked anew
+    assert again is not once
+    assert again.to_list() == once.to_list()
+
+
+def test_rows_taken_from_checked_ones_are_not_checked_again():
+    once = normalize_pairs(Dataset.from_list([ONCE["text"]] * 3), "pairs")
+    part = keep_normalized(once.select([2, 0]), once)
+    assert normalize_pairs(part, "pairs") is part
+    raw = Dataset.from_list([ONCE["text"]] * 3)
+    assert normalize_pairs(keep_normalized(raw.select([0]), raw), "pairs").column_names == ["prompt", *ONCE["text"]]
+
+
+def test_a_response_does_not_go_on_with_the_speaker_of_the_prompt():
+    row = {"prompt": turns("A"), "chosen": turns("B", "c"), "rejected": turns("B", "d")}
+    with pytest.raises(ValueError, match="begins with a message from 'user', as the prompt ends"):
+        normalize_pairs(Dataset.from_list([row]), "pairs")

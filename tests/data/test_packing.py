@@ -6,6 +6,7 @@ from tests.conftest import pad_rows
 from toolkit.data.packing import (
     branch_mask,
     fill_batches,
+    first_rows_first,
     group_by_prefix,
     pack_rows,
     shared_prefix_length,
@@ -141,3 +142,8 @@ def test_attention_without_such_masks_is_refused(tiny_folder):
     assert why_not_shared(model) is None
     model.config._attn_implementation = "flash_attention_2"  # which cannot be loaded without a GPU
     assert "'flash_attention_2' takes no mask" in why_not_shared(model)
+
+
+def test_first_rows_come_first():
+    # Groups of 2, 3 and 1 rows, which stand group by group as rows 0 1, 2 3 4 and 5
+    assert first_rows_first([2, 3, 1]) == [0, 2, 5, 1, 3, 4]

@@ -3,6 +3,7 @@ import torch
 
 from toolkit.data.positions import (
     find_response_start,
+    group_rows,
     last_kept,
     positions_from,
     response_mask,
@@ -133,3 +134,14 @@ def test_segment_ends_leaves_its_arguments_alone():
     segment_ends(boundary, response)
     torch.testing.assert_close(boundary, mask("o.oo.o."))
     torch.testing.assert_close(response, mask("...oooo"))
+
+
+def test_rows_of_groups_by_hand():
+    # Three groups of 2, 3 and 1 responses: first all first ones (rows 0 to 2), then the second ones (3, 4), then row 5
+    assert group_rows(torch.tensor([2, 3, 1]), 3).tolist() == [[0, 3, -1], [1, 4, 5], [2, -1, -1]]
+
+
+def test_pairs_are_groups_of_two():
+    scores = torch.randn(10)
+    pairs = scores[group_rows(torch.full((5,), 2), 2)]
+    assert torch.equal(torch.stack(scores.chunk(2), dim=1), pairs)

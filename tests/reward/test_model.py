@@ -17,7 +17,7 @@ from transformers import (
 from tests.conftest import ARCHITECTURES, ROOT, pad_rows, run_python, spread_head
 from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings
 from toolkit.data.tokens import encode_response
-from toolkit.reward.adapter_files import save_adapter_settings
+from toolkit.reward.loading import save_adapter_settings
 from toolkit.reward.scales import SCALES
 
 ARCHITECTURE = pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -540,6 +540,7 @@ def test_the_coarse_scales_gradient_grows_over_the_warmup(reward_trainer, plain_
     def gradients(step, scales):
         """Of the chosen responses' scores at some scales, into the decoder alone."""
         trainer.state.global_step, trainer.state.max_steps = step, 8
+        trainer.callback_handler.on_step_begin(trainer.args, trainer.state, trainer.control)
         trainer.model.zero_grad()
         _, pairs = trainer.compute_loss(trainer.model, dict(batch), return_outputs=True)
         pairs.scale_chosen[:, scales].sum().backward()

@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import TrainingArguments
 from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
-from .packing import pack_rows
+from .packing import first_rows_first, pack_rows
+
+SIDES = ("chosen", "rejected")  # rows of a pair, a group of two, in their order
 
 # Lengths that differ by less count as alike, so that chance has a say in who shares a batch.
 LENGTH_STEP = 32
@@ -21,7 +26,8 @@ class MultiScaleCollator(DataCollatorForPreference):
     TRL's collator for pairs, with where each response starts and the weight of each pair.
 
     A batch of `P` pairs has `2 P` rows, all chosen first: `input_ids` and `attention_mask` `(2 P, T)` int64,
-    `response_start` `(2 P,)` int64, and `margin` and `weight` `(P,)` float32 where the data have them.
+    `response_start` `(2 P,)` int64, `group_sizes` `(P,)` int64, how many rows belong together, which is 2 for a pair,
+    and `margin` and `weight` `(P,)` float32 where the data have them.
 
     Args:
         shared_prompts (`bool`, *optional*, defaults to `False`):
@@ -33,16 +39,16 @@ class MultiScaleCollator(DataCollatorForPreference):
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         if self.shared_prompts:
-            groups = [[example["chosen_ids"], example["rejected_ids"]] for example in examples]
+            groups = [[example[f"{side}_ids"] for side in SIDES] for example in examples]
             shared = [example["shared_tokens"] for example in examples]
             batch = pack_rows(groups, shared, self.pad_token_id, self.pad_to_multiple_of)._asdict()
-            batch["token_index"] = torch.cat([batch["token_index"][0::2], batch["token_index"][1::2]])
+            batch["token_index"] = batch["token_index"][first_rows_first([len(group) for group in groups])]
             if "margin" in examples[0]:
                 batch["margin"] = torch.tensor([example["margin"] for example in examples], dtype=torch.float)
         else:
             batch = super().torch_call(examples)
-        starts = [example[f"{side}_start"] for side in ("chosen", "rejected") for example in examples]
-        batch["response_start"] = torch.tensor(starts)
+        batch["response_start"] = torch.tensor([example[f"{side}_start"] for side in SIDES for example in examples])
+        batch["group_sizes"] = torch.full((len(examples),), len(SIDES))
         if "weight" in examples[0]:
             batch["weight"] = torch.tensor([example["weight"] for example in examples], dtype=torch.float)
         return batch
@@ -158,3 +164,43 @@ def longest_first(lengths: list[int]) -> list[int]:
         `list[int]`
     """
     return sorted(range(len(lengths)), key=lambda i: -lengths[i])
+
+
+def train_sampler(dataset: Dataset, args: TrainingArguments, shared_prompts: bool) -> Sampler[Any] | None:
+    """
+    Sampler of a reward training, where another than Transformers' own is asked for.
+
+    Args:
+        dataset (`datasets.Dataset`):
+            Tokenized pairs.
+        args ([`MultiScaleRewardConfig`]):
+            Configuration: `max_tokens_per_batch`, `train_sampling_strategy`, sizes of batches, seeds, processes.
+        shared_prompts (`bool`):
+            Whether the two sides of a pair are one row.
+
+    Returns:
+        `torch.utils.data.Sampler`: Of rows, or of whole batches of this process; `None` for Transformers' own.
+    """
+    seed = args.seed if args.data_seed is None else args.data_seed
+    lengths = dataset[args.length_column_name][:]
+    rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    if args.max_tokens_per_batch:
+        multiple = args.pad_to_multiple_of or 1
+        if not shared_prompts:
+            sides = zip(dataset["chosen_ids"], dataset["rejected_ids"], strict=True)
+            lengths = [max(len(chosen), len(rejected)) for chosen, rejected in sides]
+        padded = [-(-length // multiple) * multiple * (1 if shared_prompts else len(SIDES)) for length in lengths]
+        return TokenBudgetSampler(padded, args.max_tokens_per_batch, seed, args.world_size, args.process_index)
+    if args.train_sampling_strategy == "group_by_length":
+        return EpochLengthGroupedSampler(rows, lengths, seed)
+    if args.train_sampling_strategy == "batch_rebalance":
+        return EpochBatchRebalanceSampler(
+            lengths,
+            effective_batch_size=rows,
+            dp_size=args.world_size,
+            grad_accum=args.gradient_accumulation_steps,
+            seed=seed,
+            rank=args.process_index,
+            drop_last=args.dataloader_drop_last,
+        )
+    return None

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from transformers.utils.logging import get_logger
@@ -28,12 +29,14 @@ FLOAT = Value("float64")
 INDEX = "index of the row"  # a column while rows are dropped
 MESSAGES_FEATURE = List({"role": Value("string"), "content": Value("string")})
 NO_PREFERENCE = "Write what was preferred, remove the row, or set `drop_unusable_pairs` to leave such rows out."
+# Tables whose every row is in the one form. Whatever changes a table makes another one, which is not among them.
+_NORMALIZED: WeakSet[Dataset] = WeakSet()
 FORMS = "`chosen` and `rejected`, as text or lists of {role, content} messages, with such a `prompt` or after it"
 
 
 def normalize_pairs(dataset: Dataset, name: str, drop_unusable: bool = False) -> Dataset:
     r"""
-    Bring preference pairs to one form and check every row.
+    Bring preference pairs to one form and check every row, once: what it returned it gives back as it is.
 
     A pair has a `prompt`, or its prompt is what `chosen` and `rejected` have in common at the beginning. Values are
     text, lists of messages, or transcripts that start with `"\n\nHuman:"` (HH-RLHF), which become messages. Responses
@@ -57,6 +60,8 @@ def normalize_pairs(dataset: Dataset, name: str, drop_unusable: bool = False) ->
             form, a response is empty or not the assistant's, both are the same, no row is left, a margin or strength
             is not finite, a strength is negative, or all are 0.
     """
+    if dataset in _NORMALIZED:
+        return dataset
     absent = [column for column in ("chosen", "rejected") if column not in dataset.column_names]
     if absent:
         raise ValueError(f"Data set '{name}' has no column {absent}; it has {dataset.column_names}. It needs {FORMS}.")
@@ -67,8 +72,27 @@ def normalize_pairs(dataset: Dataset, name: str, drop_unusable: bool = False) ->
         what = f"left out {left_out} of {len(dataset)} pairs, whose responses are the same or one of them empty"
         logger.warning(f"Data set '{name}': {what}.")
     if "strength" not in result.column_names or any(result["strength"][:]):
+        _NORMALIZED.add(result)
         return result
     raise ValueError(f"Data set '{name}', column 'strength': found 0 in every row. Write others, or remove it.")
+
+
+def keep_normalized(dataset: Dataset, source: Dataset) -> Dataset:
+    """
+    Say of rows taken from a table that they are in the one form if the table's are, so that none is checked twice.
+
+    Args:
+        dataset (`datasets.Dataset`):
+            Rows of `source`, chosen or reordered, alone or with others like them.
+        source (`datasets.Dataset`):
+            Where they come from.
+
+    Returns:
+        `datasets.Dataset`: `dataset`.
+    """
+    if source in _NORMALIZED:
+        _NORMALIZED.add(dataset)
+    return dataset
 
 
 def _map_pairs(
@@ -246,6 +270,8 @@ def _divide(row: dict[str, Any], form: dict[str, str]) -> dict[str, Any]:
         prompt = chosen[:0]
         if chosen and chosen[:1] == rejected[:1]:  # else TRL's function may take a space from the end of `chosen`
             prompt, chosen, rejected = extract_prompt({"chosen": chosen, "rejected": rejected}).values()
+            if not isinstance(prompt, str):
+                chosen, rejected = _after(prompt, chosen, "chosen"), _after(prompt, rejected, "rejected")
         if "prompt" in form and row["prompt"].strip() not in ["", *(message["content"].strip() for message in prompt)]:
             raise RowError("prompt", "plain text that is not in both conversations", "Write it as messages.")
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
@@ -254,10 +280,15 @@ def _divide(row: dict[str, Any], form: dict[str, str]) -> dict[str, Any]:
 def _continuation(prompt: Messages, response: Messages, column: str) -> Messages:
     """The response without the prompt, which whole conversations repeat."""
     rest = response[len(prompt) :] if response[: len(prompt)] == prompt else response
-    if prompt and rest and rest[0]["role"] != "assistant":
-        found = f"a response that begins with a message from '{rest[0]['role']}'"
+    return _after(prompt, rest, column)
+
+
+def _after(prompt: Messages, response: Messages, column: str) -> Messages:
+    """The response, unless it goes on with the speaker of the prompt's last message."""
+    if prompt and response and response[0]["role"] == prompt[-1]["role"]:
+        found = f"a response that begins with a message from '{response[0]['role']}', as the prompt ends"
         raise RowError(column, found, "Begin it with the assistant's, or with all messages of the prompt.")
-    return rest
+    return response
 
 
 def _number(value: Any, column: str) -> float:

@@ -8,7 +8,7 @@ from datasets import Dataset
 from datasets.exceptions import DatasetsError
 from transformers.utils.logging import get_logger
 
-from .formats import FLOAT, NUMBER_COLUMNS, TEXT_COLUMNS, normalize_pairs, normalize_prompts
+from .formats import FLOAT, NUMBER_COLUMNS, TEXT_COLUMNS, keep_normalized, normalize_pairs, normalize_prompts
 from .row_errors import BUILDERS, RowError, builder, describe, json_rows, open_text
 
 logger = get_logger(__name__)
@@ -44,7 +44,8 @@ def load_pairs(
 ) -> Dataset:
     """[`load_table`], then [`normalize_pairs`] of each file, with their arguments, results and errors."""
     tables = _sources(name_or_path, split, config)
-    return _concatenate([(name, normalize_pairs(table, name, drop_unusable)) for name, table in tables])
+    pairs = [(name, normalize_pairs(table, name, drop_unusable)) for name, table in tables]
+    return keep_normalized(_concatenate(pairs), pairs[0][1])
 
 
 def load_prompts(name_or_path: str, split: str | None = None, config: str | None = None) -> Dataset:

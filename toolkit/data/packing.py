@@ -83,6 +83,21 @@ def pack_rows(
     return PackedRows(input_ids, (branch_ids >= 0).long(), position_ids, branch_ids, token_index)
 
 
+def first_rows_first(group_sizes: list[int]) -> list[int]:
+    """
+    Order of rows that stand group by group, for a batch as [`~toolkit.data.positions.group_rows`] reads it.
+
+    Args:
+        group_sizes (`list[int]`):
+            Number of rows in each group.
+
+    Returns:
+        `list[int]`: Indices of the first row of every group, then of the second of every group that has one, ...
+    """
+    places = [place for size in group_sizes for place in range(size)]
+    return sorted(range(len(places)), key=places.__getitem__)
+
+
 def group_by_prefix(rows: list[list[int]], shared: list[int], max_rows: int) -> list[list[int]]:
     """
     Put together the rows that begin with the same prompt.

@@ -111,6 +111,26 @@ def find_response_start(input_ids: Tensor, attention_mask: Tensor, marker_ids: l
     return start
 
 
+def group_rows(group_sizes: Tensor, width: int) -> Tensor:
+    """
+    Rows of each group of responses, in a batch that has the first of every group, then the second of every group, ...
+
+    That order is TRL's for pairs, groups of two: all chosen, then all rejected.
+
+    Args:
+        group_sizes (`torch.Tensor` of shape `(G,)`, int64):
+            Number of rows in each group.
+        width (`int`):
+            The largest of them, `K`.
+
+    Returns:
+        `torch.Tensor` of shape `(G, K)`, int64: Index of each row of a group in the batch; -1 beyond its last.
+    """
+    present = torch.arange(width, device=group_sizes.device)[:, None] < group_sizes
+    index = (present.flatten().cumsum(0) - 1).view_as(present)
+    return index.masked_fill(~present, -1).T
+
+
 def segment_ends(boundary: Tensor, response: Tensor) -> Tensor:
     """
     Tokens that complete a segment: the first boundary token of every run of them.

@@ -14,7 +14,7 @@ from trl import RLOOTrainer
 from trl.trainer.utils import split_tensor_dict
 
 from ..data.packing import why_not_shared
-from ..reward.model import keep_gradients_in_4bit
+from ..reward.loading import keep_gradients_in_4bit
 from ..reward.scorer import ResponseScore, RewardFunction, rewards_of
 from ..reward.shared_base import SharedBaseRewardFunction
 from ..training.checkpoints import ExactResume

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..stats.metrics import PairScores
+
 
 class PairLosses(NamedTuple):
     """Losses of a batch of pairs."""
@@ -185,3 +187,69 @@ def multi_scale_loss(
     if scales.size(1) > 1:
         total = total + scale_weight * scales.sum(1)
     return PairLosses(total if weight is None else weight * total, scales)
+
+
+def score_pairs(
+    scores: Tensor,
+    scale_scores: Tensor,
+    gate: Tensor,
+    lengths: Tensor,
+    *,
+    pointwise: bool = False,
+    weight: Tensor | None = None,
+    margin: Tensor | None = None,
+    scale_weight: float = 0.0,
+    label_smoothing: float = 0.0,
+    centering: float | None = None,
+) -> PairScores:
+    """
+    Losses and scores of a batch of pairs, [`multi_scale_loss`] with the pull towards mean zero.
+
+    Args:
+        scores (`torch.Tensor` of shape `(P, 2)`, float):
+            Mixed scores, of chosen and rejected.
+        scale_scores (`torch.Tensor` of shape `(P, 2, S)`, float):
+            Scores of each scale.
+        gate (`torch.Tensor` of shape `(P, 2, S)`, float):
+            Weights of the scales.
+        lengths (`torch.Tensor` of shape `(P, 2)`, int64):
+            Response tokens.
+        pointwise, weight, margin, scale_weight, label_smoothing:
+            As in [`multi_scale_loss`].
+        centering (`float`, *optional*):
+            Weight of [`centering_penalty`].
+
+    Returns:
+        [`~toolkit.stats.metrics.PairScores`]: `loss` has all terms and carries the gradient.
+
+    Raises:
+        `ValueError`: As in [`multi_scale_loss`].
+    """
+    chosen, rejected = scores.unbind(1)
+    scale_chosen, scale_rejected = scale_scores.unbind(1)
+    chosen_length, rejected_length = lengths.unbind(1)
+    losses = multi_scale_loss(
+        chosen,
+        rejected,
+        scale_chosen,
+        scale_rejected,
+        pointwise=pointwise,
+        weight=weight,
+        margin=margin,
+        scale_weight=scale_weight,
+        label_smoothing=label_smoothing,
+    )
+    total = losses.total
+    if centering is not None:
+        total = total + centering * centering_penalty(chosen, rejected)
+    return PairScores(
+        chosen=chosen,
+        rejected=rejected,
+        scale_chosen=scale_chosen,
+        scale_rejected=scale_rejected,
+        gate=gate.mean(1),
+        chosen_length=chosen_length,
+        rejected_length=rejected_length,
+        loss=total,
+        scale_losses=losses.scales,
+    )

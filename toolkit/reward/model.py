@@ -7,26 +7,18 @@ from functools import cache
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.utils import ModelOutput
-from transformers.utils.hub import cached_file
 
 from ..data.packing import branch_mask
 from ..data.positions import find_response_start, last_kept, positions_from, response_mask, segment_ends
-from .adapter_files import adapter_folder, load_adapter_settings, restore_adapter_dtype
 from .head import MultiScaleHead, MultiScaleSettings
 from .scales import SCALES, mix, scale_prefix_values
-
-# Which file of a name is meant, and how it is fetched; the same for models, configurations and tokenizers
-HUB_OPTIONS = ("revision", "trust_remote_code", "token", "cache_dir")
 
 
 @dataclass
@@ -259,100 +251,3 @@ def base_reward_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
             "give a stock reward model to a trainer's `reward_funcs` directly."
         )
     return base
-
-
-class AutoModelForMultiScaleReward:
-    """Loads a multi-scale reward model, or begins one from a causal-LM or classification checkpoint."""
-
-    @staticmethod
-    def from_pretrained(
-        name_or_path: str, settings: MultiScaleSettings | None = None, **kwargs: Any
-    ) -> PreTrainedModel | PeftModel:
-        """
-        Load a checkpoint with the architecture's own class and the multi-scale head.
-
-        Args:
-            name_or_path (`str`):
-                Hub name or folder of a model, or of a LoRA adapter that `MultiScaleRewardTrainer` saved.
-            settings ([`MultiScaleSettings`], *optional*):
-                Scales and context of a new reward model. Not needed, and taken from the checkpoint, for one that was
-                trained here.
-            kwargs (`dict`, *optional*):
-                What `AutoModelForSequenceClassification.from_pretrained` takes: `dtype`, `attn_implementation`,
-                `quantization_config`, `device_map`, `revision`, …
-
-        Returns:
-            [`~transformers.PreTrainedModel`], or [`~peft.PeftModel`] for an adapter.
-
-        Raises:
-            `ValueError`: If the checkpoint is not a multi-scale reward model and no `settings` are given, or its
-            architecture has no stock reward head.
-        """
-        shared = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
-        folder = adapter_folder(name_or_path, **{key: shared[key] for key in shared if key != "trust_remote_code"})
-        if folder is not None:
-            base = PeftConfig.from_pretrained(folder).base_model_name_or_path
-            settings = settings or load_adapter_settings(folder)
-            fetched = folder != name_or_path  # in the revision that is given, which then is not the base's
-            of_base = {key: value for key, value in kwargs.items() if not (fetched and key == "revision")}
-            model = AutoModelForMultiScaleReward.from_pretrained(base, settings, **of_base)
-            # PEFT would freeze it, but a whole model can be trained on when it is loaded, and so can this.
-            return restore_adapter_dtype(PeftModel.from_pretrained(model, folder, is_trainable=True), folder)
-
-        config = AutoConfig.from_pretrained(name_or_path, num_labels=1, **shared)
-        saved = getattr(config, "multi_scale", None)
-        if settings is None and saved is None:
-            raise ValueError(
-                f"'{name_or_path}' is not a multi-scale reward model: its config.json has no `multi_scale`. Train it "
-                "with MultiScaleRewardTrainer first, or pass `settings=MultiScaleSettings()` to begin a new head."
-            )
-        if settings is not None:
-            config.multi_scale = asdict(settings)
-        model = reward_model_class(type(config)).from_pretrained(name_or_path, config=config, **kwargs)
-        keep_gradients_in_4bit(model)
-        for parameter in model.score.parameters():
-            # Transformers keeps in float32 what it reads, not what a checkpoint lacks: a new head, or an adapter's.
-            if not hasattr(parameter, "ds_id"):  # in pieces under ZeRO-3, whose dtype is DeepSpeed's to settle
-                parameter.data = parameter.data.float()
-        if "response" not in model.settings.scales:
-            # It takes no part in the score and stays 0. Frozen here, since loading makes every parameter trainable.
-            model.score.weight.requires_grad_(False)
-        return model
-
-
-def load_tokenizer(name_or_path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
-    """
-    Tokenizer of a model, or the one beside an adapter, which may have another template than its base's.
-
-    Args:
-        name_or_path (`str`):
-            Hub name or folder of a model or an adapter.
-        kwargs (`dict`, *optional*):
-            `revision`, `trust_remote_code`, `token` and `cache_dir`; other options of `from_pretrained` are left out.
-
-    Returns:
-        [`~transformers.PreTrainedTokenizerBase`]: That of the base, where an adapter has none beside it.
-    """
-    kwargs = {key: kwargs[key] for key in HUB_OPTIONS if kwargs.get(key) is not None}
-    of_hub = {key: value for key, value in kwargs.items() if key != "trust_remote_code"}
-    folder = adapter_folder(name_or_path, **of_hub)
-    own = cached_file(name_or_path, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **of_hub)
-    if folder is None or own is not None:
-        return AutoTokenizer.from_pretrained(name_or_path, **kwargs)
-    if folder != name_or_path:
-        kwargs.pop("revision", None)  # which is the adapter's
-    return AutoTokenizer.from_pretrained(PeftConfig.from_pretrained(folder).base_model_name_or_path, **kwargs)
-
-
-def keep_gradients_in_4bit(model: nn.Module) -> None:
-    """
-    Stop bitsandbytes from packing 4-bit weights anew at their first evaluation, which it does for good on CPUs with
-    bfloat16 instructions: no gradient passes through them afterwards, and their scales are rounded.
-
-    Args:
-        model (`torch.nn.Module`):
-            A model with or without such weights.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False

@@ -28,7 +28,8 @@ from ..data.tokens import (
     row_template_kwargs,
     turn_parts,
 )
-from .model import AutoModelForMultiScaleReward, MultiScaleRewardOutput, base_reward_model, load_tokenizer
+from .loading import AutoModelForMultiScaleReward, load_tokenizer
+from .model import MultiScaleRewardOutput, base_reward_model
 
 logger = get_logger(__name__)
 

@@ -26,9 +26,9 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..data.messages import Messages
-from .adapter_files import load_adapter_settings, restore_adapter_dtype
 from .head import MultiScaleHead, MultiScaleSettings
-from .model import keep_gradients_in_4bit, load_tokenizer, reward_model_class
+from .loading import keep_gradients_in_4bit, load_adapter_settings, load_tokenizer, restore_adapter_dtype
+from .model import reward_model_class
 from .scorer import ResponseScore, RewardFunction
 
 ADAPTER_NAME = "shared_reward"

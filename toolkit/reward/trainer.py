@@ -6,30 +6,25 @@ import numpy as np
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
-from datasets import Dataset, IterableDataset
-from peft import PeftConfig, PeftModel, TaskType
+from datasets import Dataset
+from peft import PeftConfig, PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from trl import RewardTrainer
 
-from ..data.batches import (
-    EpochBatchRebalanceSampler,
-    EpochLengthGroupedSampler,
-    MultiScaleCollator,
-    TokenBudgetSampler,
-    longest_first,
-)
-from ..data.formats import normalize_pairs
-from ..data.packing import why_not_shared
-from ..data.tokens import response_marker_ids, segment_boundary_ids, tokenize_pair
+from ..data.batches import SIDES, MultiScaleCollator, longest_first, train_sampler
+from ..data.positions import group_rows
+from ..data.preparation import tokenize_pairs
+from ..data.tokens import response_marker_ids, segment_boundary_ids
 from ..stats.metrics import PairScores, summarize_pairs
 from ..training.checkpoints import ExactResume
-from .adapter_files import save_adapter_settings
 from .config import MultiScaleRewardConfig
-from .head import MultiScaleHead, MultiScaleSettings
-from .losses import centering_penalty, multi_scale_loss, strength_weights
-from .model import AutoModelForMultiScaleReward, base_reward_model, load_tokenizer
+from .loading import load_tokenizer, save_adapter_settings
+from .losses import score_pairs, strength_weights
+from .model import base_reward_model
+from .setup import check_arguments, engine_dtype, load_for_training, settle_dtypes, shares_prompts
+from .warmup import CoarseWarmup
 
 logger = get_logger(__name__)
 
@@ -68,39 +63,16 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         peft_config: PeftConfig | None = None,
         **kwargs: Any,
     ) -> None:
-        if kwargs.get("data_collator") is not None:
-            raise ValueError(
-                "`data_collator` cannot be set: only the trainer's own knows where responses start. Leave it out."
-            )
-        if peft_config is not None and peft_config.task_type != TaskType.SEQ_CLS:
-            raise ValueError(
-                f"`peft_config.task_type` is {peft_config.task_type}, with which the score head would be frozen and "
-                "left out of the saved adapter. Set `task_type='SEQ_CLS'`, or `--lora_task_type SEQ_CLS`."
-            )
+        check_arguments(peft_config, kwargs)
         init_kwargs = args.model_init_kwargs
         if isinstance(model, str):
             if kwargs.get("processing_class") is None:  # TRL would ask for that of the base, in its newest revision
                 options = {"trust_remote_code": args.trust_remote_code, **(init_kwargs or {})}
                 kwargs["processing_class"] = load_tokenizer(model, **options)
-            model = self._load(model, args, quantization_config)
+            model = load_for_training(model, args, quantization_config)
             args.model_init_kwargs = None  # used up; TRL would warn that a loaded model ignores them
         self.reward_model = base_reward_model(model)
-        settings = self.reward_model.settings
-        if (settings.scales, settings.context) != (args.scales, args.context):
-            raise ValueError(
-                f"The model has `scales={settings.scales}` and `context='{settings.context}'`, the configuration "
-                f"`scales={args.scales}` and `context='{args.context}'`. Give both the same."
-            )
-        reason = why_not_shared(self.reward_model)
-        if args.shared_prompts and reason is not None:
-            raise ValueError(
-                f"`shared_prompts=True`, but {type(self.reward_model).__name__} cannot run both sides of a pair in "
-                f"one row: {reason}. Load it with `attn_implementation='sdpa'` where that is the reason, or leave "
-                "`shared_prompts` unset."
-            )
-        self._shared_prompts = reason is None and args.shared_prompts is not False
-        if reason is not None and args.shared_prompts is None:
-            logger.info(f"The two sides of a pair run in rows of their own, since {reason}.")
+        self._shared_prompts = shares_prompts(self.reward_model, args)
         super().__init__(
             model=model,
             args=args,
@@ -110,50 +82,25 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
             **kwargs,
         )
         args.model_init_kwargs = init_kwargs
-        self.reward_model.set_layout(
-            response_marker_ids(self.processing_class), segment_boundary_ids(self.processing_class)
-        )
-        self._settle_dtypes()
+        tokenizer = self.processing_class
+        self.reward_model.set_layout(response_marker_ids(tokenizer), segment_boundary_ids(tokenizer))
+        settle_dtypes(self.model, engine_dtype(args) if self.is_deepspeed_enabled else None)
         self.data_collator = MultiScaleCollator(
-            pad_token_id=self.processing_class.pad_token_id,
+            pad_token_id=tokenizer.pad_token_id,
             pad_to_multiple_of=args.pad_to_multiple_of,
             shared_prompts=self._shared_prompts,
         )
-        if self.processing_class.pad_token_id == self.processing_class.eos_token_id:
+        if tokenizer.pad_token_id == tokenizer.eos_token_id:
             logger.warning(
                 "The padding token is the EOS token. Scores here are read at the last real token; stock classes look "
                 "for the last token that is not padding and would read the one before EOS. Give the tokenizer a "
                 "padding token of its own if the model will be used with them."
             )
-        # With PEFT the copy that is trained is among them
-        self._heads = [module for module in self.model.modules() if isinstance(module, MultiScaleHead)]
+        self.add_callback(CoarseWarmup(args.coarse_warmup))
         self._train_pairs: list[PairScores] = []  # since the last log
         # Some batches have more pairs than others where tokens are counted; a step still weighs all its pairs alike.
         self._uneven_batches = bool(args.max_tokens_per_batch) or args.train_sampling_strategy == "batch_rebalance"
         self.loss_is_scaled_for_ga = True if self._uneven_batches else None
-
-    def _settle_dtypes(self) -> None:
-        """The head in float32, or all that LoRA trains in the one dtype that DeepSpeed can divide up."""
-        engine_dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else torch.float32
-        for name, parameter in self.model.named_parameters():
-            if self.is_deepspeed_enabled:
-                # Its optimizer keeps and steps a float32 copy of every weight, so here nothing is lost in bfloat16.
-                if parameter.requires_grad and isinstance(self.model, PeftModel):
-                    parameter.data = parameter.data.to(engine_dtype)
-            elif "score." in name:
-                # TRL casts what QLoRA trains to bfloat16, in which a small optimizer step on the head is lost whole.
-                parameter.data = parameter.data.float()
-
-    @staticmethod
-    def _load(name_or_path: str, args: MultiScaleRewardConfig, quantization_config: Any) -> Any:
-        set_seed(args.seed)  # the new head is random; TRL seeds here, too
-        kwargs = dict(args.model_init_kwargs or {})
-        if quantization_config is not None:
-            kwargs["quantization_config"] = quantization_config
-        kwargs.setdefault("dtype", "float32")
-        kwargs.setdefault("trust_remote_code", args.trust_remote_code)
-        settings = MultiScaleSettings(scales=args.scales, context=args.context)
-        return AutoModelForMultiScaleReward.from_pretrained(name_or_path, settings, **kwargs)
 
     def _prepare_dataset(
         self,
@@ -162,44 +109,18 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         args: MultiScaleRewardConfig,
         dataset_name: str,
     ) -> Dataset:
-        if isinstance(dataset, IterableDataset):
-            raise TypeError(
-                f"Data set '{dataset_name}' is streamed. Every pair is checked and the strengths are compared with "
-                "their mean before training, so load it whole."
-            )
         if "shared_tokens" in dataset.column_names:
             return dataset  # prepared before
-        dataset = normalize_pairs(dataset, dataset_name, args.drop_unusable_pairs)
         with args.main_process_first(desc=f"tokenizing {dataset_name}"):
-            dataset = dataset.map(
-                tokenize_pair,
-                with_indices=True,
-                fn_kwargs={
-                    "tokenizer": processing_class,
-                    "max_length": args.max_length,
-                    "dataset_name": dataset_name,
-                    "needs_prompt": args.context != "none",
-                    "length_column_name": args.length_column_name,
-                },
+            dataset = tokenize_pairs(
+                dataset,
+                dataset_name,
+                processing_class,
+                max_length=args.max_length,
+                needs_prompt=args.context != "none",
+                drop_unusable=args.drop_unusable_pairs,
+                length_column_name=args.length_column_name,
                 num_proc=args.dataset_num_proc,
-                desc=f"Tokenizing {dataset_name}",
-            )
-        wrong = [reason for reason in dataset["error"] if reason]
-        if wrong and not (args.drop_unusable_pairs and len(wrong) < len(dataset)):
-            more = f" It is the first of {len(wrong)} such rows of {len(dataset)}." if len(wrong) > 1 else ""
-            raise ValueError(wrong[0] + more)
-        if wrong:
-            what = f"{len(wrong)} of {len(dataset)} pairs, of which a response alone is longer than `max_length`"
-            logger.warning(f"Data set '{dataset_name}': left out {what}={args.max_length}.")
-            with args.main_process_first(desc=f"dropping rows of {dataset_name}"):
-                dataset = dataset.filter(lambda reason: not reason, input_columns="error")
-        dataset = dataset.remove_columns("error")
-        cut = [tokens for tokens in dataset["cut_tokens"] if tokens]
-        if cut:
-            logger.warning(
-                f"Data set '{dataset_name}': {len(cut)} of {len(dataset)} pairs were longer than "
-                f"`max_length={args.max_length}` and lost {sum(cut) / len(cut):.0f} tokens on average, "
-                f"{max(cut)} at most, from the left of their prompt."
             )
         if args.weight_by_strength and "strength" in dataset.column_names:
             weights = strength_weights(torch.tensor(dataset["strength"][:], dtype=torch.float64))
@@ -215,32 +136,9 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
             self._signature_columns.append(self.args.length_column_name)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
-        dataset, args = self.train_dataset if train_dataset is None else train_dataset, self.args
-        seed = args.seed if args.data_seed is None else args.data_seed
-        if args.max_tokens_per_batch:
-            multiple = args.pad_to_multiple_of or 1
-            if self._shared_prompts:
-                lengths = dataset[args.length_column_name][:]
-            else:
-                sides = zip(dataset["chosen_ids"], dataset["rejected_ids"], strict=True)
-                lengths = [max(len(chosen), len(rejected)) for chosen, rejected in sides]
-            rows = 1 if self._shared_prompts else 2
-            lengths = [-(-length // multiple) * multiple * rows for length in lengths]
-            return TokenBudgetSampler(lengths, args.max_tokens_per_batch, seed, args.world_size, args.process_index)
-        if args.train_sampling_strategy == "group_by_length":
-            rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-            return EpochLengthGroupedSampler(rows, dataset[args.length_column_name][:], seed)
-        if args.train_sampling_strategy == "batch_rebalance":
-            return EpochBatchRebalanceSampler(
-                dataset[args.length_column_name][:],
-                effective_batch_size=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-                dp_size=args.world_size,
-                grad_accum=args.gradient_accumulation_steps,
-                seed=seed,
-                rank=args.process_index,
-                drop_last=args.dataloader_drop_last,
-            )
-        return super()._get_train_sampler(train_dataset)
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        sampler = train_sampler(dataset, self.args, self._shared_prompts)
+        return super()._get_train_sampler(train_dataset) if sampler is None else sampler
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Any:
         return longest_first(eval_dataset[self.args.length_column_name][:])
@@ -249,10 +147,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         mode = "train" if self.model.training else "eval"
-        rows = {key: value for key, value in inputs.items() if key not in ("margin", "weight")}
-        warmup = self.args.coarse_warmup * self.state.max_steps
-        for head in self._heads:
-            head.coarse_gradient = min(1.0, self.state.global_step / warmup) if warmup else 1.0
+        rows = {key: value for key, value in inputs.items() if key not in ("margin", "weight", "group_sizes")}
         outputs = model(**rows, use_cache=False)
         pairs = self._score_pairs(outputs, inputs)
         if mode == "train":
@@ -276,7 +171,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         """Pairs of an optimizer step on all processes, where its batches differ in theirs."""
         if not self._uneven_batches:
             return None
-        pairs = sum(len(batch["response_start"]) // 2 for batch in batch_samples)
+        pairs = sum(len(batch["group_sizes"]) for batch in batch_samples)
         return self.accelerator.reduce(torch.tensor(pairs, device=device), "sum")
 
     def _gather_pairs(self, pairs: PairScores) -> PairScores:
@@ -287,34 +182,18 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         return PairScores(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _score_pairs(self, outputs: Any, inputs: dict[str, Tensor]) -> PairScores:
-        args = self.args
-        chosen, rejected = outputs.logits[:, 0].chunk(2)  # the collator stacks all chosen, then all rejected
-        scale_chosen, scale_rejected = outputs.scale_scores.chunk(2)
-        losses = multi_scale_loss(
-            chosen,
-            rejected,
-            scale_chosen,
-            scale_rejected,
+        args, pairs = self.args, group_rows(inputs["group_sizes"], len(SIDES))
+        return score_pairs(
+            outputs.logits[pairs, 0],
+            outputs.scale_scores[pairs],
+            outputs.gate[pairs],
+            outputs.response_mask.sum(1)[pairs],
             pointwise=args.loss_type == "pointwise",
             weight=inputs.get("weight"),
             margin=inputs.get("margin"),
             scale_weight=args.scale_loss_weight,
             label_smoothing=args.label_smoothing_factor,
-        )
-        total = losses.total
-        if args.center_rewards_coefficient is not None:
-            total = total + args.center_rewards_coefficient * centering_penalty(chosen, rejected)
-        chosen_length, rejected_length = outputs.response_mask.sum(1).chunk(2)
-        return PairScores(
-            chosen=chosen,
-            rejected=rejected,
-            scale_chosen=scale_chosen,
-            scale_rejected=scale_rejected,
-            gate=torch.stack(outputs.gate.chunk(2)).mean(0),
-            chosen_length=chosen_length,
-            rejected_length=rejected_length,
-            loss=total,
-            scale_losses=losses.scales,
+            centering=args.center_rewards_coefficient,
         )
 
     def prediction_step(
@@ -373,14 +252,18 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
-        if self.args.should_save and isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
-            save_adapter_settings(self.reward_model.settings, output_dir or self.args.output_dir)
+        if self.args.should_save:
+            self._save_adapter_settings(output_dir or self.args.output_dir)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         # Transformers copies to where it pushes from what it knows the names of
-        if self.is_world_process_zero() and isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
-            save_adapter_settings(self.reward_model.settings, self.args.output_dir)
+        if self.is_world_process_zero():
+            self._save_adapter_settings(self.args.output_dir)
         super()._push_from_checkpoint(checkpoint_folder)
+
+    def _save_adapter_settings(self, folder: str) -> None:
+        if isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
+            save_adapter_settings(self.reward_model.settings, folder)
 
 
 def _detached(pairs: PairScores) -> PairScores:

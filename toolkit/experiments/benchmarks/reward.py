@@ -24,7 +24,7 @@ from ...arguments import once
 from ...data.messages import Messages
 from ...data.tokens import encode_response, response_marker_ids, segment_boundary_ids
 from ...reward.head import MultiScaleSettings
-from ...reward.model import AutoModelForMultiScaleReward
+from ...reward.loading import AutoModelForMultiScaleReward
 from ...reward.scorer import RewardFunction
 from ...sandbox.models import new_decoder
 from .common import BenchmarkArguments, texts_of

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ...data.batches import MultiScaleCollator
+from ...data.batches import SIDES, MultiScaleCollator
+from ...data.positions import group_rows
 from ...data.tokens import response_marker_ids, segment_boundary_ids
 from ...planning.memory import Decoder
 from ...planning.plan import decoder_shape
@@ -212,9 +213,10 @@ def train_step(
     """
     batch = {name: tensor.to(device) for name, tensor in collator(pairs).items()}
     with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
-        outputs = model(**batch, use_cache=False)
-    chosen, rejected = outputs.logits[:, 0].chunk(2)
-    loss = multi_scale_loss(chosen, rejected, *outputs.scale_scores.chunk(2)).total.mean()
+        outputs = model(**{name: tensor for name, tensor in batch.items() if name != "group_sizes"}, use_cache=False)
+    groups = group_rows(batch["group_sizes"], len(SIDES))
+    chosen, rejected = outputs.logits[groups, 0].unbind(1)
+    loss = multi_scale_loss(chosen, rejected, *outputs.scale_scores[groups].unbind(1)).total.mean()
     loss.backward()
     model.zero_grad()
     return loss.item()

@@ -1,0 +1,90 @@
+"""A set of preference pairs as the reward trainer reads it: checked, tokenized, and what was lost on the way said."""
+
+from typing import Any
+
+from accelerate.logging import get_logger
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase
+
+from .formats import normalize_pairs
+from .tokens import tokenize_pair
+
+logger = get_logger(__name__)
+
+
+def tokenize_pairs(
+    dataset: Dataset,
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int | None,
+    needs_prompt: bool,
+    drop_unusable: bool,
+    length_column_name: str,
+    num_proc: int | None = None,
+) -> Dataset:
+    """
+    Check and tokenize preference pairs.
+
+    Args:
+        dataset (`datasets.Dataset`):
+            Pairs in any of TRL's preference formats.
+        name (`str`):
+            Name of the data set, for messages.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the reward model.
+        max_length (`int` or `None`):
+            Most tokens of a row. Longer pairs lose tokens from the left of their prompt, which a warning counts.
+        needs_prompt (`bool`):
+            Whether the score reads the prompt's last token.
+        drop_unusable (`bool`):
+            Whether pairs that state no preference, or of which a response alone is too long, are left out and counted
+            instead of refused.
+        length_column_name (`str`):
+            Column for a pair's number of distinct tokens.
+        num_proc (`int`, *optional*):
+            Processes that tokenize.
+
+    Returns:
+        `datasets.Dataset`: The pairs, with the columns of [`~toolkit.data.tokens.tokenize_pair`] but `error`.
+
+    Raises:
+        `TypeError`: If the data set is streamed.
+        `ValueError`: If a row is wrong; the message names row, column and remedy.
+    """
+    if isinstance(dataset, IterableDataset):
+        raise TypeError(
+            f"Data set '{name}' is streamed. Every pair is checked and the strengths are compared with their mean "
+            "before training, so load it whole."
+        )
+    options: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "max_length": max_length,
+        "dataset_name": name,
+        "needs_prompt": needs_prompt,
+        "length_column_name": length_column_name,
+    }
+    dataset = normalize_pairs(dataset, name, drop_unusable).map(
+        tokenize_pair, with_indices=True, fn_kwargs=options, num_proc=num_proc, desc=f"Tokenizing {name}"
+    )
+    dataset = _without_long_responses(dataset, name, max_length, drop_unusable)
+    cut = [tokens for tokens in dataset["cut_tokens"] if tokens]
+    if cut:
+        logger.warning(
+            f"Data set '{name}': {len(cut)} of {len(dataset)} pairs were longer than `max_length={max_length}` and "
+            f"lost {sum(cut) / len(cut):.0f} tokens on average, {max(cut)} at most, from the left of their prompt."
+        )
+    return dataset
+
+
+def _without_long_responses(dataset: Dataset, name: str, max_length: int | None, drop_unusable: bool) -> Dataset:
+    """Refuse, or leave out and count, the pairs of which a response alone is too long."""
+    wrong = [reason for reason in dataset["error"] if reason]
+    if wrong and not (drop_unusable and len(wrong) < len(dataset)):
+        more = f" It is the first of {len(wrong)} such rows of {len(dataset)}." if len(wrong) > 1 else ""
+        raise ValueError(wrong[0] + more)
+    if wrong:
+        what = f"{len(wrong)} of {len(dataset)} pairs, of which a response alone is longer than `max_length`"
+        logger.warning(f"Data set '{name}': left out {what}={max_length}.")
+        dataset = dataset.filter(lambda reason: not reason, input_columns="error")
+    return dataset.remove_columns("error")

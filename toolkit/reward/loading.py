@@ -1,0 +1,199 @@
+"""Reward models, their tokenizers and adapters, from folders and the hub."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from peft import PeftConfig, PeftModel, load_peft_weights
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from .head import MultiScaleSettings
+from .model import reward_model_class
+
+ADAPTER_SETTINGS_NAME = "multi_scale.json"
+# Which file of a name is meant, and how it is fetched; the same for models, configurations and tokenizers
+HUB_OPTIONS = ("revision", "trust_remote_code", "token", "cache_dir")
+
+
+class AutoModelForMultiScaleReward:
+    """Loads a multi-scale reward model, or begins one from a causal-LM or classification checkpoint."""
+
+    @staticmethod
+    def from_pretrained(
+        name_or_path: str, settings: MultiScaleSettings | None = None, **kwargs: Any
+    ) -> PreTrainedModel | PeftModel:
+        """
+        Load a checkpoint with the architecture's own class and the multi-scale head.
+
+        Args:
+            name_or_path (`str`):
+                Hub name or folder of a model, or of a LoRA adapter that `MultiScaleRewardTrainer` saved.
+            settings ([`MultiScaleSettings`], *optional*):
+                Scales and context of a new reward model. Not needed, and taken from the checkpoint, for one that was
+                trained here.
+            kwargs (`dict`, *optional*):
+                What `AutoModelForSequenceClassification.from_pretrained` takes: `dtype`, `attn_implementation`,
+                `quantization_config`, `device_map`, `revision`, …
+
+        Returns:
+            [`~transformers.PreTrainedModel`], or [`~peft.PeftModel`] for an adapter.
+
+        Raises:
+            `ValueError`: If the checkpoint is not a multi-scale reward model and no `settings` are given, or its
+            architecture has no stock reward head.
+        """
+        shared = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
+        folder = adapter_folder(name_or_path, **{key: shared[key] for key in shared if key != "trust_remote_code"})
+        if folder is not None:
+            base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+            settings = settings or load_adapter_settings(folder)
+            fetched = folder != name_or_path  # in the revision that is given, which then is not the base's
+            of_base = {key: value for key, value in kwargs.items() if not (fetched and key == "revision")}
+            model = AutoModelForMultiScaleReward.from_pretrained(base, settings, **of_base)
+            # PEFT would freeze it, but a whole model can be trained on when it is loaded, and so can this.
+            return restore_adapter_dtype(PeftModel.from_pretrained(model, folder, is_trainable=True), folder)
+
+        config = AutoConfig.from_pretrained(name_or_path, num_labels=1, **shared)
+        saved = getattr(config, "multi_scale", None)
+        if settings is None and saved is None:
+            raise ValueError(
+                f"'{name_or_path}' is not a multi-scale reward model: its config.json has no `multi_scale`. Train it "
+                "with MultiScaleRewardTrainer first, or pass `settings=MultiScaleSettings()` to begin a new head."
+            )
+        if settings is not None:
+            config.multi_scale = asdict(settings)
+        model = reward_model_class(type(config)).from_pretrained(name_or_path, config=config, **kwargs)
+        keep_gradients_in_4bit(model)
+        for parameter in model.score.parameters():
+            # Transformers keeps in float32 what it reads, not what a checkpoint lacks: a new head, or an adapter's.
+            if not hasattr(parameter, "ds_id"):  # in pieces under ZeRO-3, whose dtype is DeepSpeed's to settle
+                parameter.data = parameter.data.float()
+        if "response" not in model.settings.scales:
+            # It takes no part in the score and stays 0. Frozen here, since loading makes every parameter trainable.
+            model.score.weight.requires_grad_(False)
+        return model
+
+
+def load_tokenizer(name_or_path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
+    """
+    Tokenizer of a model, or the one beside an adapter, which may have another template than its base's.
+
+    Args:
+        name_or_path (`str`):
+            Hub name or folder of a model or an adapter.
+        kwargs (`dict`, *optional*):
+            `revision`, `trust_remote_code`, `token` and `cache_dir`; other options of `from_pretrained` are left out.
+
+    Returns:
+        [`~transformers.PreTrainedTokenizerBase`]: That of the base, where an adapter has none beside it.
+    """
+    kwargs = {key: kwargs[key] for key in HUB_OPTIONS if kwargs.get(key) is not None}
+    of_hub = {key: value for key, value in kwargs.items() if key != "trust_remote_code"}
+    folder = adapter_folder(name_or_path, **of_hub)
+    own = cached_file(name_or_path, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **of_hub)
+    if folder is None or own is not None:
+        return AutoTokenizer.from_pretrained(name_or_path, **kwargs)
+    if folder != name_or_path:
+        kwargs.pop("revision", None)  # which is the adapter's
+    return AutoTokenizer.from_pretrained(PeftConfig.from_pretrained(folder).base_model_name_or_path, **kwargs)
+
+
+def keep_gradients_in_4bit(model: nn.Module) -> None:
+    """
+    Stop bitsandbytes from packing 4-bit weights anew at their first evaluation, which it does for good on CPUs with
+    bfloat16 instructions: no gradient passes through them afterwards, and their scales are rounded.
+
+    Args:
+        model (`torch.nn.Module`):
+            A model with or without such weights.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def adapter_folder(name_or_path: str, **kwargs: Any) -> str | None:
+    """
+    Folder of an adapter.
+
+    Args:
+        name_or_path (`str`):
+            Hub name, whose files are fetched, or folder.
+        kwargs:
+            `revision`, `token` and `cache_dir` for the hub.
+
+    Returns:
+        `str`: `None` for what is no adapter.
+    """
+    if find_adapter_config_file(name_or_path, **kwargs) is None:
+        return None
+    if os.path.isdir(name_or_path):
+        return name_or_path
+    # Not the checkpoints that may lie beside it
+    return snapshot_download(name_or_path, allow_patterns=["adapter_*", ADAPTER_SETTINGS_NAME], **kwargs)
+
+
+def restore_adapter_dtype(model: PeftModel, folder: str, adapter_name: str = "default") -> PeftModel:
+    """
+    Give an adapter the dtype in which it was saved, and so trained. PEFT loads those in bfloat16, which TRL trains
+    beside 4-bit weights, as float32, and scores then differ in the third digit.
+
+    Args:
+        model ([`~peft.PeftModel`]):
+            Model with the adapter, loaded from `folder`.
+        folder (`str`):
+            Folder of the adapter.
+        adapter_name (`str`, *optional*, defaults to `"default"`):
+            Its name in the model.
+
+    Returns:
+        [`~peft.PeftModel`]: `model`.
+    """
+    saved = load_peft_weights(folder, device="cpu")
+    for name, parameter in model.named_parameters():
+        key = name.replace(f".{adapter_name}", "")  # files leave out the adapter's name
+        if key in saved:
+            parameter.data = parameter.data.to(saved[key].dtype)
+    return model
+
+
+def save_adapter_settings(settings: MultiScaleSettings, folder: str) -> None:
+    """
+    Write the settings beside a LoRA adapter, whose own files have no room for them.
+
+    Args:
+        settings ([`MultiScaleSettings`]):
+            Settings of the model that the adapter belongs to.
+        folder (`str`):
+            Folder of the adapter. A `config.json` there would make stock loaders take it for a whole model.
+    """
+    Path(folder, ADAPTER_SETTINGS_NAME).write_text(json.dumps(asdict(settings), indent=2) + "\n")
+
+
+def load_adapter_settings(folder: str) -> MultiScaleSettings:
+    """
+    Read the settings beside a LoRA adapter.
+
+    Args:
+        folder (`str`):
+            Folder of the adapter.
+
+    Returns:
+        [`MultiScaleSettings`]
+
+    Raises:
+        `ValueError`: If there are none.
+    """
+    path = Path(folder, ADAPTER_SETTINGS_NAME)
+    if not path.is_file():
+        raise ValueError(
+            f"The adapter in '{folder}' has no {ADAPTER_SETTINGS_NAME} beside it. MultiScaleRewardTrainer writes that "
+            "file when it saves; for an adapter saved otherwise call `save_adapter_settings` or pass `settings`."
+        )
+    return MultiScaleSettings(**json.loads(path.read_text()))

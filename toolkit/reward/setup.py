@@ -1,0 +1,87 @@
+"""What a reward training begins with: its model, the dtypes of what is trained, and what is refused."""
+
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from peft import PeftConfig, PeftModel, TaskType
+from torch import nn
+from transformers import PreTrainedModel, TrainingArguments, set_seed
+
+from ..data.packing import why_not_shared
+from .config import MultiScaleRewardConfig
+from .head import MultiScaleSettings
+from .loading import AutoModelForMultiScaleReward
+
+logger = get_logger(__name__)
+
+
+def check_arguments(peft_config: PeftConfig | None, kwargs: dict[str, Any]) -> None:
+    """Refuse what would train or save another model than it seems."""
+    if kwargs.get("data_collator") is not None:
+        raise ValueError(
+            "`data_collator` cannot be set: only the trainer's own knows where responses start. Leave it out."
+        )
+    if peft_config is not None and peft_config.task_type != TaskType.SEQ_CLS:
+        raise ValueError(
+            f"`peft_config.task_type` is {peft_config.task_type}, with which the score head would be frozen and left "
+            "out of the saved adapter. Set `task_type='SEQ_CLS'`, or `--lora_task_type SEQ_CLS`."
+        )
+
+
+def shares_prompts(model: PreTrainedModel, args: MultiScaleRewardConfig) -> bool:
+    """Whether both sides of a pair run in one row; refuses a model of other scales or one that cannot."""
+    settings = model.settings
+    if (settings.scales, settings.context) != (args.scales, args.context):
+        raise ValueError(
+            f"The model has `scales={settings.scales}` and `context='{settings.context}'`, the configuration "
+            f"`scales={args.scales}` and `context='{args.context}'`. Give both the same."
+        )
+    reason = why_not_shared(model)
+    if args.shared_prompts and reason is not None:
+        raise ValueError(
+            f"`shared_prompts=True`, but {type(model).__name__} cannot run both sides of a pair in one row: {reason}. "
+            "Load it with `attn_implementation='sdpa'` where that is the reason, or leave `shared_prompts` unset."
+        )
+    if reason is not None and args.shared_prompts is None:
+        logger.info(f"The two sides of a pair run in rows of their own, since {reason}.")
+    return reason is None and args.shared_prompts is not False
+
+
+def load_for_training(
+    name_or_path: str, args: MultiScaleRewardConfig, quantization_config: Any
+) -> PreTrainedModel | PeftModel:
+    """Load a model by name with the head that the configuration asks for, in float32 unless it says otherwise."""
+    set_seed(args.seed)  # the new head is random; TRL seeds here, too
+    kwargs = dict(args.model_init_kwargs or {})
+    if quantization_config is not None:
+        kwargs["quantization_config"] = quantization_config
+    kwargs.setdefault("dtype", "float32")
+    kwargs.setdefault("trust_remote_code", args.trust_remote_code)
+    settings = MultiScaleSettings(scales=args.scales, context=args.context)
+    return AutoModelForMultiScaleReward.from_pretrained(name_or_path, settings, **kwargs)
+
+
+def engine_dtype(args: TrainingArguments) -> torch.dtype:
+    """Dtype in which DeepSpeed holds the weights."""
+    return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+
+
+def settle_dtypes(model: nn.Module, deepspeed_dtype: torch.dtype | None) -> None:
+    """
+    Put the head in float32, or all that LoRA trains in the one dtype that DeepSpeed can divide up.
+
+    Args:
+        model (`torch.nn.Module`):
+            Reward model, with or without an adapter.
+        deepspeed_dtype (`torch.dtype` or `None`):
+            Dtype of DeepSpeed's engine; `None` without DeepSpeed.
+    """
+    for name, parameter in model.named_parameters():
+        if deepspeed_dtype is not None:
+            # Its optimizer keeps and steps a float32 copy of every weight, so here nothing is lost in bfloat16.
+            if parameter.requires_grad and isinstance(model, PeftModel):
+                parameter.data = parameter.data.to(deepspeed_dtype)
+        elif "score." in name:
+            # TRL casts what QLoRA trains to bfloat16, in which a small optimizer step on the head is lost whole.
+            parameter.data = parameter.data.float()
