@@ -4,7 +4,7 @@ accelerate launch recipes/evaluate_reward.py --reward_model runs/reward --datase
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from trl import TrlParser
@@ -14,8 +14,10 @@ from toolkit.arguments import DataArguments, held_out_pairs
 from toolkit.pages.tables import accuracies_of, print_accuracy
 from toolkit.reward.evaluation import evaluate_pairs
 from toolkit.stats.metrics import summarize_pairs
+from toolkit.training.options import help_from_docstring
 
 
+@help_from_docstring
 @dataclass
 class EvaluationArguments(DataArguments):
     """
@@ -34,21 +36,11 @@ class EvaluationArguments(DataArguments):
             Whether pairs that state no preference are left out, which a warning counts; too long ones are refused.
     """
 
-    reward_model: str = field(
-        default="runs/reward", metadata={"help": "Folder or hub name of a multi-scale reward model or adapter."}
-    )
-    output_file: str | None = field(default=None, metadata={"help": "JSON file for the figures."})
-    batch_size: int = field(default=16, metadata={"help": "Rows of a forward pass."})
-    max_length: int | None = field(
-        default=None, metadata={"help": "Most tokens of a row; the model's context length by default."}
-    )
-    drop_unusable_pairs: bool = field(
-        default=False,
-        metadata={
-            "help": "Whether pairs that state no preference are left out, which a warning counts; too long ones are "
-            "refused."
-        },
-    )
+    reward_model: str = "runs/reward"
+    output_file: str | None = None
+    batch_size: int = 16
+    max_length: int | None = None
+    drop_unusable_pairs: bool = False
 
 
 def main(args: EvaluationArguments) -> None:

@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from .data.formats import keep_normalized
 from .data.loading import load_pairs, load_prompts
 from .sandbox.rows import sample_pairs, sample_prompts
 from .training.checkpoints import last_complete_checkpoint
+from .training.options import help_from_docstring
 
 logger = get_logger(__name__)
 
@@ -27,6 +28,7 @@ SANDBOX = "sandbox"
 SANDBOX_TEST_SEED = 1_000_003
 
 
+@help_from_docstring
 @dataclass
 class DataArguments(ScriptArguments):
     """
@@ -45,20 +47,9 @@ class DataArguments(ScriptArguments):
             Most rows to evaluate on; so many are drawn from the sandbox.
     """
 
-    eval_dataset_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "Held-out data, named like `dataset_name`. Where it is not given, `dataset_test_split` of "
-            "`dataset_name`, or fresh rows of the sandbox."
-        },
-    )
-    train_size: int | None = field(
-        default=None,
-        metadata={"help": "Most rows to train on; so many are drawn from the sandbox (10,000 by default)."},
-    )
-    eval_size: int = field(
-        default=2000, metadata={"help": "Most rows to evaluate on; so many are drawn from the sandbox."}
-    )
+    eval_dataset_name: str | None = None
+    train_size: int | None = None
+    eval_size: int = 2000
 
 
 def training_pairs(args: DataArguments, seed: int, drop_unusable: bool = False) -> Dataset:

@@ -5,6 +5,7 @@ from typing import Any
 
 from trl import RewardConfig
 
+from ..training.options import help_from_docstring
 from .head import check_scales
 from .scales import SCALES
 
@@ -43,6 +44,7 @@ PREFERENCE_MODELS: dict[str, dict[str, Any]] = {
 }
 
 
+@help_from_docstring
 @dataclass
 class MultiScaleRewardConfig(RewardConfig):
     r"""
@@ -79,69 +81,16 @@ class MultiScaleRewardConfig(RewardConfig):
             longer than `max_length` are left out, which warnings count. Otherwise the first of them is an error.
     """
 
-    scales: list[str] = field(
-        default_factory=lambda: list(SCALES),
-        metadata={"help": "Scales that make up the score: 'token', 'segment', 'response', or some of them."},
-    )
-    context: str = field(
-        default="gate",
-        metadata={
-            "help": "How the prompt enters the score: 'gate' weighs the scales by prompt, 'head' conditions the "
-            "response head on it, 'none' does neither."
-        },
-    )
-    loss_type: str = field(
-        default="pairwise",
-        metadata={
-            "help": "'pairwise' compares the two responses of a pair; 'pointwise' labels chosen 1 and rejected 0."
-        },
-    )
-    scale_loss_weight: float = field(
-        default=0.5,
-        metadata={
-            "help": "Weight of the loss by which each scale must rank the pair on its own. With one scale it has no "
-            "effect."
-        },
-    )
-    coarse_warmup: float = field(
-        default=0.5,
-        metadata={
-            "help": "Share of the training over which the gradient that all scales but the finest one send into the "
-            "decoder grows from nothing to its full size, so that what single tokens tell is found first. With one "
-            "scale it has no effect."
-        },
-    )
-    weight_by_strength: bool = field(
-        default=True,
-        metadata={
-            "help": "Whether a pair's loss is weighted by its `strength` over the data set's mean, where it has such "
-            "a column."
-        },
-    )
+    scales: list[str] = field(default_factory=lambda: list(SCALES))
+    context: str = "gate"
+    loss_type: str = "pairwise"
+    scale_loss_weight: float = 0.5
+    coarse_warmup: float = 0.5
+    weight_by_strength: bool = True
 
-    shared_prompts: bool | None = field(
-        default=None,
-        metadata={
-            "help": "Whether what the two sides of a pair have in common at their beginning passes through the "
-            "decoder once. The scores and gradients are the same. Where it is not set, it is done if the decoder and "
-            "its attention implementation allow it."
-        },
-    )
-    max_tokens_per_batch: int | None = field(
-        default=None,
-        metadata={
-            "help": "Make training batches of as many pairs of like length as fit into so many tokens, padding "
-            "included, in place of `per_device_train_batch_size` pairs."
-        },
-    )
-    drop_unusable_pairs: bool = field(
-        default=False,
-        metadata={
-            "help": "Whether pairs that state no preference (the same response twice, an empty one) or have a "
-            "response that is longer than `max_length` are left out, which warnings count. Otherwise the first of "
-            "them is an error."
-        },
-    )
+    shared_prompts: bool | None = None
+    max_tokens_per_batch: int | None = None
+    drop_unusable_pairs: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
