@@ -8,7 +8,6 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import TrainingArguments
 from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
@@ -82,7 +81,7 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
 
     def __iter__(self) -> Iterator[int]:
         self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        rows = list(super().__iter__())
+        rows = list(super().__iter__())  # type: ignore[no-untyped-call]
         batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
         # The longest stays the first, so that too little memory shows at once, and one that is not full the last.
         whole = len(rows) // self.batch_size
@@ -166,7 +165,7 @@ def longest_first(lengths: list[int]) -> list[int]:
     return sorted(range(len(lengths)), key=lambda i: -lengths[i])
 
 
-def train_sampler(dataset: Dataset, args: TrainingArguments, shared_prompts: bool) -> Sampler[Any] | None:
+def train_sampler(dataset: Dataset, args: Any, shared_prompts: bool) -> Sampler[Any] | None:
     """
     Sampler of a reward training, where another than Transformers' own is asked for.
 

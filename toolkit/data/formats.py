@@ -269,7 +269,8 @@ def _divide(row: dict[str, Any], form: dict[str, str]) -> dict[str, Any]:
     elif "prompt" not in form or not plain:
         prompt = chosen[:0]
         if chosen and chosen[:1] == rejected[:1]:  # else TRL's function may take a space from the end of `chosen`
-            prompt, chosen, rejected = extract_prompt({"chosen": chosen, "rejected": rejected}).values()
+            divided: dict[str, Any] = extract_prompt({"chosen": chosen, "rejected": rejected})
+            prompt, chosen, rejected = divided.values()
             if not isinstance(prompt, str):
                 chosen, rejected = _after(prompt, chosen, "chosen"), _after(prompt, rejected, "rejected")
         if "prompt" in form and row["prompt"].strip() not in ["", *(message["content"].strip() for message in prompt)]:

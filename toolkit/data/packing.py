@@ -173,7 +173,7 @@ def branch_mask(model: PreTrainedModel, branch_ids: Tensor) -> Any:
         elsewhere; or FlexAttention's block mask.
     """
     config, device = model.config.get_text_config(), branch_ids.device
-    dtype = model.get_input_embeddings().weight.dtype
+    dtype: torch.dtype = model.get_input_embeddings().weight.dtype  # type: ignore[assignment]
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
     if config._attn_implementation == "flex_attention":

@@ -33,6 +33,24 @@ class TurnParts(NamedTuple):
     tail: str  # after the message, such as the end-of-turn token
 
 
+def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, **template_kwargs: Any) -> str:
+    """
+    Text of a conversation as the chat template writes it.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer with a chat template.
+        messages (`list[dict[str, str]]`):
+            The conversation.
+        template_kwargs:
+            Further arguments of `apply_chat_template`, such as `add_generation_prompt`.
+
+    Returns:
+        `str`
+    """
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, **template_kwargs))
+
+
 def segment_boundary_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """
     Ids of the tokens that end a sentence, a line or a turn.
@@ -66,8 +84,8 @@ def response_marker_ids(tokenizer: PreTrainedTokenizerBase, **template_kwargs: A
     if tokenizer.chat_template is None:
         return []
     question = [{"role": "user", "content": "a"}]
-    closed = tokenizer.apply_chat_template(question, tokenize=False, **template_kwargs)
-    opened = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True, **template_kwargs)
+    closed = render(tokenizer, question, **template_kwargs)
+    opened = render(tokenizer, question, add_generation_prompt=True, **template_kwargs)
     encoding = tokenizer(opened, add_special_tokens=False, return_offsets_mapping=True)
     common = _common_prefix(closed, opened)
     return [
@@ -91,10 +109,8 @@ def turn_parts(tokenizer: PreTrainedTokenizerBase, prompt: Messages, **template_
         [`TurnParts`]
     """
     probe = "\N{SNOWMAN}"  # a message that no template writes by itself
-    whole = tokenizer.apply_chat_template(
-        [*prompt, {"role": "assistant", "content": probe}], tokenize=False, **template_kwargs
-    )
-    opened = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True, **template_kwargs)
+    whole = render(tokenizer, [*prompt, {"role": "assistant", "content": probe}], **template_kwargs)
+    opened = render(tokenizer, prompt, add_generation_prompt=True, **template_kwargs)
     before, _, tail = whole.rpartition(probe)
     start = _common_prefix(before, opened)
     return TurnParts(before[:start], before[start:], tail)
@@ -166,8 +182,8 @@ def encode_response(
                 "The data are conversations, but the tokenizer has no chat template. Set `chat_template_path`, or "
                 "give plain text."
             )
-        text = tokenizer.apply_chat_template([*prompt, *response], tokenize=False, **template_kwargs)
-        opened = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True, **template_kwargs)
+        text = render(tokenizer, [*prompt, *response], **template_kwargs)
+        opened = render(tokenizer, prompt, add_generation_prompt=True, **template_kwargs)
         start = _common_prefix(opened, text)
         if not finished:
             text = text.removesuffix(turn_parts(tokenizer, prompt, **template_kwargs).tail)

@@ -93,7 +93,7 @@ class MultiScaleRewardConfig(RewardConfig):
     drop_unusable_pairs: bool = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         check_scales(self.scales, self.context)
         if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
             raise ValueError(f"`max_tokens_per_batch` is {self.max_tokens_per_batch}. It must be positive.")

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from peft import PeftConfig, PeftModel, load_peft_weights
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -25,9 +25,7 @@ class AutoModelForMultiScaleReward:
     """Loads a multi-scale reward model, or begins one from a causal-LM or classification checkpoint."""
 
     @staticmethod
-    def from_pretrained(
-        name_or_path: str, settings: MultiScaleSettings | None = None, **kwargs: Any
-    ) -> PreTrainedModel | PeftModel:
+    def from_pretrained(name_or_path: str, settings: MultiScaleSettings | None = None, **kwargs: Any) -> Any:
         """
         Load a checkpoint with the architecture's own class and the multi-scale head.
 
@@ -55,11 +53,11 @@ class AutoModelForMultiScaleReward:
             settings = settings or load_adapter_settings(folder)
             fetched = folder != name_or_path  # in the revision that is given, which then is not the base's
             of_base = {key: value for key, value in kwargs.items() if not (fetched and key == "revision")}
-            model = AutoModelForMultiScaleReward.from_pretrained(base, settings, **of_base)
+            model: Any = AutoModelForMultiScaleReward.from_pretrained(base, settings, **of_base)
             # PEFT would freeze it, but a whole model can be trained on when it is loaded, and so can this.
             return restore_adapter_dtype(PeftModel.from_pretrained(model, folder, is_trainable=True), folder)
 
-        config = AutoConfig.from_pretrained(name_or_path, num_labels=1, **shared)
+        config: Any = AutoConfig.from_pretrained(name_or_path, num_labels=1, **shared)
         saved = getattr(config, "multi_scale", None)
         if settings is None and saved is None:
             raise ValueError(
@@ -68,7 +66,8 @@ class AutoModelForMultiScaleReward:
             )
         if settings is not None:
             config.multi_scale = asdict(settings)
-        model = reward_model_class(type(config)).from_pretrained(name_or_path, config=config, **kwargs)
+        config_class: Any = type(config)
+        model = reward_model_class(config_class).from_pretrained(name_or_path, config=config, **kwargs)
         keep_gradients_in_4bit(model)
         for parameter in model.score.parameters():
             # Transformers keeps in float32 what it reads, not what a checkpoint lacks: a new head, or an adapter's.
@@ -113,6 +112,7 @@ def keep_gradients_in_4bit(model: nn.Module) -> None:
         model (`torch.nn.Module`):
             A model with or without such weights.
     """
+    module: Any
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -136,7 +136,7 @@ def adapter_folder(name_or_path: str, **kwargs: Any) -> str | None:
     if os.path.isdir(name_or_path):
         return name_or_path
     # Not the checkpoints that may lie beside it
-    return snapshot_download(name_or_path, allow_patterns=["adapter_*", ADAPTER_SETTINGS_NAME], **kwargs)
+    return str(snapshot_download(name_or_path, allow_patterns=["adapter_*", ADAPTER_SETTINGS_NAME], **kwargs))
 
 
 def restore_adapter_dtype(model: PeftModel, folder: str, adapter_name: str = "default") -> PeftModel:

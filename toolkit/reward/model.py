@@ -66,11 +66,14 @@ class MultiScaleMixin:
     from it are ours.
     """
 
+    config: Any
+    settings: MultiScaleSettings
+    base_model_prefix: str
     _keep_in_fp32_modules_strict = frozenset({"score"})  # which also keeps it out of 4-bit and 8-bit
     _boundary_cache: Tensor | None = None
 
     def __init__(self, config: Any) -> None:
-        super().__init__(config)
+        super().__init__(config)  # type: ignore[call-arg]  # the architecture's class comes after this one
         if not isinstance(getattr(self, "score", None), nn.Linear):
             raise ValueError(
                 f"{type(self).__name__} has no linear head called `score`, so it is not a decoder with a stock reward "
@@ -79,10 +82,10 @@ class MultiScaleMixin:
         self.settings = MultiScaleSettings(**config.multi_scale)
         self.score = MultiScaleHead(config.get_text_config().hidden_size, self.settings)
         # The stock class has initialised all its modules; the new head goes through the same door.
-        self.post_init()
+        self.post_init()  # type: ignore[attr-defined]
 
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
+        super()._init_weights(module)  # type: ignore[misc]
         if isinstance(module, MultiScaleHead):
             module.initialize(
                 getattr(self.config.get_text_config(), "initializer_range", 0.02)
@@ -126,6 +129,8 @@ class MultiScaleMixin:
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         backbone = getattr(self, self.base_model_prefix)
         if token_index is not None:
+            assert branch_ids is not None, "they come with `token_index`"
+            assert response_start is not None, "of rows that share a beginning the caller knows it"
             mask = branch_mask(backbone, branch_ids)
             hidden = backbone(input_ids, attention_mask=mask, position_ids=position_ids, **kwargs).last_hidden_state
             input_ids = input_ids.flatten()[token_index.clamp(min=0)]
@@ -207,7 +212,7 @@ class MultiScaleMixin:
 
 
 @cache
-def reward_model_class(config_class: type) -> type[PreTrainedModel]:
+def reward_model_class(config_class: Any) -> Any:
     """
     The multi-scale reward model of an architecture, whose configuration must have `multi_scale`.
 
@@ -222,7 +227,7 @@ def reward_model_class(config_class: type) -> type[PreTrainedModel]:
         `ValueError`: If Transformers has no such class.
     """
     try:
-        stock = AutoModelForSequenceClassification._model_mapping[config_class]
+        stock: Any = AutoModelForSequenceClassification._model_mapping[config_class]
     except KeyError:
         raise ValueError(f"Transformers has no sequence classification class for {config_class.__name__}.") from None
     # It bears the stock name, since Transformers writes the class's name into `config.json`, and serving engines
@@ -230,7 +235,7 @@ def reward_model_class(config_class: type) -> type[PreTrainedModel]:
     return type(stock.__name__, (MultiScaleMixin, stock), {"__module__": __name__, "__doc__": MultiScaleMixin.__doc__})
 
 
-def base_reward_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+def base_reward_model(model: PreTrainedModel | PeftModel) -> Any:
     """
     The multi-scale reward model itself, with or without an adapter around it.
 

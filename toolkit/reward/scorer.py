@@ -1,7 +1,7 @@
 """A multi-scale reward model as a plain callable, for the `reward_funcs` of TRL's trainers and for anything else."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,9 +25,11 @@ from ..data.tokens import (
     cut_prompt,
     encode_response,
     end_ids,
+    render,
     row_template_kwargs,
     turn_parts,
 )
+from .head import MultiScaleSettings
 from .loading import AutoModelForMultiScaleReward, load_tokenizer
 from .model import MultiScaleRewardOutput, base_reward_model
 
@@ -116,18 +118,19 @@ class RewardFunction:
         model_init_kwargs: dict[str, Any] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
+        loaded: Any = model
         if isinstance(model, str):
             options = model_init_kwargs or {}
             processing_class = processing_class or load_tokenizer(model, **options)
-            model = AutoModelForMultiScaleReward.from_pretrained(model, **options)
-            if getattr(model, "hf_device_map", None) is None and not _is_partitioned(model):
-                model = model.to(device or PartialState().device)
-        base = base_reward_model(model)
-        self.model = model
+            loaded = AutoModelForMultiScaleReward.from_pretrained(model, **options)
+            if getattr(loaded, "hf_device_map", None) is None and not _is_partitioned(loaded):
+                loaded.to(device or PartialState().device)
+        base = base_reward_model(loaded)
+        self.model = loaded
         # Weights in 4 bits are not parameters that DeepSpeed could partition, and a quarter of the size anyway.
         self._quantized = getattr(base, "is_quantized", False)
         self._partitioned = False
-        self.settings = base.settings
+        self.settings: MultiScaleSettings = base.settings
         self.processing_class = processing_class or AutoTokenizer.from_pretrained(get_config_model_id(base.config))
         self.policy_processing_class = policy_processing_class
         self.batch_size = batch_size
@@ -139,8 +142,8 @@ class RewardFunction:
 
     def __call__(
         self,
-        prompts: list[str] | list[Messages],
-        completions: list[str] | list[Messages],
+        prompts: Sequence[str | Messages],
+        completions: Sequence[str | Messages],
         completion_ids: list[list[int]] | None = None,
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
@@ -164,8 +167,8 @@ class RewardFunction:
 
     def score(
         self,
-        prompts: list[str] | list[Messages],
-        completions: list[str] | list[Messages],
+        prompts: Sequence[str | Messages],
+        completions: Sequence[str | Messages],
         completion_ids: list[list[int]] | None = None,
         **columns: Any,
     ) -> list[ResponseScore | None]:
@@ -191,7 +194,7 @@ class RewardFunction:
             `ValueError`: If `completion_ids` come from another tokenizer and `policy_processing_class` was not given,
             or a response alone is longer than `max_length`.
         """
-        ids = completion_ids or [None] * len(prompts)
+        ids: Sequence[list[int] | None] = completion_ids or [None] * len(prompts)
         columns = {name: columns[name] for name in TEMPLATE_COLUMNS if name in columns}
         around: dict[str, PromptParts] = {}
         rows: dict[int, _Row] = {}
@@ -277,7 +280,7 @@ class RewardFunction:
         """
         if around.turn is None:
             return ""
-        rendered = self.processing_class.apply_chat_template([*prompt, *completion], tokenize=False, **around.options)
+        rendered = render(self.processing_class, [*prompt, *completion], **around.options)
         text = text_of(completion).rstrip()
         heads = dict.fromkeys((around.turn.head, ""))  # none, too: a message may bring a thought of its own
         return next((h for h in heads if rendered.startswith(around.turn.prompt + h + text)), None)
@@ -347,7 +350,7 @@ def rewards_of(scores: list[ResponseScore | None]) -> list[float | None]:
     return [None if score is None else score.reward for score in scores]
 
 
-def _response_score(output: MultiScaleRewardOutput, k: int, row: _Row) -> ResponseScore:
+def _response_score(output: Any, k: int, row: _Row) -> ResponseScore:
     response, gate = output.response_mask[k], output.gate[k]
     return ResponseScore(
         reward=output.logits[k, 0].item(),

@@ -6,7 +6,7 @@ import torch
 from accelerate.logging import get_logger
 from peft import PeftConfig, PeftModel, TaskType
 from torch import nn
-from transformers import PreTrainedModel, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 
 from ..data.packing import why_not_shared
 from .config import MultiScaleRewardConfig
@@ -29,7 +29,7 @@ def check_arguments(peft_config: PeftConfig | None, kwargs: dict[str, Any]) -> N
         )
 
 
-def shares_prompts(model: PreTrainedModel, args: MultiScaleRewardConfig) -> bool:
+def shares_prompts(model: Any, args: MultiScaleRewardConfig) -> bool:
     """Whether both sides of a pair run in one row; refuses a model of other scales or one that cannot."""
     settings = model.settings
     if (settings.scales, settings.context) != (args.scales, args.context):
@@ -48,12 +48,10 @@ def shares_prompts(model: PreTrainedModel, args: MultiScaleRewardConfig) -> bool
     return reason is None and args.shared_prompts is not False
 
 
-def load_for_training(
-    name_or_path: str, args: MultiScaleRewardConfig, quantization_config: Any
-) -> PreTrainedModel | PeftModel:
+def load_for_training(name_or_path: str, args: MultiScaleRewardConfig, quantization_config: Any) -> Any:
     """Load a model by name with the head that the configuration asks for, in float32 unless it says otherwise."""
     set_seed(args.seed)  # the new head is random; TRL seeds here, too
-    kwargs = dict(args.model_init_kwargs or {})
+    kwargs: dict[str, Any] = {**(args.model_init_kwargs or {})}  # type: ignore[dict-item]
     if quantization_config is not None:
         kwargs["quantization_config"] = quantization_config
     kwargs.setdefault("dtype", "float32")

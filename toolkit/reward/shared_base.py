@@ -1,7 +1,7 @@
 """One base, several adapters: a reward model that is a LoRA adapter and a head on the policy's own weights."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -78,7 +78,7 @@ class SharedBaseRewardFunction(RewardFunction):
             raise ValueError(f"{of_base} are of the base, which is the policy's. Give them to the policy.")
         self._config = _adapter_config(adapter)
         self._folder = adapter
-        self._policy: PeftModel | None = None
+        self._policy: Any = None
         self._name = ""
         super().__init__(
             _without_backbone(adapter, self._config),
@@ -86,7 +86,7 @@ class SharedBaseRewardFunction(RewardFunction):
             **kwargs,
         )
 
-    def attach(self, policy: PeftModel) -> None:
+    def attach(self, policy: Any) -> None:
         """
         Put the adapter on a policy's base, frozen and left out of what the policy saves. The policy's own adapter
         stays the active one. Under ZeRO this comes before training begins, which is when the engine is made.
@@ -151,8 +151,8 @@ class SharedBaseRewardFunction(RewardFunction):
 
     def score(
         self,
-        prompts: list[str] | list[Messages],
-        completions: list[str] | list[Messages],
+        prompts: Sequence[str | Messages],
+        completions: Sequence[str | Messages],
         completion_ids: list[list[int]] | None = None,
         **columns: Any,
     ) -> list[ResponseScore | None]:
@@ -172,7 +172,7 @@ class SharedBaseRewardFunction(RewardFunction):
 
 
 @contextmanager
-def _active(policy: PeftModel, name: str) -> Iterator[None]:
+def _active(policy: Any, name: str) -> Iterator[None]:
     """Within it another adapter is active; after it all is as it was: adapter, what is trained, modes of modules."""
     tuner = policy.base_model
     active = tuner.active_adapter
@@ -194,13 +194,13 @@ def _restore(trained: list[tuple[nn.Parameter, bool]]) -> None:
             parameter.requires_grad_(requires_grad)
 
 
-def _same_model(first: str, second: str) -> bool:
+def _same_model(first: Any, second: Any) -> bool:
     if os.path.isdir(first) and os.path.isdir(second):
         return os.path.samefile(first, second)
-    return os.path.normpath(first) == os.path.normpath(second)
+    return bool(os.path.normpath(first) == os.path.normpath(second))
 
 
-def _changes_base(config: PeftConfig) -> str | None:
+def _changes_base(config: Any) -> str | None:
     """What of an adapter changes weights of the base that other adapters see."""
     if config.peft_type != PeftType.LORA:
         return f"is of the kind {config.peft_type.value}"
@@ -213,7 +213,7 @@ def _changes_base(config: PeftConfig) -> str | None:
     return None
 
 
-def _adapter_config(folder: str) -> LoraConfig:
+def _adapter_config(folder: str) -> Any:
     if not os.path.isfile(os.path.join(folder, ADAPTER_CONFIG_NAME)):
         raise ValueError(
             f"'{folder}' has no {ADAPTER_CONFIG_NAME}, so it is a whole model and not an adapter, and has no base to "
@@ -233,12 +233,15 @@ def _adapter_config(folder: str) -> LoraConfig:
     return config
 
 
-def _without_backbone(folder: str, config: LoraConfig) -> PreTrainedModel:
+def _without_backbone(folder: str, config: Any) -> Any:
     """The reward model of an adapter, with its trained head in float32, and no backbone yet."""
     settings = load_adapter_settings(folder)
-    base_config = AutoConfig.from_pretrained(config.base_model_name_or_path, num_labels=1, revision=config.revision)
+    base_config: Any = AutoConfig.from_pretrained(
+        config.base_model_name_or_path, num_labels=1, revision=config.revision
+    )
     base_config.multi_scale = asdict(settings)
-    model_class = reward_model_class(type(base_config))
+    config_class: Any = type(base_config)
+    model_class = reward_model_class(config_class)
     model = model_class.__new__(model_class)
     PreTrainedModel.__init__(model, base_config)  # without the architecture's own, which would make a backbone
     model.settings = settings

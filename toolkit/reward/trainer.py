@@ -52,6 +52,13 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
 
     _name = "MultiScaleReward"
 
+    # As they are here; Transformers allows for more
+    args: Any
+    model: Any
+    processing_class: Any
+    reward_model: Any
+    _signature_columns: Any
+
     def __init__(
         self,
         model: str | PreTrainedModel | PeftModel,
@@ -67,11 +74,11 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         init_kwargs = args.model_init_kwargs
         if isinstance(model, str):
             if kwargs.get("processing_class") is None:  # TRL would ask for that of the base, in its newest revision
-                options = {"trust_remote_code": args.trust_remote_code, **(init_kwargs or {})}
+                options: Any = {"trust_remote_code": args.trust_remote_code, **(init_kwargs or {})}  # type: ignore[dict-item]
                 kwargs["processing_class"] = load_tokenizer(model, **options)
             model = load_for_training(model, args, quantization_config)
             args.model_init_kwargs = None  # used up; TRL would warn that a loaded model ignores them
-        self.reward_model = base_reward_model(model)
+        self.reward_model = base_reward_model(model)  # type: ignore[arg-type]
         self._shared_prompts = shares_prompts(self.reward_model, args)
         super().__init__(
             model=model,
@@ -87,7 +94,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         settle_dtypes(self.model, engine_dtype(args) if self.is_deepspeed_enabled else None)
         self.data_collator = MultiScaleCollator(
             pad_token_id=tokenizer.pad_token_id,
-            pad_to_multiple_of=args.pad_to_multiple_of,
+            pad_to_multiple_of=args.pad_to_multiple_of,  # type: ignore[arg-type]
             shared_prompts=self._shared_prompts,
         )
         if tokenizer.pad_token_id == tokenizer.eos_token_id:
@@ -100,9 +107,9 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         self._train_pairs: list[PairScores] = []  # since the last log
         # Some batches have more pairs than others where tokens are counted; a step still weighs all its pairs alike.
         self._uneven_batches = bool(args.max_tokens_per_batch) or args.train_sampling_strategy == "batch_rebalance"
-        self.loss_is_scaled_for_ga = True if self._uneven_batches else None
+        self.loss_is_scaled_for_ga = True if self._uneven_batches else None  # type: ignore[assignment]
 
-    def _prepare_dataset(
+    def _prepare_dataset(  # type: ignore[override]  # the configuration is ours
         self,
         dataset: Dataset,
         processing_class: PreTrainedTokenizerBase,
@@ -131,8 +138,8 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
-            super()._set_signature_columns_if_needed()
-            self._signature_columns += ["chosen_start", "rejected_start", "shared_tokens", "weight"]
+            super()._set_signature_columns_if_needed()  # type: ignore[no-untyped-call]
+            self._signature_columns += ["chosen_start", "rejected_start", "shared_tokens", "weight"]  # type: ignore[operator]
             self._signature_columns.append(self.args.length_column_name)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
@@ -165,19 +172,19 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         prepared = super()._prepare_inputs(inputs)
         # Under DeepSpeed Transformers rounds all floats to the engine's dtype; these go into the loss, in float32
         exact = {column: inputs[column].to(self.args.device) for column in ("margin", "weight") if column in inputs}
-        return {**prepared, **exact}
+        return {**prepared, **exact}  # type: ignore[dict-item]
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor | None:
         """Pairs of an optimizer step on all processes, where its batches differ in theirs."""
         if not self._uneven_batches:
             return None
         pairs = sum(len(batch["group_sizes"]) for batch in batch_samples)
-        return self.accelerator.reduce(torch.tensor(pairs, device=device), "sum")
+        return self.accelerator.reduce(torch.tensor(pairs, device=device), "sum")  # type: ignore[no-any-return]
 
     def _gather_pairs(self, pairs: PairScores) -> PairScores:
         if not self._uneven_batches:
             # All that were trained on. `gather_for_metrics` takes every batch of an epoch's last step for its last one
-            return self.accelerator.gather(pairs)
+            return self.accelerator.gather(pairs)  # type: ignore[no-any-return]
         parts = gather_object([tuple(column.cpu() for column in pairs)])
         return PairScores(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
@@ -196,7 +203,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
             centering=args.center_rewards_coefficient,
         )
 
-    def prediction_step(
+    def prediction_step(  # type: ignore[override]
         self, model: Any, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
         """One row a pair, so that what Transformers gathers and cuts to the data set's length are whole pairs."""
@@ -219,16 +226,16 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         compute_metrics = self.compute_metrics
         if compute_metrics is not None and not self.args.batch_eval_metrics:
             self.compute_metrics = lambda found: compute_metrics(
-                EvalPrediction(tuple(column[place] for column in found.predictions), found.label_ids)
+                EvalPrediction(tuple(column[place] for column in found.predictions), found.label_ids)  # type: ignore[arg-type]
             )
         try:
             output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
         finally:
             self.compute_metrics = compute_metrics
-        output = output._replace(predictions=tuple(column[place] for column in output.predictions))
+        output = output._replace(predictions=tuple(column[place] for column in output.predictions))  # type: ignore[arg-type]
         pairs = PairScores(*(torch.as_tensor(column) for column in output.predictions))
         summary = summarize_pairs(pairs, self.reward_model.settings.scales)
-        output.metrics.update({f"{metric_key_prefix}_{key}": value for key, value in summary.items()})
+        output.metrics.update({f"{metric_key_prefix}_{key}": value for key, value in summary.items()})  # type: ignore[union-attr]
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

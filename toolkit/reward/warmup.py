@@ -3,7 +3,7 @@
 from typing import Any
 
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from .head import MultiScaleHead
 
@@ -20,19 +20,18 @@ class CoarseWarmup(TrainerCallback):
     def __init__(self, share: float) -> None:
         self.share = share
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
-    ) -> None:
-        """Set the factor of every head, with PEFT also of the copy that is trained."""
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Set the factor for the step that begins."""
         steps = self.share * state.max_steps
-        for module in model.modules():
-            if isinstance(module, MultiScaleHead):
-                module.coarse_gradient = min(1.0, state.global_step / steps) if steps else 1.0
+        set_coarse_gradient(kwargs["model"], min(1.0, state.global_step / steps) if steps else 1.0)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Leave the model as one that was loaded."""
-        for module in model.modules():
-            if isinstance(module, MultiScaleHead):
-                module.coarse_gradient = 1.0
+        set_coarse_gradient(kwargs["model"], 1.0)
+
+
+def set_coarse_gradient(model: nn.Module, factor: float) -> None:
+    """Set the factor of every head, with PEFT also of the copy that is trained."""
+    for module in model.modules():
+        if isinstance(module, MultiScaleHead):
+            module.coarse_gradient = factor

@@ -3,12 +3,17 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+if TYPE_CHECKING:
+    from transformers import Trainer as _Trainer
+else:
+    _Trainer = object  # it stands before any trainer, and has no base of its own
 
 logger = get_logger(__name__)
 
@@ -83,13 +88,18 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     return str(found[last]) if everywhere else None
 
 
-class ExactResume:
+class ExactResume(_Trainer):
     """
     Stands before a trainer: what [`~transformers.Trainer`] and TRL leave out of checkpoints is saved and restored.
 
     A subclass adds its own state by `_resume_state` and `_restore_resume_state`. What is logged after resuming is what
     would have been logged, also where the checkpoint falls between two logs.
     """
+
+    # As any trainer of TRL has them
+    args: Any
+    model: Any
+    _metrics: Any
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in Transformers; `True` takes the last checkpoint that is complete, and a half-written one is refused."""
@@ -137,7 +147,7 @@ class ExactResume:
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:
-            super()._run_epoch(*args, **kwargs)
+            super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # PEFT loads adapters as float32, also those that TRL trains in bfloat16 beside a 4-bit model.

@@ -4,13 +4,13 @@ import re
 from dataclasses import fields
 from inspect import cleandoc
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
-C = TypeVar("C")
+C = TypeVar("C", bound=Any)
 _ENTRY = re.compile(r" {4}(\w+) \(`")
 
 
-def help_from_docstring(config_class: type[C]) -> type[C]:
+def help_from_docstring(config_class: C) -> C:
     """
     Give every option of a dataclass its text under `Args:` in the docstring, as what `--help` shows.
 

@@ -152,7 +152,8 @@ class CompletionExamples(TrainerCallback):
     """
 
     def __init__(self, trainer: Any, prompts: int = 3) -> None:
-        self._trainer, self._prompts, self._first = trainer, prompts, []
+        self._trainer, self._prompts = trainer, prompts
+        self._first: list[dict[str, Any]] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         file = Path(args.output_dir, EXAMPLES_NAME)
