@@ -18,7 +18,6 @@ from toolkit import (
     RewardFunction,
     sandbox,
 )
-from toolkit.arguments import SANDBOX_TEST_SEED as TEST_SEED
 from toolkit.judges.duels import compare_policies
 from toolkit.pages.tables import accuracies_of, plot_loop, print_accuracy, print_comparison
 
@@ -58,7 +57,8 @@ def main(args: DemoArguments) -> None:
         str(out / "reward"), num_train_epochs=2, per_device_train_batch_size=32, per_device_eval_batch_size=64,
         learning_rate=1e-3, warmup_steps=20, logging_steps=25, **common,
     )  # fmt: skip
-    pairs, test_pairs = sandbox.sample_pairs(args.pairs, args.seed), sandbox.sample_pairs(args.test_size, TEST_SEED)
+    pairs = sandbox.sample_pairs(args.pairs, args.seed)
+    test_pairs = sandbox.sample_pairs(args.test_size, sandbox.HELD_OUT_SEED)
     reward = MultiScaleRewardTrainer(str(out / "start"), config_reward, train_dataset=pairs, eval_dataset=test_pairs)
     reward.train()
     reward.save_model()
@@ -80,7 +80,7 @@ def main(args: DemoArguments) -> None:
     reinforce.save_model()
 
     print("4. Held-out prompts, before and after")
-    prompts = sandbox.sample_prompts(args.test_size, seed=TEST_SEED)["prompt"]
+    prompts = sandbox.sample_prompts(args.test_size, seed=sandbox.HELD_OUT_SEED)["prompt"]
     comparison = compare_policies(
         sft.model, reinforce.model, tokenizer, list(prompts), sandbox.gold_judge, max_new_tokens=48, seed=args.seed
     )

@@ -13,7 +13,14 @@ from datasets import load_from_disk
 from trl import TrlParser
 
 from toolkit import MultiScaleRewardConfig, ReinforceConfig, RewardFunction
-from toolkit.arguments import DataArguments, held_out_prompts, import_callable, once, training_pairs, training_prompts
+from toolkit.arguments import (
+    DataArguments,
+    held_out_prompts,
+    import_callable,
+    make_once,
+    training_pairs,
+    training_prompts,
+)
 from toolkit.judges.closed_loop import label_stage, mix_with_earlier, train_policy_stage, train_reward_stage
 from toolkit.pages.tables import print_accuracy
 from toolkit.reward.evaluation import evaluate_pairs
@@ -59,11 +66,11 @@ def main(args: JointArguments) -> None:
         folder, seed = Path(args.output_dir, f"round-{number}"), args.seed + number
         prompts = all_prompts.shuffle(seed=seed).select(range(min(args.pairs_per_round, len(all_prompts))))
         labelling = (judge, seed, args.max_new_tokens)
-        pairs = load_from_disk(once(folder / "pairs", label_stage, policy, prompts["prompt"], *labelling))
-        test = load_from_disk(once(folder / "held_out", label_stage, policy, test_prompts["prompt"], *labelling))
+        pairs = load_from_disk(make_once(folder / "pairs", label_stage, policy, prompts["prompt"], *labelling))
+        test = load_from_disk(make_once(folder / "held_out", label_stage, policy, test_prompts["prompt"], *labelling))
 
         train = mix_with_earlier(pairs, earlier, seed)
-        new_reward = once(folder / "reward", train_reward_stage, reward, args.reward_config, train)
+        new_reward = make_once(folder / "reward", train_reward_stage, reward, args.reward_config, train)
         models = {"trained once": args.reward_model, "before this round": reward, "after this round": new_reward}
         scores = {name: evaluate_pairs(RewardFunction(model, batch_size=64), test) for name, model in models.items()}
         accuracies = {name: pair_accuracy(found.chosen, found.rejected) for name, found in scores.items()}
@@ -72,7 +79,7 @@ def main(args: JointArguments) -> None:
             print_accuracy(accuracies, f"Round {number}: accuracy on pairs of the current policy's answers")
 
         reinforce = (args.reinforce_config, prompts, judge)
-        policy = once(folder / "policy", train_policy_stage, policy, new_reward, *reinforce)
+        policy = make_once(folder / "policy", train_policy_stage, policy, new_reward, *reinforce)
         reward, earlier = new_reward, [*earlier, pairs]
     PartialState().destroy_process_group()
 

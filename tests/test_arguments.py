@@ -11,7 +11,7 @@ from toolkit.arguments import (
     held_out_pairs,
     held_out_prompts,
     import_callable,
-    once,
+    make_once,
     training_pairs,
     training_prompts,
     with_model_arguments,
@@ -82,7 +82,7 @@ def test_model_arguments_reach_the_trainer_and_the_config_wins(tmp_path):
 def test_a_finished_folder_is_not_made_again(tmp_path):
     calls = []
     for _ in range(2):
-        once(tmp_path / "a", lambda part: calls.append((part / "file").write_text("x")))
+        make_once(tmp_path / "a", lambda part: calls.append((part / "file").write_text("x")))
     assert calls == [1]
     assert (tmp_path / "a" / "file").read_text() == "x"
 
@@ -93,9 +93,9 @@ def test_what_a_killed_run_left_is_not_taken_for_a_result(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        once(tmp_path / "a", die)
+        make_once(tmp_path / "a", die)
     assert not (tmp_path / "a").exists()
-    once(tmp_path / "a", lambda part: (part / "whole").write_text("y"))
+    make_once(tmp_path / "a", lambda part: (part / "whole").write_text("y"))
     assert (tmp_path / "a" / "whole").read_text() == "y"
 
 

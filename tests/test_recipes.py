@@ -12,8 +12,8 @@ from trl import ModelConfig, SFTConfig, TrlParser
 
 from tests.conftest import ROOT
 from toolkit import MultiScaleRewardConfig, ReinforceConfig
-from toolkit.arguments import SANDBOX_TEST_SEED, DataArguments
-from toolkit.sandbox.rows import sample_pairs
+from toolkit.arguments import DataArguments
+from toolkit.sandbox.rows import HELD_OUT_SEED, sample_pairs
 
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
 
@@ -125,7 +125,7 @@ def test_training_and_evaluation_of_a_reward_model_agree(demo):
     sizes = ["--train_size", 32, "--eval_size", 30]
     launch("train_reward", "--config", config, "--output_dir", "reward", *sizes, folder=folder)
     trained = json.loads((folder / "reward" / "eval_results.json").read_text())
-    sample_pairs(30, seed=SANDBOX_TEST_SEED).to_json(folder / "pairs.jsonl")  # a file, all of which is evaluated
+    sample_pairs(30, seed=HELD_OUT_SEED).to_json(folder / "pairs.jsonl")  # a file, all of which is evaluated
     arguments = ["--reward_model", "reward", "--dataset_name", "pairs.jsonl"]
     launch("evaluate_reward", *arguments, "--output_file", "figures.json", folder=folder)
     evaluated = json.loads((folder / "figures.json").read_text())

@@ -17,15 +17,13 @@ from trl import ModelConfig, ScriptArguments
 
 from .data.formats import keep_normalized
 from .data.loading import load_pairs, load_prompts
-from .sandbox.rows import sample_pairs, sample_prompts
+from .sandbox.rows import HELD_OUT_SEED, sample_pairs, sample_prompts
 from .training.checkpoints import last_complete_checkpoint
 from .training.options import help_from_docstring
 
 logger = get_logger(__name__)
 
 SANDBOX = "sandbox"
-# Held-out rows of the sandbox are drawn with this seed, training rows with the run's own.
-SANDBOX_TEST_SEED = 1_000_003
 
 
 @help_from_docstring
@@ -108,7 +106,7 @@ def _held_out_rows(
     args: DataArguments, seed: int, draw: Callable[..., Dataset], load: Callable[..., Dataset]
 ) -> Dataset:
     if _name(args) == SANDBOX:
-        return draw(args.eval_size, seed=SANDBOX_TEST_SEED)
+        return draw(args.eval_size, seed=HELD_OUT_SEED)
     if args.eval_dataset_name is None and _names_files(_name(args)):
         raise ValueError(f"'{args.dataset_name}' is one split. Set `eval_dataset_name` to a file of held-out rows.")
     name = args.eval_dataset_name or _name(args)
@@ -199,7 +197,7 @@ def import_callable(path: str) -> Callable[..., Any]:
     return found
 
 
-def once(folder: Path, make: Callable[..., None], *args: Any) -> str:
+def make_once(folder: Path, make: Callable[..., None], *args: Any) -> str:
     """
     Make a folder, unless an earlier run has finished it. It gets its name only when it is complete, so what a killed
     run left behind is never taken for a result.

@@ -47,7 +47,7 @@ class StudyArguments:
     grid: str = field(default="sandbox", metadata={"help": "'sandbox' or 'real'."})
     output_dir: str = field(default="runs/study/sandbox", metadata={"help": "Folder of the study."})
     data: str | None = field(
-        default=None, metadata={"help": "For the real grid: folder of the files of `study_real.REAL_TASKS`."}
+        default=None, metadata={"help": "For the real grid: folder of the files that `REAL_TASKS` names."}
     )
     decoder: str | None = field(
         default=None, metadata={"help": "For the real grid: a pretrained decoder, in place of one from scratch."}

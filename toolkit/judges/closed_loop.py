@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 from statistics import mean
+from typing import TypeVar
 
 from accelerate import PartialState
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from datasets import Dataset, concatenate_datasets
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.integrations import unset_hf_deepspeed_config
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import TrlParser
 
 from ..data.messages import Messages
@@ -24,6 +25,8 @@ from .labels import Judge, label_pairs
 
 logger = get_logger(__name__)
 
+Config = TypeVar("Config", MultiScaleRewardConfig, ReinforceConfig)
+
 
 def label_stage(
     folder: Path,
@@ -34,22 +37,10 @@ def label_stage(
     max_new_tokens: int,
 ) -> None:
     """
-    Let the policy answer every prompt twice, let a judge label the pairs, and save them into `folder`. The prompts are
-    divided among the processes, each of which holds a whole policy.
+    Let the policy answer every prompt twice and a judge label the pairs, which `folder` then holds with a `strength`.
 
-    Args:
-        folder (`Path`):
-            Where the pairs go, as a data set with a `strength`.
-        policy (`str`):
-            Folder or hub name of the policy.
-        prompts (`list[str]` or `list[list[dict[str, str]]]`):
-            Prompts.
-        judge (`Callable`):
-            Scores answers, with the signature of a TRL reward function.
-        seed (`int`):
-            Seed of the answers and of the labels.
-        max_new_tokens (`int`):
-            Most tokens of an answer.
+    The prompts are divided among the processes, each of which holds a whole policy. The judge has the signature of a
+    TRL reward function; the seed is that of the answers and of the labels.
     """
     state = PartialState()
     model = AutoModelForCausalLM.from_pretrained(policy).to(state.device)
@@ -69,19 +60,10 @@ def label_stage(
 
 def mix_with_earlier(pairs: Dataset, earlier: list[Dataset], seed: int) -> Dataset:
     """
-    The new pairs and as many earlier ones, so that the reward model does not forget what it has seen. Earlier ones
-    without `strength` get the mean of the new ones'.
+    The new pairs and as many earlier ones, so that the reward model does not forget what it has seen.
 
-    Args:
-        pairs ([`~datasets.Dataset`]):
-            Pairs of this round.
-        earlier (`list[datasets.Dataset]`):
-            Pairs of all rounds before, the first of them those that the reward model began with.
-        seed (`int`):
-            Seed of the choice.
-
-    Returns:
-        `datasets.Dataset`
+    `earlier` holds the pairs of every round before, and first those that the reward model began with. Where they have
+    no `strength`, they get the mean of the new ones'.
     """
     columns = ["prompt", "chosen", "rejected", "strength"]
     even = mean(pairs["strength"])
@@ -96,57 +78,36 @@ def mix_with_earlier(pairs: Dataset, earlier: list[Dataset], seed: int) -> Datas
 
 
 def train_reward_stage(folder: Path, model: str, config_file: str, train: Dataset) -> None:
-    """
-    Train a reward model on from `model` and save it into `folder`, from the stage's own last checkpoint if it has one.
-
-    Args:
-        folder (`Path`):
-            Where the model goes.
-        model (`str`):
-            Folder or hub name to begin from.
-        config_file (`str`):
-            YAML file with the fields of [`MultiScaleRewardConfig`].
-        train ([`~datasets.Dataset`]):
-            Pairs.
-    """
-    output_dir = str(folder / "checkpoints")
-    arguments = ["--config", config_file, "--output_dir", output_dir]
-    (config,) = TrlParser(MultiScaleRewardConfig).parse_args_and_config(arguments)
-    trainer = MultiScaleRewardTrainer(model=model, args=config, train_dataset=train)
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(output_dir))
-    trainer.save_model(str(folder))
-    unset_hf_deepspeed_config()  # or under ZeRO-3 what other stages load would be in pieces, without a trainer
+    """Train a reward model on from `model`, with the options of a YAML file, and save it into `folder`."""
+    config = _stage_config(MultiScaleRewardConfig, folder, config_file)
+    _train_and_save(MultiScaleRewardTrainer(model=model, args=config, train_dataset=train), folder)
 
 
 def train_policy_stage(
     folder: Path, policy: str, reward: str, config_file: str, prompts: Dataset, judge: Judge
 ) -> None:
     """
-    Tune a policy on from `policy` and save it into `folder` with its log, from the stage's own last checkpoint if it
-    has one. The judge's score is logged with weight 0: the policy is not trained on it.
+    Tune a policy on from `policy`, the reference of the divergence, and save it into `folder` with its log.
 
-    Args:
-        folder (`Path`):
-            Where the policy goes.
-        policy (`str`):
-            Folder or hub name to begin from; also the reference of the divergence.
-        reward (`str`):
-            Folder of the reward model.
-        config_file (`str`):
-            YAML file with the fields of [`ReinforceConfig`].
-        prompts ([`~datasets.Dataset`]):
-            Prompts.
-        judge (`Callable`):
-            Scores answers for the log.
+    The judge's score is logged with weight 0: the policy is not trained on it.
     """
-    output_dir = str(folder / "checkpoints")
-    arguments = ["--config", config_file, "--output_dir", output_dir, "--reward_weights", "1", "0"]
-    (config,) = TrlParser(ReinforceConfig).parse_args_and_config(arguments)
+    config = _stage_config(ReinforceConfig, folder, config_file, "--reward_weights", "1", "0")
     trainer = ReinforceTrainer(
         model=policy, reward_funcs=[RewardFunction(reward), judge], args=config, train_dataset=prompts
     )
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(output_dir))
-    trainer.save_model(str(folder))
+    _train_and_save(trainer, folder)
     if trainer.accelerator.is_main_process:
         (folder / "log.json").write_text(json.dumps(trainer.state.log_history))
-    unset_hf_deepspeed_config()
+
+
+def _stage_config(config_class: type[Config], folder: Path, config_file: str, *options: str) -> Config:
+    arguments = ["--config", config_file, "--output_dir", str(folder / "checkpoints"), *options]
+    (config,) = TrlParser(config_class).parse_args_and_config(arguments)
+    return config
+
+
+def _train_and_save(trainer: Trainer, folder: Path) -> None:
+    """Train, from the stage's own last checkpoint if it has one."""
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(trainer.args.output_dir))
+    trainer.save_model(str(folder))
+    unset_hf_deepspeed_config()  # or under ZeRO-3 what other stages load would be in pieces, without a trainer

@@ -1,6 +1,7 @@
 """A small decoder from scratch, with a tokenizer of its own: for machines and data where no checkpoint can be had."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -41,17 +42,23 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return chat_tokenizer(tokenizer)
+
+
+def chat_tokenizer(tokenizer: Tokenizer, **options: Any) -> PreTrainedTokenizerFast:
+    """A tokenizer that has the special tokens, with the ChatML template."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=TURN_END,
         additional_special_tokens=[TURN_START],
         chat_template=CHAT_TEMPLATE,
+        **options,
     )
 
 
 def new_decoder(
-    tokenizer: PreTrainedTokenizerFast, hidden_size: int, layers: int, max_length: int
+    tokenizer: PreTrainedTokenizerFast, hidden_size: int, layers: int, max_length: int, **options: Any
 ) -> Qwen3ForCausalLM:
     """
     A Qwen3-shaped decoder with random weights.
@@ -60,28 +67,29 @@ def new_decoder(
         tokenizer ([`~transformers.PreTrainedTokenizerFast`]):
             Tokenizer that it will read and write.
         hidden_size (`int`):
-            Width, a multiple of 32.
+            Width, a multiple of 32 unless `options` say how many heads there are.
         layers (`int`):
             Number of layers.
         max_length (`int`):
             Longest context in tokens.
+        options:
+            Fields of [`~transformers.Qwen3Config`] in place of those chosen here.
 
     Returns:
         [`~transformers.Qwen3ForCausalLM`]
     """
-    heads = hidden_size // 32
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden_size,
-        intermediate_size=3 * hidden_size,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        head_dim=32,
-        max_position_embeddings=max_length,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return Qwen3ForCausalLM(config)
+    chosen = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": hidden_size,
+        "intermediate_size": 3 * hidden_size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": hidden_size // 32,
+        "num_key_value_heads": hidden_size // 32,
+        "head_dim": 32,
+        "max_position_embeddings": max_length,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return Qwen3ForCausalLM(Qwen3Config(**chosen | options))

@@ -1,20 +1,20 @@
 """The sandbox: data sets, a tokenizer, a tiny decoder and a judge for a world whose true reward is known.
 
-The world's texts and the gold reward are in [`sandbox_world`]; docs/sandbox.md describes both.
+The world's texts and the gold reward are in [`~toolkit.sandbox.world`]; docs/sandbox.md describes both.
 """
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from datasets import Dataset
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from ..judges.labels import ANNOTATORS, vote
-from .models import CHAT_TEMPLATE
+from .models import PAD, TURN_END, TURN_START, chat_tokenizer, new_decoder
 from .world import (
     ADVICE,
     ATTRIBUTES,
@@ -38,6 +38,10 @@ from .world import (
     write_response,
 )
 
+# Held-out rows are drawn with this seed, training rows with the run's own.
+HELD_OUT_SEED = 1_000_003
+UNKNOWN = "<|unk|>"
+
 # Judging
 
 
@@ -59,35 +63,7 @@ def gold_judge(prompts: Sequence[Text], completions: Sequence[Text], **kwargs: A
     return [gold_reward(prompt, text).total for prompt, text in zip(prompts, completions, strict=True)]
 
 
-def _pair_row(prompt: str, texts: tuple[str, str], votes: int, task: str) -> dict[str, Any]:
-    chosen, rejected = texts if votes > 0 else texts[::-1]
-    return {
-        "prompt": [{"role": "user", "content": prompt}],
-        "chosen": [{"role": "assistant", "content": chosen}],
-        "rejected": [{"role": "assistant", "content": rejected}],
-        "strength": abs(votes) / ANNOTATORS,
-        "task": task,
-    }
-
-
 # Data sets
-
-
-def _row_rng(kind: str, seed: int, index: int) -> random.Random:
-    """A generator of one row's own, so that a data set begins with the rows of every smaller one."""
-    return random.Random(f"{kind} {seed} {index}")
-
-
-def _start_row(kind: str, seed: int, index: int, tasks: Sequence[str]) -> tuple[random.Random, str, str]:
-    """A row's generator, task and prompt."""
-    rng = _row_rng(kind, seed, index)
-    task = rng.choice(tasks)
-    return rng, task, write_prompt(task, rng)
-
-
-def _write_varied(prompt: str, rng: random.Random, least: float = 0.0) -> str:
-    """A response whose parts are each of any quality from the least one up."""
-    return write_response(prompt, (rng.uniform(least, 1), rng.uniform(least, 1), rng.uniform(least, 1)), rng)
 
 
 def sample_prompts(size: int, seed: int, tasks: Sequence[str] = TASKS) -> Dataset:
@@ -105,9 +81,7 @@ def sample_prompts(size: int, seed: int, tasks: Sequence[str] = TASKS) -> Datase
     Returns:
         `datasets.Dataset`: Columns `prompt` (list of one user message) and `task`.
     """
-    rows = [_start_row("prompts", seed, index, tasks) for index in range(size)]
-    prompts = [[{"role": "user", "content": prompt}] for _, _, prompt in rows]
-    return Dataset.from_dict({"prompt": prompts, "task": [task for _, task, _ in rows]})
+    return _rows("prompts", size, seed, tasks, lambda prompt, rng: {})
 
 
 def sample_demonstrations(size: int, seed: int, tasks: Sequence[str] = TASKS) -> Dataset:
@@ -115,24 +89,18 @@ def sample_demonstrations(size: int, seed: int, tasks: Sequence[str] = TASKS) ->
     Draw demonstrations of varied, on the whole middling quality for supervised fine-tuning.
 
     Args:
-        size (`int`):
-            Number of rows, as in [`sample_prompts`].
-        seed (`int`):
-            Seed, as in [`sample_prompts`].
-        tasks (sequence of `str`, *optional*, defaults to all four of [`TASKS`]):
-            Tasks to draw from.
+        size, seed, tasks:
+            As in [`sample_prompts`].
 
     Returns:
         `datasets.Dataset`: Columns `prompt` (list of one user message), `completion` (list of one assistant message)
         and `task`.
     """
-    columns: dict[str, list[Any]] = {"prompt": [], "completion": [], "task": []}
-    for index in range(size):
-        rng, task, prompt = _start_row("demonstrations", seed, index, tasks)
-        columns["prompt"].append([{"role": "user", "content": prompt}])
-        columns["completion"].append([{"role": "assistant", "content": _write_varied(prompt, rng, 0.25)}])
-        columns["task"].append(task)
-    return Dataset.from_dict(columns)
+
+    def answer(prompt: str, rng: random.Random) -> dict[str, Any]:
+        return {"completion": _message("assistant", _write_varied(prompt, rng, 0.25))}
+
+    return _rows("demonstrations", size, seed, tasks, answer)
 
 
 def sample_pairs(size: int, seed: int, tasks: Sequence[str] = TASKS) -> Dataset:
@@ -140,27 +108,50 @@ def sample_pairs(size: int, seed: int, tasks: Sequence[str] = TASKS) -> Dataset:
     Draw preference pairs labelled by the votes of simulated annotators who see the gold reward.
 
     Args:
-        size (`int`):
-            Number of rows, as in [`sample_prompts`].
-        seed (`int`):
-            Seed, as in [`sample_prompts`].
-        tasks (sequence of `str`, *optional*, defaults to all four of [`TASKS`]):
-            Tasks to draw from.
+        size, seed, tasks:
+            As in [`sample_prompts`].
 
     Returns:
         `datasets.Dataset`: Columns `prompt` (list of one user message), `chosen` and `rejected` (lists of one
         assistant message), `strength` (by how large a share the vote was won: 0.2, 0.6 or 1) and `task`.
     """
-    rows = []
-    for index in range(size):
-        rng, task, prompt = _start_row("pairs", seed, index, tasks)
+
+    def compare(prompt: str, rng: random.Random) -> dict[str, Any]:
         one, other = _write_varied(prompt, rng), _write_varied(prompt, rng)
         while other == one:
             other = _write_varied(prompt, rng)
-        gap = gold_reward(prompt, one).total - gold_reward(prompt, other).total
-        rows.append(_pair_row(prompt, (one, other), vote(gap, rng), task))
-    columns = ("prompt", "chosen", "rejected", "strength", "task")
-    return Dataset.from_dict({column: [row[column] for row in rows] for column in columns})
+        votes = vote(gold_reward(prompt, one).total - gold_reward(prompt, other).total, rng)
+        chosen, rejected = (_message("assistant", text) for text in ((one, other) if votes > 0 else (other, one)))
+        return {"chosen": chosen, "rejected": rejected, "strength": abs(votes) / ANNOTATORS}
+
+    return _rows("pairs", size, seed, tasks, compare)
+
+
+def _rows(
+    kind: str,
+    size: int,
+    seed: int,
+    tasks: Sequence[str],
+    write: Callable[[str, random.Random], dict[str, Any]],
+) -> Dataset:
+    """Rows of a prompt, what is written to it, and its task."""
+    rows = []
+    for index in range(size):
+        # A generator of the row's own, so that a data set begins with the rows of every smaller one
+        rng = random.Random(f"{kind} {seed} {index}")
+        task = rng.choice(tasks)
+        prompt = write_prompt(task, rng)
+        rows.append({"prompt": _message("user", prompt), **write(prompt, rng), "task": task})
+    return Dataset.from_list(rows)
+
+
+def _message(role: str, text: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": text}]
+
+
+def _write_varied(prompt: str, rng: random.Random, least: float = 0.0) -> str:
+    """A response whose parts are each of any quality from the least one up."""
+    return write_response(prompt, (rng.uniform(least, 1), rng.uniform(least, 1), rng.uniform(least, 1)), rng)
 
 
 # Models
@@ -197,11 +188,11 @@ def sandbox_tokenizer() -> PreTrainedTokenizerFast:
         `transformers.PreTrainedTokenizerFast`: With a ChatML template, `<|im_end|>` as its end and `<|pad|>` as its
         padding token. Texts of the sandbox are decoded to what was encoded.
     """
-    special = ["<|pad|>", "<|unk|>", "<|im_start|>", "<|im_end|>"]
+    special = [PAD, UNKNOWN, TURN_START, TURN_END]
     words = [*vocabulary(), "system", "user", "assistant"]
     # In the byte-level alphabet a space is written Ġ and a newline Ċ
     tokens = [*special, "Ċ", "Ġ", *words, *(f"Ġ{word}" for word in words)]
-    backend = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="<|unk|>"))
+    backend = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token=UNKNOWN))
     pieces = Regex(r" ?[a-z]+| ?[0-9]| ?[^a-z0-9\s]|\s")
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -211,17 +202,7 @@ def sandbox_tokenizer() -> PreTrainedTokenizerFast:
     )
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="<|pad|>",
-        unk_token="<|unk|>",
-        eos_token="<|im_end|>",
-        additional_special_tokens=["<|im_start|>"],
-        model_max_length=256,
-        clean_up_tokenization_spaces=False,
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+    return chat_tokenizer(backend, unk_token=UNKNOWN, model_max_length=256, clean_up_tokenization_spaces=False)
 
 
 def sandbox_decoder(hidden_size: int = 128, layers: int = 4, heads: int = 4, seed: int = 0) -> Qwen3ForCausalLM:
@@ -242,25 +223,18 @@ def sandbox_decoder(hidden_size: int = 128, layers: int = 4, heads: int = 4, see
         `transformers.Qwen3ForCausalLM`: In float32 and evaluation mode.
     """
     tokenizer = sandbox_tokenizer()
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden_size,
-        intermediate_size=3 * hidden_size,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=max(heads // 2, 1),
-        head_dim=hidden_size // heads,
-        max_position_embeddings=256,
-        # With the usual 0.02 so small a model takes several times as long to learn to copy from the prompt
-        initializer_range=0.05,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=tokenizer.convert_tokens_to_ids("<|im_start|>"),
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen3ForCausalLM(config)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+        model = new_decoder(
+            tokenizer,
+            hidden_size,
+            layers,
+            max_length=256,
+            num_attention_heads=heads,
+            num_key_value_heads=max(heads // 2, 1),
+            head_dim=hidden_size // heads,
+            # With the usual 0.02 so small a model takes several times as long to learn to copy from the prompt
+            initializer_range=0.05,
+            bos_token_id=tokenizer.convert_tokens_to_ids(TURN_START),
+        )
     return model.eval()

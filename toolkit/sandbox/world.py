@@ -160,29 +160,17 @@ def write_prompt(task: str, rng: random.Random) -> str:
 
 
 def parse_prompt(prompt: Text) -> Request:
-    """
-    The request that a sandbox prompt makes.
-
-    Args:
-        prompt (`str` or list of messages):
-            The prompt's text, or a conversation whose last user message is the prompt.
-
-    Returns:
-        [`Request`].
-
-    Raises:
-        `ValueError`: If the sandbox does not write such a prompt.
-    """
+    """The request that a sandbox prompt, or the last user message, makes; a `ValueError` where it is none."""
     text = message_text(prompt, "user")
     greeting, emphasis, room = ("|".join(map(re.escape, cues)) for cues in (COURTESY, EMPHASIS, ROOM))
     match = re.fullmatch(rf"({greeting}) (.*?)(?: ({emphasis}))?(?: ({room}))?", text.strip())
-    found = _parse_body(match[2]) if match else None
-    if not match or found is None or not all(point.value in point.values for point in found[1]):
+    body = _parse_body(match[2]) if match else None
+    if not match or body is None or not all(point.value in point.values for point in body[1]):
         raise ValueError(
             f"The prompt {text[:80]!r} is not from the sandbox, so it has no gold reward. Use prompts of "
             "`sample_prompts`, `sample_demonstrations` or `sample_pairs`, or another reward."
         )
-    task, points, topic = found
+    task, points, topic = body
     products = [a * b for a, b in zip(TASK_WEIGHTS[task], EMPHASIS.get(match[3], (1.0, 1.0, 1.0)), strict=True)]
     token, segment, response = (SCALE * product / sum(products) for product in products)
     spare = ROOM.get(match[4], DEFAULT_ROOM)
@@ -304,7 +292,7 @@ def segment_part(request: Request, segments: list[list[str]]) -> float:
 
 def response_part(request: Request, segments: list[list[str]]) -> float:
     """0.4 correctness + 0.3 completeness + 0.3 fit of the length, each in [-1, 1]."""
-    made = [next((found for s in segments if (found := _value_in(point, s))), None) for point in request.points]
+    made = [next((values for s in segments if (values := _value_in(point, s))), None) for point in request.points]
     right = sum(values == {point.value} for values, point in zip(made, request.points, strict=True))
     correctness = 2 * right / len(made) - 1
     completeness = 2 * sum(values is not None for values in made) / len(made) - 1
@@ -323,20 +311,7 @@ def _value_in(point: Point, segment: list[str]) -> set[str]:
 
 
 def write_response(prompt: Text, quality: tuple[float, float, float], rng: random.Random) -> str:
-    """
-    A response to a sandbox prompt.
-
-    Args:
-        prompt (`str` or list of messages):
-            A prompt of the sandbox.
-        quality (`tuple[float, float, float]`):
-            Quality of the token, segment and response part, from 0 to 1. At (1, 1, 1) every part is 1.
-        rng (`random.Random`):
-            Source of chance.
-
-    Returns:
-        `str`: The response.
-    """
+    """A response to a sandbox prompt, with qualities of the three parts from 0 to 1; at (1, 1, 1) every part is 1."""
     request = parse_prompt(prompt)
     polite, orderly, sound = quality
     lines = []
@@ -362,19 +337,12 @@ def write_response(prompt: Text, quality: tuple[float, float, float], rng: rando
     return ("" if request.task == "code" else " ").join(lines).strip()
 
 
-def best_response(prompt: Text) -> str:
-    """A response that gets 1 for every part."""
-    return write_response(prompt, (1.0, 1.0, 1.0), random.Random(0))
-
-
-def worst_response(prompt: Text) -> str:
-    """A response that gets -1 for every part: rude, off the topic, far too short."""
-    return "rubbish\n" if parse_prompt(prompt).task == "code" else "rubbish."
-
-
 def gold_range(prompt: Text) -> tuple[float, float]:
     """Gold totals, in nats, of the worst and of the best response that the sandbox writes for a prompt."""
-    return gold_reward(prompt, worst_response(prompt)).total, gold_reward(prompt, best_response(prompt)).total
+    # Rude, off the topic and far too short: -1 for every part
+    worst = "rubbish\n" if parse_prompt(prompt).task == "code" else "rubbish."
+    best = write_response(prompt, (1.0, 1.0, 1.0), random.Random(0))
+    return gold_reward(prompt, worst).total, gold_reward(prompt, best).total
 
 
 def _write_aside(request: Request, relevant: bool, rng: random.Random) -> str:

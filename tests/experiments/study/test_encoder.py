@@ -81,7 +81,7 @@ def test_a_head_learns_what_the_features_tell(model):
     chosen, rejected = torch.randn(2048, 4, 8), torch.randn(2048, 4, 8)
     chosen[:, 1:, 0] += 2  # at every scale, on average
     rejected[:, 0] = chosen[:, 0]  # the prompt's end is the same
-    head = train_head(model, chosen[:1024], rejected[:1024], torch.ones(1024), 1e-2, 3, seed=0)
+    head = train_head(model, chosen[:1024], rejected[:1024], torch.ones(1024), rate=1e-2, epochs=3, seed=0)
     right = (read_head(head, chosen[1024:])[0] > read_head(head, rejected[1024:])[0]).double().mean()
     assert right > 0.8  # the best single number, a difference of 2 with standard deviation sqrt(2), tells 0.92
 
@@ -91,9 +91,12 @@ def test_pairs_without_strength_teach_nothing_to_a_weighted_head():
     chosen, rejected = torch.randn(64, 4, 8), torch.randn(64, 4, 8)
     strength = torch.tensor([1.0, 0.0] * 32)
     other = torch.where(strength[:, None, None] > 0, chosen, -chosen)
-    heads = [train_head("weighted", side, rejected, strength, 1e-2, 2, seed=0) for side in (chosen, other)]
+    heads = [train_head("weighted", side, rejected, strength, rate=1e-2, epochs=2, seed=0) for side in (chosen, other)]
     assert torch.equal(heads[0].weight, heads[1].weight)
-    plain = [train_head("simple contrast", side, rejected, strength, 1e-2, 2, seed=0) for side in (chosen, other)]
+    plain = [
+        train_head("simple contrast", side, rejected, strength, rate=1e-2, epochs=2, seed=0)
+        for side in (chosen, other)
+    ]
     assert not torch.equal(plain[0].weight, plain[1].weight)
 
 

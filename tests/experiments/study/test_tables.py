@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from toolkit import sandbox
-from toolkit.arguments import SANDBOX_TEST_SEED
 from toolkit.experiments.study.grid import Study
 from toolkit.experiments.study.real import RealStudy, real_name
 from toolkit.experiments.study.sandbox import SandboxStudy, policy_name, reward_name, start_name
@@ -56,7 +55,7 @@ def test_a_model_counts_only_with_all_its_seeds(study):
 
 def test_accuracy_by_task_is_over_the_pairs_of_the_task(tmp_path):
     study = Study(tmp_path, SandboxStudy(seeds=[1, 2], table_size=10, test_pairs=40))
-    tasks = sandbox.sample_pairs(40, SANDBOX_TEST_SEED)["task"]
+    tasks = sandbox.sample_pairs(40, sandbox.HELD_OUT_SEED)["task"]
     for seed in (1, 2):
         put(study, reward_name("weighted", 10, seed), gaps=[1.0 if task == tasks[0] else -1.0 for task in tasks])
     found = {task: estimate.value.value for task, estimate in task_table(study)["weighted"].items()}
@@ -64,7 +63,7 @@ def test_accuracy_by_task_is_over_the_pairs_of_the_task(tmp_path):
 
 
 def test_reward_score_and_alignment_by_hand(study):
-    prompts = sandbox.sample_prompts(2, SANDBOX_TEST_SEED)["prompt"]
+    prompts = sandbox.sample_prompts(2, sandbox.HELD_OUT_SEED)["prompt"]
     (low, high), (low2, high2) = (sandbox.gold_range(prompt) for prompt in prompts)
     for seed in (1, 2):
         put(study, start_name(seed), gold=[low, (low2 + high2) / 2])

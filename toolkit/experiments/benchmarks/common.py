@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from datasets import Dataset
 
-from ...arguments import SANDBOX, DataArguments, once
+from ...arguments import SANDBOX, DataArguments, make_once
 from ...data.loading import load_pairs
 from ...data.messages import Messages
 from ...pages.tables import print_table
@@ -155,7 +155,7 @@ def benchmark_model(args: BenchmarkArguments, pairs: Dataset) -> str:
         `str`
     """
     name = f"decoder-{args.hidden_size}x{args.layers}-{args.vocab_size}"
-    return args.model or once(Path(args.output_dir) / name, _save_decoder, args, pairs)
+    return args.model or make_once(Path(args.output_dir) / name, _save_decoder, args, pairs)
 
 
 def _save_decoder(folder: Path, args: BenchmarkArguments, pairs: Dataset) -> None:

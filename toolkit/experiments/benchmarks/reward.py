@@ -20,7 +20,7 @@ from transformers import (
 )
 from trl import RewardConfig, RewardTrainer, RLOOConfig, RLOOTrainer
 
-from ...arguments import once
+from ...arguments import make_once
 from ...data.messages import Messages
 from ...data.tokens import encode_response, response_marker_ids, segment_boundary_ids
 from ...reward.head import MultiScaleSettings
@@ -200,7 +200,7 @@ def response_scale_model(folder: Path, model: str) -> str:
     Returns:
         `str`: `folder`.
     """
-    return once(folder, _save_reward_model, model)
+    return make_once(folder, _save_reward_model, model)
 
 
 def _save_reward_model(folder: Path, name: str) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import TrainerCallback
 
 from ...policy.sampling import sample_responses
 from ...sandbox.rows import gold_judge
@@ -17,16 +17,9 @@ class GoldCurve(TrainerCallback):
         self.prompts, self.tokenizer, self.max_new_tokens = prompts, tokenizer, max_new_tokens
         self.curve: list[float] = []
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: PreTrainedModel, **kwargs: Any) -> None:
-        texts = sample_responses(
-            model,
-            self.tokenizer,
-            self.prompts,
-            max_new_tokens=self.max_new_tokens,
-            seed=0,
-            temperature=0,
-            batch_size=len(self.prompts),
-        )
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        options = {"max_new_tokens": self.max_new_tokens, "seed": 0, "batch_size": len(self.prompts)}
+        texts = sample_responses(kwargs["model"], self.tokenizer, self.prompts, temperature=0, **options)
         self.curve.append(sum(gold_judge(self.prompts, texts)) / len(texts))
 
 
@@ -36,8 +29,6 @@ class Gradients(TrainerCallback):
     def __init__(self) -> None:
         self.gradients: list[Tensor] = []
 
-    def on_pre_optimizer_step(
-        self, args: Any, state: Any, control: Any, model: PreTrainedModel, **kwargs: Any
-    ) -> None:
-        parts = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        parts = [p.grad.flatten() for p in kwargs["model"].parameters() if p.grad is not None]
         self.gradients.append(torch.cat(parts).double().cpu())

@@ -10,32 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, get_cosine_schedule_with_warmup
 from transformers.trainer_utils import set_seed
 
+from ...data.messages import text_of
 from ...data.positions import last_kept, segment_ends
 from ...data.tokens import segment_boundary_ids
-from ...reward.head import MultiScaleHead, MultiScaleSettings
+from ...reward.evaluation import SIDES
+from ...reward.head import HeadOutput, MultiScaleHead, MultiScaleSettings
 from ...reward.losses import multi_scale_loss, strength_weights
-from ...reward.scales import SCALES, mix
-from .grid import Cell, Study
+from ...reward.scales import mix
+from .grid import Cell, Study, cell_name
 from .models import STUDY_MODELS, four_digits, ranked_right
-from .real import (
-    REAL_TASKS,
-    SEARCH_SHARE,
-    RealStudy,
-    TaskPairs,
-    at_most,
-    in_second_part,
-    once,
-    prompt_text,
-    trained_as,
-)
+from .real import SEARCH_SHARE, RealStudy, TaskPairs, at_most, distinct, in_second_part, prompt_text, trained_as
 
-SIDES = ("chosen", "rejected")
-CONTEXT, TOKEN, SEGMENT, RESPONSE = range(4)  # places of the vectors
+CONTEXT, TOKEN, SEGMENT, LAST = range(4)  # places of the vectors
 
 
 @torch.no_grad()
@@ -43,23 +33,11 @@ def response_features(
     model: Any, tokenizer: Any, prompts: Sequence[str], responses: Sequence[str], batch_size: int = 32
 ) -> tuple[Tensor, int]:
     """
-    The vectors of responses that linear heads read.
+    The vectors of `N` responses that linear heads read, `(N, 4, H)` float32, and the number of rows that were cut.
 
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Encoder with hidden states of width `H`.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer, which marks the second of two texts in `token_type_ids`.
-        prompts (sequence of `str`):
-            `N` prompts.
-        responses (sequence of `str`):
-            Their responses. Where the two are too long together, the longer of them loses its end.
-        batch_size (`int`, *optional*, defaults to `32`):
-            Rows of a forward pass.
-
-    Returns:
-        `tuple[torch.Tensor, int]`: Features of shape `(N, 4, H)`, float32: prompt's end, mean of the response's
-        tokens, mean of its segment ends, its last token; and the number of rows that were cut.
+    The four are the prompt's end, the mean of the response's tokens, that of its segment ends, and its last token.
+    The tokenizer must mark the second of two texts in `token_type_ids`. Where a prompt and its response are too long
+    together for the encoder, the longer of them loses its end.
     """
     boundaries = torch.tensor(segment_boundary_ids(tokenizer))
     most, cut = model.config.max_position_embeddings, 0
@@ -94,50 +72,20 @@ def _masked_mean(hidden: Tensor, keep: Tensor) -> Tensor:
 
 
 def read_head(head: MultiScaleHead, features: Tensor) -> tuple[Tensor, Tensor]:
-    """
-    Scores of responses from their features.
-
-    Args:
-        head ([`~toolkit.reward.head.MultiScaleHead`]):
-            The head, for `S` scales.
-        features (`torch.Tensor` of shape `(N, 4, H)`, float32):
-            From [`response_features`].
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: Score of shape `(N,)` and that of each scale, `(N, S)`.
-    """
-    found = head(features, torch.full((len(features),), CONTEXT))
-    by_scale = dict(
-        zip(SCALES, (found.token[:, TOKEN], found.segment[:, SEGMENT], found.response[:, RESPONSE]), strict=True)
-    )
+    """Scores `(N,)` of responses and those of each scale `(N, S)`, from their features `(N, 4, H)`."""
+    read: HeadOutput = head(features, torch.full((len(features),), CONTEXT))
+    by_scale = {"token": read.token[:, TOKEN], "segment": read.segment[:, SEGMENT], "response": read.response[:, LAST]}
     scores = torch.stack([by_scale[scale] for scale in head.scales], dim=1)
-    return mix(scores, found.gate), scores
+    return mix(scores, read.gate), scores
 
 
 def train_head(
-    model: str, chosen: Tensor, rejected: Tensor, strength: Tensor, rate: float, epochs: int, seed: int
+    model: str, chosen: Tensor, rejected: Tensor, strength: Tensor, *, rate: float, epochs: int, seed: int
 ) -> MultiScaleHead:
     """
-    Train a preference model's head on features: AdamW, batches of 32 pairs, cosine schedule.
+    Train a preference model's head on features `(P, 4, H)` of pairs with strengths `(P,)`.
 
-    Args:
-        model (`str`):
-            Name in [`~toolkit.experiments.study.models.STUDY_MODELS`].
-        chosen (`torch.Tensor` of shape `(P, 4, H)`, float32):
-            Features of the preferred responses.
-        rejected (`torch.Tensor` of the same shape, float32):
-            Features of the others.
-        strength (`torch.Tensor` of shape `(P,)`, float64):
-            Strengths of the pairs.
-        rate (`float`):
-            Learning rate.
-        epochs (`int`):
-            Epochs.
-        seed (`int`):
-            Seed of the head and of the order.
-
-    Returns:
-        [`~toolkit.reward.head.MultiScaleHead`]
+    AdamW, batches of 32 pairs, cosine schedule; the seed is that of the head and of the order.
     """
     options = STUDY_MODELS[model]
     set_seed(seed)
@@ -169,35 +117,32 @@ def train_head(
 
 def features_name(task: str) -> str:
     """Cell of a task's features."""
-    return f"features-{task}".replace(" ", "_")
+    return cell_name("features", task)
 
 
 def encoder_name(model: str, task: str, seed: int) -> str:
     """Cell of a head on the encoder."""
-    return f"encoder-{task}-{trained_as(model, task)}-{seed}".replace(" ", "_")
+    return cell_name("encoder", task, trained_as(model, task), seed)
 
 
 def features_cell(folder: Path, settings: RealStudy, task: str) -> dict[str, Any]:
     """Features of a task's pairs, kept beside the models."""
     model = AutoModel.from_pretrained(settings.encoder).eval()
     tokenizer = AutoTokenizer.from_pretrained(settings.encoder)
-    pairs = TaskPairs(settings.data, REAL_TASKS[task])
+    pairs = TaskPairs(settings.data, task)
     train, test = at_most(pairs.train, settings.most_pairs), at_most(pairs.test, settings.most_pairs)
     kept: dict[str, Any] = {"search": in_second_part(train["prompt"], SEARCH_SHARE, "search")}
     cut = 0
     for part, rows in (("train", train), ("test", test)):
         kept[f"{part} strength"] = torch.tensor(rows["strength"][:], dtype=torch.float64)
+        prompts = [prompt_text(prompt) for prompt in rows["prompt"]]
         for side in SIDES:
-            kept[f"{part} {side}"], too_long = _side_features(model, tokenizer, rows, side)
+            responses = [text_of(messages) for messages in rows[side]]
+            kept[f"{part} {side}"], too_long = response_features(model, tokenizer, prompts, responses)
             cut += too_long
     (folder / "models").mkdir(exist_ok=True)
     torch.save(kept, folder / "models" / f"{features_name(task)}.pt")
     return {"cut": cut, "responses": 2 * (len(train) + len(test))}
-
-
-def _side_features(model: Any, tokenizer: Any, rows: Dataset, side: str) -> tuple[Tensor, int]:
-    responses = [messages[-1]["content"] for messages in rows[side]]
-    return response_features(model, tokenizer, list(map(prompt_text, rows["prompt"])), responses)
 
 
 def encoder_cell(folder: Path, settings: RealStudy, model: str, task: str, seed: int) -> dict[str, Any]:
@@ -205,45 +150,37 @@ def encoder_cell(folder: Path, settings: RealStudy, model: str, task: str, seed:
     kept = torch.load(folder / "models" / f"{features_name(task)}.pt", weights_only=True)
     search = torch.tensor(kept["search"])
     train = [kept[f"train {column}"] for column in (*SIDES, "strength")]
-
-    def gaps(head: MultiScaleHead, chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            (good, good_scales), (bad, bad_scales) = read_head(head, chosen), read_head(head, rejected)
-        return good - bad, good_scales - bad_scales
-
-    accuracy = {}
+    epochs, accuracy = settings.encoder_epochs, dict[float, float]()
     for rate in settings.encoder_rates:
         head = train_head(
-            model, *(column[~search] for column in train), rate, settings.encoder_epochs, settings.search_seed
+            model, *(column[~search] for column in train), rate=rate, epochs=epochs, seed=settings.search_seed
         )
-        found, _ = gaps(head, *(column[search] for column in train[:2]))
-        accuracy[f"{rate:g}"] = ranked_right(found.tolist()).mean().item()
-    rate = float(max(accuracy, key=lambda rate: accuracy[rate]))
-    head = train_head(model, *train, rate, settings.encoder_epochs, seed)
-    found, by_scale = gaps(head, kept["test chosen"], kept["test rejected"])
+        gaps, _ = _gaps(head, *(column[search] for column in train[:2]))
+        accuracy[rate] = ranked_right(gaps.tolist()).mean().item()
+    rate = max(accuracy, key=lambda rate: accuracy[rate])
+    head = train_head(model, *train, rate=rate, epochs=epochs, seed=seed)
+    gaps, by_scale = _gaps(head, kept["test chosen"], kept["test rejected"])
     return {
-        "search": accuracy,
-        "gaps": four_digits(found),
+        "search": {f"{rate:g}": right for rate, right in accuracy.items()},
+        "gaps": four_digits(gaps),
         "scale_gaps": [four_digits(column) for column in by_scale.T],
     }
 
 
+@torch.no_grad()
+def _gaps(head: MultiScaleHead, chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores of chosen less rejected, `(P,)`, and those of each scale, `(P, S)`."""
+    (good, good_scales), (bad, bad_scales) = read_head(head, chosen), read_head(head, rejected)
+    return good - bad, good_scales - bad_scales
+
+
 def encoder_stages(study: Study) -> Iterator[list[Cell]]:
-    """
-    Stages of the study on the encoder; none where the settings name no encoder.
-
-    Args:
-        study ([`~toolkit.experiments.study.grid.Study`]):
-            Study with the settings of a [`~toolkit.experiments.study.real.RealStudy`].
-
-    Returns:
-        iterator of lists of [`~toolkit.experiments.study.grid.Cell`]: Each may read the results of those before it.
-    """
-    settings = study.settings
+    """Stages of the study on the encoder, features and heads; none where the settings name no encoder."""
+    settings: RealStudy = study.settings
     if settings.encoder is None:
         return
     yield [Cell(features_name(task), features_cell, {"task": task}) for task in settings.tasks]
-    yield once(
+    yield distinct(
         Cell(
             encoder_name(model, task, seed),
             encoder_cell,

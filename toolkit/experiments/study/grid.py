@@ -1,11 +1,13 @@
-"""A study: a grid of trainings, called cells, whose results are kept one by one, so that it can be stopped at any
-time, gone on with, and run side by side."""
+"""A study is a grid of trainings, called cells, whose results are kept one by one.
+
+So it can be stopped at any time, gone on with, and run side by side.
+"""
 
 import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
@@ -32,62 +34,48 @@ class Cell(NamedTuple):
 
 class Study:
     """
-    Results of a study in a folder: `settings.json`, `cells/<name>.json` and what cells leave for later ones in
-    `models/`. Results that are kept without their models can be gone on with: what is needed is made again.
+    The results of a study in a folder: `settings.json`, `cells/<name>.json`, and in `models/` what later cells need.
 
-    Args:
-        folder (`Path`):
-            Where they are kept.
-        settings (dataclass):
-            What all cells have in common.
-
-    Raises:
-        `ValueError`: If the folder holds a study with other settings.
+    Results that are kept without their models can be gone on with: what is needed is made again. A folder that holds
+    a study with other `settings`, a dataclass, is refused with a `ValueError`, and so is a damaged file, by its name.
     """
 
     def __init__(self, folder: Path, settings: Any) -> None:
         self.folder, self.settings = folder, settings
         wanted = json.loads(json.dumps({"kind": type(settings).__name__, **asdict(settings)}))
         file = folder / SETTINGS_FILE
-        if file.exists():
-            found = read_json(file, dict, f"Restore it, or remove '{folder}' to begin the study anew.")
-            other = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
-            if other:
-                changes = "; ".join(f"{key}: {found.get(key)} there, {wanted.get(key)} now" for key in other)
-                raise ValueError(
-                    f"'{folder}' holds a study with other settings ({changes}). Its cells do not compare with new "
-                    "ones: set them back, or give another `output_dir`."
-                )
-        else:
+        if not file.exists():
             (folder / "cells").mkdir(parents=True, exist_ok=True)
             write_json(file, wanted)
+            return
+        kept = read_json(file, dict, f"Restore it, or remove '{folder}' to begin the study anew.")
+        if other := [key for key in {**kept, **wanted} if kept.get(key) != wanted.get(key)]:
+            changes = "; ".join(f"{key}: {kept.get(key)} there, {wanted.get(key)} now" for key in other)
+            raise ValueError(
+                f"'{folder}' holds a study with other settings ({changes}). Its cells do not compare with new "
+                "ones: set them back, or give another `output_dir`."
+            )
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """
-        All that is kept of a cell: `cell` (its arguments), `seconds`, `threads`, `versions` and `result`.
-
-        Args:
-            name (`str`):
-                Name of the cell.
-
-        Returns:
-            `dict[str, Any]`: `None` where it has not ended.
-
-        Raises:
-            `ValueError`: If its file is damaged.
-        """
-        file = self.folder / "cells" / f"{name}.json"
+        """All that is kept of a cell: `cell` (its arguments), `seconds`, `threads`, `versions` and `result`."""
+        file = self._record_file(name)
         if not file.exists():
             return None
-        found = read_json(file, dict, "Remove it, and the study runs that cell again; the others are kept.")
-        if not isinstance(found.get("result"), dict):
+        record: dict[str, Any] = read_json(
+            file, dict, "Remove it, and the study runs that cell again; the others are kept."
+        )
+        if not isinstance(record.get("result"), dict):
             raise ValueError(f"'{file}' has no `result`. Remove it, and the study runs that cell again.")
-        return found
+        return record
 
     def result(self, name: str) -> dict[str, Any] | None:
-        """What a cell came to, `None` where it has not ended; errors as in [`Study.record`]."""
-        found = self.record(name)
-        return None if found is None else found["result"]
+        """What a cell came to, `None` where it has not ended."""
+        record = self.record(name)
+        return None if record is None else record["result"]
+
+    def results(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        """The results of those of the cells that have ended."""
+        return [result for name in names if (result := self.result(name)) is not None]
 
     def has_model(self, name: str) -> bool:
         """Whether what a cell leaves for later ones is there and whole."""
@@ -100,35 +88,32 @@ class Study:
         result = cell.work(self.folder, self.settings, **cell.arguments)
         record = {"cell": cell.arguments, "seconds": time.perf_counter() - begin, "threads": torch.get_num_threads()}
         if self.record(cell.name) is None:
-            file = self.folder / "cells" / f"{cell.name}.json"
-            write_json(file, {**record, "versions": library_versions(), "result": result}, None)
+            write_json(
+                self._record_file(cell.name), {**record, "versions": library_versions(), "result": result}, None
+            )
         self._made(cell.name).parent.mkdir(exist_ok=True)
         self._made(cell.name).touch()
+
+    def _record_file(self, name: str) -> Path:
+        return self.folder / "cells" / f"{name}.json"
 
     def _made(self, name: str) -> Path:
         return self.folder / "models" / f"{name}.made"
 
-    def results(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """The results of those of the cells that have ended; errors as in [`Study.record`]."""
-        return [result for name in names if (result := self.result(name)) is not None]
+
+def cell_name(*parts: object, rate: float | None = None) -> str:
+    """Name of a cell from what sets it apart; with a learning rate it is one of the search."""
+    name = "-".join(map(str, parts)).replace(" + ", "+").replace(" ", "_")
+    return name if rate is None else f"{name}-rate-{rate:g}"
 
 
 def run_stages(study: Study, stages: Iterator[list[Cell]], workers: int) -> None:
     """
-    Run a study's cells that have not ended, stage by stage.
+    Run a study's cells that have not ended, stage by stage, the cells of a stage side by side in `workers` processes.
 
-    Args:
-        study ([`Study`]):
-            Where results are kept. What cells print goes to `logs/` in its folder.
-        stages (iterator of lists of [`Cell`]):
-            Stages, made one after the other, so that one may read the results of those before it.
-        workers (`int`):
-            Processes that run cells of a stage side by side. Each has the threads that `OMP_NUM_THREADS` says, or
-            else its share of the machine's cores.
-
-    Raises:
-        `RuntimeError`: If a cell fails, naming it, after those that were under way have ended; or if a process is
-            killed, as it is when memory runs out.
+    Stages are made one after the other, so that one may read the results of those before it. What cells print goes to
+    `logs/`. Each process has the threads that `OMP_NUM_THREADS` says, or else its share of the machine's cores. If a
+    cell fails or a process is killed, a `RuntimeError` says so after the cells that were under way have ended.
     """
     logs = study.folder / "logs"
     logs.mkdir(exist_ok=True)
@@ -138,6 +123,7 @@ def run_stages(study: Study, stages: Iterator[list[Cell]], workers: int) -> None
     with ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (logs, threads)) as pool:
         for cells in stages:
             known |= {cell.name: cell for cell in cells}
+            # Cells to run, and before them, backwards, those whose models they need and nobody has kept
             batches = [[cell for cell in cells if study.result(cell.name) is None]]
             while lacking := {name for cell in batches[0] for name in cell.needs if not study.has_model(name)}:
                 later = [[cell for cell in batch if cell.name not in lacking] for batch in batches]

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
+from transformers import PreTrainedModel
+from trl import SFTConfig, SFTTrainer
 
 from ...reward.config import PREFERENCE_MODELS, MultiScaleRewardConfig
 from ...reward.trainer import MultiScaleRewardTrainer
@@ -52,37 +54,47 @@ def trainer_options(folder: Path, name: str, seed: int, bf16: bool = True) -> di
     }
 
 
+def train_decoder(decoder: PreTrainedModel, tokenizer: Any, rows: Dataset, **options: Any) -> Any:
+    """The decoder after supervised fine-tuning, which is also saved where the options say."""
+    config = SFTConfig(warmup_steps=20, **options)
+    trainer = SFTTrainer(decoder, config, train_dataset=rows, processing_class=tokenizer)
+    trainer.train()
+    trainer.save_model()
+    return trainer.model
+
+
+def reward_config(model: str, *, pairs_per_step: int, batches: int, **options: Any) -> MultiScaleRewardConfig:
+    """Options of a reward model's training, each step in `batches` of rows of like length, with less padding."""
+    return MultiScaleRewardConfig(
+        per_device_train_batch_size=pairs_per_step // batches,
+        gradient_accumulation_steps=batches,
+        train_sampling_strategy="batch_rebalance",
+        logging_steps=20,
+        model_init_kwargs={"attn_implementation": attention()},
+        **STUDY_MODELS[model],
+        **options,
+    )
+
+
 def train_reward_model(
     start: str, config: MultiScaleRewardConfig, train: Dataset, test: Dataset
 ) -> tuple[MultiScaleRewardTrainer, dict[str, Any]]:
     """
-    Train a reward model and rank held-out pairs with it.
+    Train a reward model from the decoder `start` and rank `P` held-out pairs with it.
 
-    Args:
-        start (`str`):
-            Folder or hub name of the decoder.
-        config ([`MultiScaleRewardConfig`]):
-            Options of the training.
-        train (`datasets.Dataset`):
-            Pairs to train on.
-        test (`datasets.Dataset`):
-            `P` held-out pairs.
-
-    Returns:
-        `tuple[MultiScaleRewardTrainer, dict[str, Any]]`: The trainer, and what the study keeps: `steps`, `tokens`,
-        `metrics`, `gaps` (score of chosen less rejected, `P` numbers), `scale_gaps` (of each scale `P` numbers) and
-        `longer` (response tokens of chosen less rejected, `P` numbers).
+    What the study keeps, beside the trainer: `steps`, `tokens`, `metrics`, `gaps` (score of chosen less rejected, `P`
+    numbers), `scale_gaps` (of each scale `P` numbers) and `longer` (response tokens of chosen less rejected, `P`).
     """
     trainer = MultiScaleRewardTrainer(start, config, train_dataset=train, eval_dataset=test)
     trainer.train()
     # What evaluation prepared is that of `eval_dataset`
-    found = trainer.predict(trainer.eval_dataset)
-    pairs = PairScores(*map(torch.as_tensor, found.predictions))
+    prediction = trainer.predict(trainer.eval_dataset)
+    pairs = PairScores(*map(torch.as_tensor, prediction.predictions))
     scale_gaps = pairs.scale_chosen - pairs.scale_rejected
     return trainer, {
         "steps": trainer.state.global_step,
         "tokens": next(row["num_tokens"] for row in reversed(trainer.state.log_history) if "num_tokens" in row),
-        "metrics": found.metrics,
+        "metrics": prediction.metrics,
         "gaps": four_digits(pairs.chosen - pairs.rejected),
         "scale_gaps": [four_digits(column) for column in scale_gaps.T],
         "longer": (pairs.chosen_length - pairs.rejected_length).tolist(),
@@ -96,18 +108,9 @@ def four_digits(values: Tensor) -> list[float]:
 
 def best_rate(results: Mapping[float, Sequence[Mapping[str, Any]]]) -> float:
     """The learning rate of the search whose models rank most pairs right, from their results by rate."""
-    return max(results, key=lambda rate: mean(ranked_right(found["gaps"]).mean().item() for found in results[rate]))
+    return max(results, key=lambda rate: mean(ranked_right(cell["gaps"]).mean().item() for cell in results[rate]))
 
 
 def ranked_right(gaps: list[float]) -> Tensor:
-    """
-    Whether pairs are ranked right.
-
-    Args:
-        gaps (`list[float]`):
-            Score of chosen less rejected of `P` pairs.
-
-    Returns:
-        `torch.Tensor` of shape `(P,)`, float64: 1, 0, or one half for a tie.
-    """
+    """Whether pairs are ranked right, by score of chosen less rejected: 1, 0, a tie one half; `(P,)` float64."""
     return (torch.tensor(gaps, dtype=torch.float64).sign() + 1) / 2

@@ -2,15 +2,15 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...arguments import SANDBOX_TEST_SEED
 from ...pages.page import Block, Example, Examples, Page, Paragraph, Response, Section, Settings, write_page
 from ...pages.page import Table as Cells
-from ...sandbox.rows import sample_prompts
+from ...sandbox.rows import HELD_OUT_SEED, sample_prompts
 from ...stats.metrics import Interval
 from ...training.run_record import read_json, write_json
 from .encoder import encoder_name, features_name
@@ -22,9 +22,11 @@ from .sandbox import SandboxStudy, last_tenth, policy_name, reward_name, start_n
 from .tables import (
     LONGER,
     REFERENCE,
+    CellName,
     Table,
     ablation_table,
     baseline_table,
+    by_seed,
     curves,
     finite,
     gradient_table,
@@ -43,19 +45,7 @@ FORMS = {"convergence steps": "{:.0f}", "instability": "{:.3f}"}  # of columns t
 
 
 def open_study(folder: Path) -> Study:
-    """
-    The study in a folder.
-
-    Args:
-        folder (`Path`):
-            Folder of a study.
-
-    Returns:
-        [`~toolkit.experiments.study.grid.Study`]
-
-    Raises:
-        `ValueError`: If its settings are damaged or of another version.
-    """
+    """The study in a folder; a `ValueError` if its settings are damaged or of another version."""
     file = folder / SETTINGS_FILE
     saved = read_json(file, dict, "Restore it.")
     kinds = {kind.__name__: kind for kind in (SandboxStudy, RealStudy)}
@@ -87,75 +77,79 @@ def write_study_report(folder: Path) -> Path:
         raise ValueError(
             f"The study in '{folder}' is empty: no cell has ended. Run `recipes/experiments/study.py` first."
         )
-    build = _sandbox_page if isinstance(study.settings, SandboxStudy) else _real_page
-    title, lead, sections, tables = build(study)
-    sections.append(_settings_section(study, ended))
-    page = write_page(Page(title, lead, sections), folder / "report")
-    write_json(page.parent / "tables.json", finite(tables))
-    return page
+    page, tables = _sandbox_page(study) if isinstance(study.settings, SandboxStudy) else _real_page(study)
+    sections = [*page.sections, _settings_section(study, ended)]
+    file = write_page(page._replace(sections=sections), folder / "report")
+    write_json(file.parent / "tables.json", finite(tables))
+    return file
 
 
-def _sandbox_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]]:
-    settings = study.settings
-    table, tasks, sizes, unstable = main_table(study), task_table(study), size_table(study), instability_table(study)
-    ablations, baselines, noise = ablation_table(study), baseline_table(study), gradient_table(study)
+def _sandbox_page(study: Study) -> tuple[Page, dict[str, Any]]:
+    tables: dict[str, Any] = {
+        "table 1": main_table(study),
+        "figure 2": task_table(study),
+        "sizes": size_table(study),
+        "figure 3": instability_table(study),
+        "gradient": gradient_table(study),
+        "ablations": ablation_table(study),
+        "baselines": baseline_table(study),
+    }
+    settings: SandboxStudy = study.settings
     size, baseline = settings.table_size, table_baseline(settings)
-    by_update = {m: curves(study, lambda seed, m=m: policy_name(m, size, seed, baseline)) for m in settings.models}
+    by_update = {m: curves(study, partial(policy_name, m, size, baseline=baseline)) for m in settings.models}
+    curve = curve_picture({model: gold for model, gold in by_update.items() if gold is not None})
     lead = (
         "Five preference models, each the reward of a policy tuned by REINFORCE in the sandbox, where the true "
-        f"reward is known. {len(settings.seeds)} seeds; {settings.table_size:,} pairs unless another number is given. "
+        f"reward is known. {len(settings.seeds)} seeds; {size:,} pairs unless another number is given. "
         f"Brackets are 95% intervals: bootstrap over seeds and held-out rows. Differences are paired. {_FEW_SEEDS}"
     )
-    sections = [
-        Section(
-            "Table 1: the five preference models",
-            [
-                *_both(table, f"Above {REFERENCE}, on the same seeds and rows."),
-                curve_picture({model: curve for model, curve in by_update.items() if curve is not None}),
-            ],
+    seen = f"A training sees {settings.pairs_seen:,} pairs, or all once where there are more of them."
+    right = "held-out pairs ranked right, %"
+    blocks = {
+        "Table 1: the five preference models": [
+            *_both(tables["table 1"], f"Above {REFERENCE}, on the same seeds and rows."),
+            curve,
+        ],
+        "Figure 2: accuracy by task": [
+            points(tables["figure 2"], "Accuracy by task", right, "tasks"),
+            *_both(tables["figure 2"], f"Above {REFERENCE}."),
+        ],
+        "Accuracy by number of pairs": [
+            Paragraph(seen),
+            lines(tables["sizes"], "Accuracy", right, "sizes", 100),
+            *_both(tables["sizes"], "Above the weighted model."),
+        ],
+        "Figure 3: instability by number of pairs": _instability(tables["figure 3"], tables["gradient"]),
+        "Ablations": [
+            *_both(tables["ablations"], "Above the whole multi-scale model."),
+            *_scale_table(study),
+        ],
+        "Baselines": _both(tables["baselines"], "Above the table's baseline.", "baseline"),
+        "Examples": [_examples(study)],
+        "Learning rates": [_search_table(study)],
+    }
+    sections = [Section(heading, parts) for heading, parts in blocks.items()]
+    return Page("Preference models in the sandbox", lead, sections), tables
+
+
+def _instability(table: Table, noise: dict[str, Interval]) -> list[Block]:
+    text = (
+        "Standard deviation of the gold reward after successive updates around its trend, in the second half of "
+        "training: greedy responses to the same held-out prompts, so that sampling adds nothing."
+    )
+    return [
+        Paragraph(text),
+        lines(table, "Instability", "gold reward", "instability"),
+        *_both(table, "Above the weighted model.", form=FORMS["instability"]),
+        Cells(
+            ("model", "noise to signal of a gradient, median (range over seeds)"),
+            [(model, _interval(i, "{:.3g}")) for model, i in noise.items()],
+            "At the policy that training starts from.",
         ),
-        Section(
-            "Figure 2: accuracy by task",
-            [
-                points(tasks, "Accuracy by task", "held-out pairs ranked right, %", "tasks"),
-                *_both(tasks, f"Above {REFERENCE}."),
-            ],
-        ),
-        Section(
-            "Accuracy by number of pairs",
-            [
-                Paragraph(f"A training sees {settings.pairs_seen:,} pairs, or all once where there are more of them."),
-                lines(sizes, "Accuracy", "held-out pairs ranked right, %", "sizes", 100),
-                *_both(sizes, "Above the weighted model."),
-            ],
-        ),
-        Section(
-            "Figure 3: instability by number of pairs",
-            [
-                Paragraph(
-                    "Standard deviation of the gold reward after successive updates around its trend, in the second "
-                    "half of training: greedy responses to the same held-out prompts, so that sampling adds nothing."
-                ),
-                lines(unstable, "Instability", "gold reward", "instability"),
-                *_both(unstable, "Above the weighted model.", form=FORMS["instability"]),
-                Cells(
-                    ("model", "noise to signal of a gradient, median (range over seeds)"),
-                    [(model, _interval(i, "{:.3g}")) for model, i in noise.items()],
-                    "At the policy that training starts from.",
-                ),
-            ],
-        ),
-        Section("Ablations", [*_both(ablations, "Above the whole multi-scale model."), *_scale_table(study)]),
-        Section("Baselines", _both(baselines, "Above the table's baseline.", "baseline")),
-        Section("Examples", [_examples(study)]),
-        Section("Learning rates", [_search_table(study)]),
     ]
-    tables = {"table 1": table, "figure 2": tasks, "sizes": sizes, "figure 3": unstable, "gradient": noise}
-    tables |= {"ablations": ablations, "baselines": baselines}
-    return "Preference models in the sandbox", lead, sections, tables
 
 
-def _real_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]]:
+def _real_page(study: Study) -> tuple[Page, dict[str, Any]]:
     settings, table = study.settings, real_table(study)
     encoded = real_table(study, encoder_name) if settings.encoder else {}
     lead = (
@@ -171,14 +165,13 @@ def _real_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]]:
         "passages of SQuALITY's stories are in several prompts, though: its held-out questions are about stories that "
         "other questions of the training pairs are about.",
     ]
-    division = study.result("decoder") or {}
     sizes = [
         (
             task,
-            *(f"{found[key]:,}" for key in ("train_pairs", "test_pairs", "left_out")),
-            f"{len(set(found['units'])):,}",
+            *(f"{part[key]:,}" for key in ("train_pairs", "test_pairs", "left_out")),
+            f"{len(set(part['units'])):,}",
         )
-        for task, found in division.items()
+        for task, part in (study.result("decoder") or {}).items()
     ]
     sections = [
         Section(
@@ -194,13 +187,14 @@ def _real_page(study: Study) -> tuple[str, str, list[Section], dict[str, Any]]:
         Section("Data", [Cells(("task", "training pairs", "held-out pairs", "too long", "held-out prompts"), sizes)]),
         Section("Learning rates", [_real_search_table(study)]),
     ]
-    return "Preference models on real pairs", lead, sections, {"accuracy": table, "accuracy on the encoder": encoded}
+    tables = {"accuracy": table, "accuracy on the encoder": encoded}
+    return Page("Preference models on real pairs", lead, sections), tables
 
 
 def _encoder_sections(study: Study, table: Table) -> list[Section]:
     if not any(row for model, row in table.items() if model != LONGER):
         return []
-    settings = study.settings
+    settings: RealStudy = study.settings
     text = (
         "The same models as linear heads on a pretrained encoder that is not trained further. What it has read in "
         "its own pretraining may include the held-out prompts."
@@ -208,11 +202,10 @@ def _encoder_sections(study: Study, table: Table) -> list[Section]:
     search, cuts = [], []
     for task in settings.tasks:
         for model in settings.models:
-            found = study.result(encoder_name(model, task, settings.seeds[0]))
-            if found:
-                search.append((f"{task}, {model}", *(f"{100 * right:.1f}" for right in found["search"].values())))
-        if found := study.result(features_name(task)):
-            cuts.append((task, f"{found['responses']:,}", f"{found['cut']:,}"))
+            if head := study.result(encoder_name(model, task, settings.seeds[0])):
+                search.append((f"{task}, {model}", *(f"{100 * right:.1f}" for right in head["search"].values())))
+        if features := study.result(features_name(task)):
+            cuts.append((task, f"{features['responses']:,}", f"{features['cut']:,}"))
     rates = (f"{rate:g}" for rate in settings.encoder_rates)
     blocks = [
         Paragraph(text),
@@ -242,66 +235,55 @@ def _interval(i: Interval, form: str, factor: float = 1.0, sign: bool = False) -
 
 
 def _both(table: Table, caption: str, first: str = "model", form: str | None = None) -> list[Block]:
-    """A table's estimates, and their differences."""
-    return [_cells(table, first, form), _differences(table, caption, form)]
+    """A table's estimates, and their differences: shares in percent, what has a form of its own as it is."""
 
+    def shown(interval: Interval, column: str, sign: bool = False) -> str:
+        own = form or FORMS.get(column)
+        return _interval(interval, own or "{:.1f}", 1 if own else 100, sign)
 
-def _cells(table: Table, first: str, form: str | None) -> Cells:
     columns = columns_of(table)
-    rows = [
-        (name, *(_shown(row[c].value, form or FORMS.get(c)) if c in row else "to come" for c in columns))
+    values = [
+        (name, *(shown(row[c].value, c) if c in row else "to come" for c in columns))
         for name, row in table.items()
         if row
     ]
-    return Cells((first, *headings(columns)), rows)
-
-
-def _differences(table: Table, caption: str, form: str | None) -> Cells:
-    columns = [c for c in columns_of(table) if any(c in row and row[c].difference for row in table.values())]
+    differences = {name: {c: e.difference for c, e in row.items() if e.difference} for name, row in table.items()}
+    compared = [c for c in columns if any(c in row for row in differences.values())]
     rows = [
-        (
-            name,
-            *(
-                _shown(row[c].difference, form or FORMS.get(c), True) if c in row and row[c].difference else "–"
-                for c in columns
-            ),
-        )
-        for name, row in table.items()
-        if any(estimate.difference for estimate in row.values())
+        (name, *(shown(row[c], c, sign=True) if c in row else "–" for c in compared))
+        for name, row in differences.items()
+        if row
     ]
-    return Cells(("difference", *headings(columns)), rows, caption)
-
-
-def _shown(i: Interval, form: str | None, sign: bool = False) -> str:
-    """Shares in percent, what has a form of its own as it is."""
-    return _interval(i, form or "{:.1f}", 1 if form else 100, sign)
+    return [
+        Cells((first, *headings(columns)), values),
+        Cells(("difference", *headings(compared)), rows, caption),
+    ]
 
 
 def _scale_table(study: Study) -> list[Block]:
     """Accuracy of each scale inside the multi-scale model."""
-    shown = _by_scale(study, lambda seed: reward_name("multi-scale", study.settings.table_size, seed))
+    shown = _by_scale(study, partial(reward_name, "multi-scale", study.settings.table_size))
     header = ("scale of the multi-scale model", "accuracy, mean (range over seeds)")
     return [Cells(header, list(shown.items()))] if shown else []
 
 
 def _real_scale_table(study: Study) -> list[Block]:
     """Accuracy of each scale inside the multi-scale model, by task."""
-    tasks = study.settings.tasks
-    shown = {task: _by_scale(study, lambda seed, task=task: real_name("multi-scale", task, seed)) for task in tasks}
-    rows = [(task, *found.values()) for task, found in shown.items() if found]
+    shown = {task: _by_scale(study, partial(real_name, "multi-scale", task)) for task in study.settings.tasks}
+    rows = [(task, *row.values()) for task, row in shown.items() if row]
     header = ("scale of the multi-scale model", *MULTI_SCALE["scales"], "mix")
     return [Cells(header, rows, "Accuracy, %, mean (range over seeds).")] if rows else []
 
 
-def _by_scale(study: Study, name: Callable[[int], str]) -> dict[str, str]:
+def _by_scale(study: Study, name: CellName) -> dict[str, str]:
     """Accuracy of the scales and the mix of multi-scale models in percent, where all seeds have ended."""
-    cells = study.results([name(seed) for seed in study.settings.seeds])
-    if len(cells) < len(study.settings.seeds):
-        return {}
+    keys = {scale: f"test_accuracy/{scale}" for scale in MULTI_SCALE["scales"]} | {"mix": "test_accuracy"}
     shown = {}
-    for scale, key in [*((scale, f"accuracy/{scale}") for scale in MULTI_SCALE["scales"]), ("mix", "accuracy")]:
-        values = [100 * cell["metrics"][f"test_{key}"] for cell in cells]
-        shown[scale] = f"{sum(values) / len(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+    for scale, key in keys.items():
+        accuracy = by_seed(study, name, lambda cell, key=key: 100 * cell["metrics"][key])
+        if accuracy is not None:
+            values = accuracy.tolist()
+            shown[scale] = f"{sum(values) / len(values):.1f} ({min(values):.1f} to {max(values):.1f})"
     return shown
 
 
@@ -310,14 +292,12 @@ def _search_table(study: Study) -> Cells:
     size, seeds, baseline = settings.table_size, settings.search_seeds, table_baseline(settings)
     for model in settings.models:
         for rate in settings.reward_rates:
-            found = study.results([reward_name(model, size, seed, rate) for seed in seeds])
-            if found:
-                accuracy = ", ".join(f"{100 * cell['metrics']['test_accuracy']:.1f}%" for cell in found)
+            if cells := study.results(reward_name(model, size, seed, rate) for seed in seeds):
+                accuracy = ", ".join(f"{100 * cell['metrics']['test_accuracy']:.1f}%" for cell in cells)
                 rows.append((model, f"{rate:g}", f"{accuracy} ranked right"))
         for rate in settings.policy_rates:
-            found = study.result(policy_name(model, size, seeds[0], baseline, rate))
-            if found:
-                rows.append((f"{model}, policy", f"{rate:g}", f"{last_tenth(found['curve']):.2f} gold reward"))
+            if cell := study.result(policy_name(model, size, seeds[0], baseline, rate)):
+                rows.append((f"{model}, policy", f"{rate:g}", f"{last_tenth(cell['curve']):.2f} gold reward"))
     return Cells(("model", "learning rate", "on the search's seeds"), rows, "The best of each model was taken.")
 
 
@@ -325,42 +305,42 @@ def _real_search_table(study: Study) -> Cells:
     settings, rows = study.settings, []
     for task in settings.tasks:
         for model in settings.models:
-            found = [study.result(real_name(model, task, settings.search_seed, rate)) for rate in settings.rates]
-            cells = [f"{100 * f['metrics']['test_accuracy']:.1f}" if f else "to come" for f in found]
-            pairs = next((f"{len(f['gaps']):,}" for f in found if f), "to come")
-            rows.append((f"{task}, {model}", pairs, *cells))
+            cells = [study.result(real_name(model, task, settings.search_seed, rate)) for rate in settings.rates]
+            accuracy = [f"{100 * cell['metrics']['test_accuracy']:.1f}" if cell else "to come" for cell in cells]
+            pairs = next((f"{len(cell['gaps']):,}" for cell in cells if cell), "to come")
+            rows.append((f"{task}, {model}", pairs, *accuracy))
     header = ("accuracy on the search's pairs, %", "pairs", *(f"{rate:g}" for rate in settings.rates))
     return Cells(header, rows, "The best of each row was taken. From few pairs that is a rough choice.")
 
 
 def _examples(study: Study) -> Examples:
+    """The first prompt of every task, with the responses of the first seed's start and two of its policies."""
     settings, seed = study.settings, study.settings.seeds[0]
-    prompts = sample_prompts(min(20, settings.test_prompts), SANDBOX_TEST_SEED)
+    prompts = sample_prompts(min(20, settings.test_prompts), HELD_OUT_SEED)
     names = {"start": start_name(seed)} | {
         model: policy_name(model, settings.table_size, seed, table_baseline(settings))
         for model in (REFERENCE, "multi-scale")
     }
-    found = {label: result for label, name in names.items() if (result := study.result(name)) is not None}
-    rows = {task: i for i, task in reversed(list(enumerate(prompts["task"])))}  # the first prompt of every task
+    cells = {label: cell for label, name in names.items() if (cell := study.result(name)) is not None}
+    rows = {task: i for i, task in reversed(list(enumerate(prompts["task"])))}
+
+    def responses(i: int) -> list[Response]:
+        return [
+            Response(label, cell["responses"][i], {"gold reward": f"{cell['gold'][i]:.2f}"})
+            for label, cell in cells.items()
+        ]
+
     cards = [
-        Example(
-            task.replace("_", " "),
-            prompts["prompt"][i][-1]["content"],
-            [
-                Response(label, cell["responses"][i], {"gold reward": f"{cell['gold'][i]:.2f}"})
-                for label, cell in found.items()
-            ],
-        )
-        for task, i in rows.items()
+        Example(task.replace("_", " "), prompts["prompt"][i][-1]["content"], responses(i)) for task, i in rows.items()
     ]
-    return Examples(cards if found else [])
+    return Examples(cards if cells else [])
 
 
 def _settings_section(study: Study, ended: Sequence[Path]) -> Section:
-    records = [study.record(file.stem) for file in ended]
-    versions = {json.dumps(record["versions"], sort_keys=True) for record in records}
+    records = [record for file in ended if (record := study.record(file.stem)) is not None]
     hours = sum(record["seconds"] for record in records) / 3600
     threads = ", ".join(map(str, sorted({record["threads"] for record in records})))
     spent = f"{len(ended)} cells have ended; together they took {hours:.1f} hours. Threads of each: {threads}."
-    found = [Settings("Versions", json.loads(text)) for text in sorted(versions)]
-    return Section("Settings and versions", [Paragraph(spent), Settings("Settings", vars(study.settings)), *found])
+    versions = {json.dumps(record["versions"], sort_keys=True) for record in records}
+    blocks = [Settings("Versions", json.loads(text)) for text in sorted(versions)]
+    return Section("Settings and versions", [Paragraph(spent), Settings("Settings", vars(study.settings)), *blocks])

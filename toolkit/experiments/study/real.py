@@ -8,14 +8,13 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 from transformers import set_seed
-from trl import SFTConfig, SFTTrainer
 
 from ...data.loading import load_pairs
-from ...data.messages import Messages
-from ...reward.config import PREFERENCE_MODELS, MultiScaleRewardConfig
+from ...data.messages import Messages, texts_of
+from ...reward.config import PREFERENCE_MODELS
 from ...sandbox.models import new_decoder, train_tokenizer
-from .grid import Cell, Study
-from .models import STUDY_MODELS, attention, best_rate, train_reward_model, trainer_options
+from .grid import Cell, Study, cell_name
+from .models import best_rate, reward_config, train_decoder, train_reward_model, trainer_options
 
 # Files of each task. Those that end with "_test" are for testing; the others are divided by prompt.
 REAL_TASKS = {
@@ -62,34 +61,29 @@ class RealStudy:
     @classmethod
     def quick(cls, data: str) -> "RealStudy":
         """The same grid in little: it shows that everything runs, not how the methods compare."""
-        small = {"most_pairs": 96, "decoder_steps": 20, "hidden_size": 64, "layers": 2, "vocab_size": 1024}
+        small: dict[str, Any] = {
+            "most_pairs": 96,
+            "decoder_steps": 20,
+            "hidden_size": 64,
+            "layers": 2,
+            "vocab_size": 1024,
+        }
         return cls(data, seeds=[1, 2], rates=[1e-3], **small)
 
 
 class TaskPairs:
     """
-    Pairs of one task, divided by prompt: no prompt of a test pair is in a training pair.
+    Pairs of a task, divided into `train` and `test` by prompt: no prompt of a test pair is in a training pair.
 
-    Prompts are cut to their first [`PROMPT_LENGTH`] characters; pairs with a response of over [`MOST_RESPONSE`] are
-    left out.
-
-    Args:
-        folder (`str`):
-            Folder of the files.
-        files (sequence of `str`):
-            Names of the files, without `.jsonl.gz`.
-
-    Attributes:
-        train (`datasets.Dataset`): Pairs to train on.
-        test (`datasets.Dataset`): Pairs to test on: those of a quarter of the prompts where no file is for that.
-        units (`list[int]`): Of each test pair the number of its prompt.
-        left_out (`int`): Pairs left out.
+    Where no file is for testing, the pairs of a quarter of the prompts are. Prompts are cut to their first
+    [`PROMPT_LENGTH`] characters; pairs with a response of over [`MOST_RESPONSE`], `left_out` in number, are left out.
+    `units` has of each test pair the number of its prompt.
     """
 
-    def __init__(self, folder: str, files: Sequence[str]) -> None:
-        loaded = {file: load_pairs(f"{folder}/{file}.jsonl.gz") for file in files}
+    def __init__(self, folder: str, task: str) -> None:
+        loaded = {file: load_pairs(f"{folder}/{file}.jsonl.gz") for file in REAL_TASKS[task]}
         parts = {file: _one_form(part) for file, part in loaded.items()}
-        self.left_out = sum(len(loaded[file]) - len(parts[file]) for file in files)
+        self.left_out = sum(map(len, loaded.values())) - sum(map(len, parts.values()))
         tests = [part for file, part in parts.items() if file.endswith("_test")]
         pairs = concatenate_datasets([part for file, part in parts.items() if not file.endswith("_test")])
         if tests:
@@ -104,30 +98,17 @@ class TaskPairs:
 
 def prompt_text(prompt: Messages) -> str:
     """What all messages of a prompt say."""
-    return "\n".join(message["content"] for message in prompt)
+    return "\n".join(texts_of(prompt))
 
 
 def divide(pairs: Dataset, share: float, purpose: str) -> tuple[Dataset, Dataset]:
-    """
-    Divide pairs by their prompts, the same way every time.
-
-    Args:
-        pairs (`datasets.Dataset`):
-            Pairs.
-        share (`float`):
-            Share of the prompts that goes to the second part.
-        purpose (`str`):
-            A word that makes one division independent of another.
-
-    Returns:
-        `tuple[datasets.Dataset, datasets.Dataset]`
-    """
+    """Divide pairs by their prompts, of which about `share` go to the second part, the same way every time."""
     second, rows = in_second_part(pairs["prompt"], share, purpose), range(len(pairs))
     return pairs.select(i for i in rows if not second[i]), pairs.select(i for i in rows if second[i])
 
 
 def in_second_part(prompts: Sequence[Messages], share: float, purpose: str) -> list[bool]:
-    """Of each prompt, whether [`divide`] puts it into the second part."""
+    """Of each prompt, whether [`divide`] puts it into the second part; each `purpose` has a division of its own."""
     digests = (hashlib.sha256(f"{purpose}\n{prompt_text(p)}".encode()).digest() for p in prompts)
     return [int.from_bytes(digest[:8], "big") < share * 2**64 for digest in digests]
 
@@ -158,34 +139,15 @@ def _one_form(pairs: Dataset) -> Dataset:
 
 def decoder_cell(folder: Path, settings: RealStudy) -> dict[str, Any]:
     """A small decoder from scratch, trained on the texts of the training pairs of all tasks, and the division."""
-    tasks = {task: TaskPairs(settings.data, REAL_TASKS[task]) for task in settings.tasks}
-    texts = [
-        {"prompt": row["prompt"], "completion": row[side]}
-        for task in tasks.values()
-        for row in task.train
-        for side in ("chosen", "rejected")
-    ]
+    tasks = {task: TaskPairs(settings.data, task) for task in settings.tasks}
     if settings.decoder is None:
-        contents = (message["content"] for row in texts for part in row.values() for message in part)
-        tokenizer = train_tokenizer(contents, settings.vocab_size)
-        set_seed(settings.search_seed)
-        config = SFTConfig(
-            max_steps=settings.decoder_steps,
-            per_device_train_batch_size=16,
-            learning_rate=2e-3,
-            max_length=256,  # what lies beyond in a text costs much and teaches a small decoder little
-            completion_only_loss=False,
-            warmup_steps=20,
-            **trainer_options(folder, "decoder", settings.search_seed),
-        )
-        trainer = SFTTrainer(
-            new_decoder(tokenizer, settings.hidden_size, settings.layers, settings.max_length),
-            config,
-            train_dataset=Dataset.from_list(texts),
-            processing_class=tokenizer,
-        )
-        trainer.train()
-        trainer.save_model()
+        texts = [
+            {"prompt": row["prompt"], "completion": row[side]}
+            for pairs in tasks.values()
+            for row in pairs.train
+            for side in ("chosen", "rejected")
+        ]
+        _begin_decoder(folder, settings, texts)
     return {
         task: {
             "train_pairs": len(pairs.train),
@@ -197,25 +159,38 @@ def decoder_cell(folder: Path, settings: RealStudy) -> dict[str, Any]:
     }
 
 
+def _begin_decoder(folder: Path, settings: RealStudy, texts: list[dict[str, Messages]]) -> None:
+    contents = (text for row in texts for messages in row.values() for text in texts_of(messages))
+    tokenizer = train_tokenizer(contents, settings.vocab_size)
+    set_seed(settings.search_seed)
+    train_decoder(
+        new_decoder(tokenizer, settings.hidden_size, settings.layers, settings.max_length),
+        tokenizer,
+        Dataset.from_list(texts),
+        max_steps=settings.decoder_steps,
+        per_device_train_batch_size=16,
+        learning_rate=2e-3,
+        max_length=256,  # what lies beyond in a text costs much and teaches a small decoder little
+        completion_only_loss=False,
+        **trainer_options(folder, "decoder", settings.search_seed),
+    )
+
+
 def real_reward_cell(
     folder: Path, settings: RealStudy, model: str, task: str, seed: int, rate: float, search: bool = False
 ) -> dict[str, Any]:
     """A reward model of one task, and its gaps on the search's pairs or on the test pairs."""
-    pairs = TaskPairs(settings.data, REAL_TASKS[task])
-    train, test = divide(pairs.train, SEARCH_SHARE, "search") if search else (pairs.train, pairs.test)
-    train, test = at_most(train, settings.most_pairs), at_most(test, settings.most_pairs)
-    config = MultiScaleRewardConfig(
+    pairs = TaskPairs(settings.data, task)
+    parts = divide(pairs.train, SEARCH_SHARE, "search") if search else (pairs.train, pairs.test)
+    train, test = (at_most(part, settings.most_pairs) for part in parts)
+    config = reward_config(
+        model,
+        pairs_per_step=settings.pairs_per_step,
+        batches=4,
         num_train_epochs=settings.epochs,
-        # Four batches of like length a step, whose losses are those of one, with less padding
-        per_device_train_batch_size=settings.pairs_per_step // 4,
-        gradient_accumulation_steps=4,
-        train_sampling_strategy="batch_rebalance",
         per_device_eval_batch_size=32,
         learning_rate=rate,
         max_length=settings.max_length,
-        logging_steps=20,
-        model_init_kwargs={"attn_implementation": attention()},
-        **STUDY_MODELS[model],
         warmup_steps=20,
         **trainer_options(folder, real_name(model, task, seed, rate), seed),
     )
@@ -230,7 +205,7 @@ def trained_as(model: str, task: str) -> str:
 
 def real_name(model: str, task: str, seed: int, rate: float | None = None) -> str:
     """Cell of a reward model; with a rate, one of the search."""
-    return f"real-{task}-{trained_as(model, task)}-{seed}".replace(" ", "_") + (f"-rate-{rate:g}" if rate else "")
+    return cell_name("real", task, trained_as(model, task), seed, rate=rate)
 
 
 def real_rate(study: Study, model: str, task: str) -> float:
@@ -240,28 +215,19 @@ def real_rate(study: Study, model: str, task: str) -> float:
 
 
 def real_stages(study: Study) -> Iterator[list[Cell]]:
-    """
-    Stages of the study on real pairs: the decoder, the search of learning rates and the five preference models.
-
-    Args:
-        study ([`Study`]):
-            Study with the settings of a [`RealStudy`].
-
-    Returns:
-        iterator of lists of [`Cell`]: Each may read the results of those before it.
-    """
-    settings = study.settings
+    """Stages on real pairs, each of which may read the results of those before it: decoder, search, models."""
+    settings: RealStudy = study.settings
     grid = [(model, task) for task in settings.tasks for model in settings.models]
     yield [Cell("decoder", decoder_cell, {})]
-    yield once(
+    yield distinct(
         _cell(model, task, settings.search_seed, rate, search=True) for model, task in grid for rate in settings.rates
     )
     rates = {(model, task): real_rate(study, model, task) for model, task in grid}
-    yield once(_cell(model, task, seed, rates[model, task]) for seed in settings.seeds for model, task in grid)
+    yield distinct(_cell(model, task, seed, rates[model, task]) for seed in settings.seeds for model, task in grid)
 
 
-def once(cells: Iterable[Cell]) -> list[Cell]:
-    """Cells of the same name are the same training."""
+def distinct(cells: Iterable[Cell]) -> list[Cell]:
+    """Each training once: cells of the same name are the same training."""
     return list({cell.name: cell for cell in cells}.values())
 
 

@@ -7,16 +7,15 @@ from statistics import mean
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
-from trl import SFTConfig, SFTTrainer
+from transformers import AutoTokenizer, PreTrainedModel, TrainerCallback
 
-from ...arguments import SANDBOX_TEST_SEED
 from ...policy.config import ReinforceConfig
 from ...policy.sampling import sample_responses
 from ...policy.trainer import ReinforceTrainer
-from ...reward.config import PREFERENCE_MODELS, MultiScaleRewardConfig
+from ...reward.config import PREFERENCE_MODELS
 from ...reward.scorer import RewardFunction
 from ...sandbox.rows import (
+    HELD_OUT_SEED,
     gold_judge,
     sample_demonstrations,
     sample_pairs,
@@ -25,8 +24,8 @@ from ...sandbox.rows import (
     sandbox_tokenizer,
 )
 from .callbacks import GoldCurve, Gradients
-from .grid import Cell, Study
-from .models import ABLATIONS, STUDY_MODELS, attention, best_rate, train_reward_model, trainer_options
+from .grid import Cell, Study, cell_name
+from .models import ABLATIONS, attention, best_rate, reward_config, train_decoder, train_reward_model, trainer_options
 
 SEARCH_TEST_SEED = 2_000_003  # of the pairs and prompts by which learning rates are chosen
 
@@ -93,31 +92,32 @@ class SandboxStudy:
         )
 
 
-# Names of cells
+def table_baseline(settings: SandboxStudy) -> str:
+    """The baseline of all policies but those of the comparison of baselines."""
+    return settings.baseline + ("+prefix" if settings.prefix_baseline else "")
+
+
+# Names of cells; with a rate, one of the search
 
 
 def start_name(seed: int) -> str:
     """Cell of the policy that a seed starts from."""
-    return f"start-{seed}"
+    return cell_name("start", seed)
 
 
 def reward_name(model: str, pairs: int, seed: int, rate: float | None = None) -> str:
-    """Cell of a reward model; with a rate, one of the search."""
-    return f"reward-{_slug(model)}-{pairs}-{seed}" + (f"-rate-{rate:g}" if rate else "")
+    """Cell of a reward model."""
+    return cell_name("reward", model, pairs, seed, rate=rate)
 
 
 def policy_name(model: str, pairs: int, seed: int, baseline: str, rate: float | None = None) -> str:
-    """Cell of a tuned policy; with a rate, one of the search."""
-    return f"policy-{_slug(model)}-{pairs}-{seed}-{baseline}" + (f"-rate-{rate:g}" if rate else "")
+    """Cell of a policy tuned on a reward model."""
+    return cell_name("policy", model, pairs, seed, baseline, rate=rate)
 
 
 def gradient_name(model: str, pairs: int, seed: int) -> str:
     """Cell of the noise of the gradient."""
-    return f"gradient-{_slug(model)}-{pairs}-{seed}"
-
-
-def _slug(text: str) -> str:
-    return text.replace(" + ", "+").replace(" ", "_")
+    return cell_name("gradient", model, pairs, seed)
 
 
 # What cells do
@@ -125,53 +125,38 @@ def _slug(text: str) -> str:
 
 def start_cell(folder: Path, settings: SandboxStudy, seed: int) -> dict[str, Any]:
     """The supervised policy that every reward model and every policy of a seed starts from."""
-    name = start_name(seed)
-    config = SFTConfig(
+    decoder = sandbox_decoder(seed=seed)
+    decoder.set_attn_implementation(attention())
+    trained = train_decoder(
+        decoder,
+        sandbox_tokenizer(),
+        sample_demonstrations(32 * settings.sft_steps, seed),
         max_steps=settings.sft_steps,
         per_device_train_batch_size=32,
         learning_rate=3e-3,
-        warmup_steps=20,
-        **trainer_options(folder, name, seed),
+        **trainer_options(folder, start_name(seed), seed),
     )
-    decoder = sandbox_decoder(seed=seed)
-    decoder.set_attn_implementation(attention())
-    trainer = SFTTrainer(
-        decoder,
-        config,
-        train_dataset=sample_demonstrations(32 * settings.sft_steps, seed),
-        processing_class=sandbox_tokenizer(),
-    )
-    trainer.train()
-    trainer.save_model()
-    return _held_out_responses(trainer.model, settings)
+    return _held_out_responses(trained, settings)
 
 
 def reward_cell(
     folder: Path, settings: SandboxStudy, model: str, pairs: int, seed: int, rate: float, search: bool = False
 ) -> dict[str, Any]:
     """A reward model, and its gaps on held-out pairs: those of the search, or those that count."""
-    config = MultiScaleRewardConfig(
+    config = reward_config(
+        model,
+        pairs_per_step=settings.pairs_per_step,
+        batches=2,
         # Every reward model sees as many pairs, and each of its own at least once
         num_train_epochs=max(1.0, settings.pairs_seen / pairs),
-        # Two batches of like length a step, whose losses are those of one, with less padding
-        per_device_train_batch_size=settings.pairs_per_step // 2,
-        gradient_accumulation_steps=2,
-        train_sampling_strategy="batch_rebalance",
         per_device_eval_batch_size=64,
         learning_rate=rate,
         warmup_steps=0.3,  # of all steps: features that one seed finds and another misses get more of a chance
-        logging_steps=20,
-        model_init_kwargs={"attn_implementation": attention()},
-        **STUDY_MODELS[model],
         **trainer_options(folder, reward_name(model, pairs, seed, rate if search else None), seed),
     )
-    test = (settings.search_pairs, SEARCH_TEST_SEED) if search else (settings.test_pairs, SANDBOX_TEST_SEED)
-    trainer, result = train_reward_model(
-        str(folder / "models" / start_name(seed)),
-        config,
-        sample_pairs(pairs, seed),
-        sample_pairs(*test),
-    )
+    test = (settings.search_pairs, SEARCH_TEST_SEED) if search else (settings.test_pairs, HELD_OUT_SEED)
+    start = str(folder / "models" / start_name(seed))
+    trainer, result = train_reward_model(start, config, sample_pairs(pairs, seed), sample_pairs(*test))
     trainer.save_model()
     return result
 
@@ -188,28 +173,20 @@ def policy_cell(
     search: bool = False,
 ) -> dict[str, Any]:
     """A policy tuned on a reward model: its curve, its log and its responses to held-out prompts."""
-    name, _, prefix = baseline.partition("+")
-    generations = 2 if name == "leave_one_out" else 1
-    test_seed = SEARCH_TEST_SEED if search else SANDBOX_TEST_SEED
-    start = str(folder / "models" / start_name(seed))
-    config = ReinforceConfig(
+    prompts = list(sample_prompts(settings.curve_prompts, SEARCH_TEST_SEED if search else HELD_OUT_SEED)["prompt"])
+    tokenizer = AutoTokenizer.from_pretrained(folder / "models" / start_name(seed))
+    curve = GoldCurve(prompts, tokenizer, settings.max_new_tokens)
+    trainer = _policy_trainer(
+        folder,
+        settings,
+        curve,
+        name=policy_name(model, pairs, seed, baseline, rate),
+        seed=seed,
+        baseline=baseline,
+        reward=reward,
         max_steps=settings.policy_steps,
         learning_rate=rate,
         warmup_steps=5,
-        **_policy_options(settings, name, bool(prefix), generations),
-        **trainer_options(
-            folder, policy_name(model, pairs, seed, baseline, rate), seed, bf16=torch.cuda.is_available()
-        ),
-    )
-    prompts = list(sample_prompts(settings.curve_prompts, test_seed)["prompt"])
-    curve = GoldCurve(prompts, AutoTokenizer.from_pretrained(start), settings.max_new_tokens)
-    rows = settings.policy_steps * settings.responses_per_step // generations
-    trainer = ReinforceTrainer(
-        start,
-        [RewardFunction(str(folder / "models" / reward), batch_size=64), gold_judge],
-        config,
-        train_dataset=sample_prompts(rows, seed),
-        callbacks=[curve],
     )
     trainer.train()
     kept = ("reward", "rewards/gold_judge/mean", "rewards/RewardFunction/mean", "kl", "entropy", "grad_norm")
@@ -218,46 +195,68 @@ def policy_cell(
     return result if search else result | _held_out_responses(trainer.model, settings)
 
 
-def _policy_options(settings: SandboxStudy, baseline: str, prefix: bool, generations: int) -> dict[str, Any]:
-    return {
-        "per_device_train_batch_size": settings.responses_per_step,
-        "num_generations": generations,
-        "baseline": baseline,
-        "prefix_baseline": prefix,
-        "normalize_rewards": True,
-        "beta": settings.beta,
-        "max_completion_length": settings.max_new_tokens,
-        "reward_weights": [1, 0],
-        "logging_steps": 1,
-    }
-
-
 def gradient_cell(
     folder: Path, settings: SandboxStudy, model: str, pairs: int, seed: int, reward: str
 ) -> dict[str, Any]:
     """Inner products of the gradients of steps at the start, where the learning rate 0 holds the policy."""
     gradients = Gradients()
-    config = ReinforceConfig(
+    _policy_trainer(
+        folder,
+        settings,
+        gradients,
+        name=gradient_name(model, pairs, seed),
+        seed=seed,
+        baseline=table_baseline(settings),
+        reward=reward,
         max_steps=settings.gradient_steps,
         learning_rate=0.0,
         max_grad_norm=0.0,
-        **_policy_options(settings, settings.baseline, settings.prefix_baseline, 1),
-        **trainer_options(folder, gradient_name(model, pairs, seed), seed, bf16=torch.cuda.is_available()),
-    )
-    ReinforceTrainer(
-        str(folder / "models" / start_name(seed)),
-        [RewardFunction(str(folder / "models" / reward), batch_size=64), gold_judge],
-        config,
-        train_dataset=sample_prompts(settings.gradient_steps * settings.responses_per_step, seed),
-        callbacks=[gradients],
     ).train()
     # The first quarter fills the running statistics of the rewards and of the prefix fit
     kept = torch.stack(gradients.gradients[settings.gradient_steps // 4 :])
     return {"gram": (kept @ kept.T).tolist()}
 
 
+def _policy_trainer(
+    folder: Path,
+    settings: SandboxStudy,
+    callback: TrainerCallback,
+    *,
+    name: str,
+    seed: int,
+    baseline: str,
+    reward: str,
+    max_steps: int,
+    **options: Any,
+) -> ReinforceTrainer:
+    """The trainer of the cell `name`, on the reward model of the cell `reward`."""
+    kind, _, prefix = baseline.partition("+")
+    generations = 2 if kind == "leave_one_out" else 1
+    config = ReinforceConfig(
+        max_steps=max_steps,
+        per_device_train_batch_size=settings.responses_per_step,
+        num_generations=generations,
+        baseline=kind,
+        prefix_baseline=bool(prefix),
+        normalize_rewards=True,
+        beta=settings.beta,
+        max_completion_length=settings.max_new_tokens,
+        reward_weights=[1, 0],
+        logging_steps=1,
+        **options,
+        **trainer_options(folder, name, seed, bf16=torch.cuda.is_available()),
+    )
+    return ReinforceTrainer(
+        str(folder / "models" / start_name(seed)),
+        [RewardFunction(str(folder / "models" / reward), batch_size=64), gold_judge],
+        config,
+        train_dataset=sample_prompts(max_steps * settings.responses_per_step // generations, seed),
+        callbacks=[callback],
+    )
+
+
 def _held_out_responses(model: PreTrainedModel, settings: SandboxStudy) -> dict[str, Any]:
-    prompts = list(sample_prompts(settings.test_prompts, SANDBOX_TEST_SEED)["prompt"])
+    prompts = list(sample_prompts(settings.test_prompts, HELD_OUT_SEED)["prompt"])
     texts = sample_responses(model, sandbox_tokenizer(), prompts, max_new_tokens=settings.max_new_tokens, seed=0)
     return {"gold": [round(gold, 4) for gold in gold_judge(prompts, texts)], "responses": texts[:20]}
 
@@ -277,13 +276,10 @@ def reward_rate(study: Study, model: str) -> float:
 
 def policy_rate(study: Study, model: str) -> float:
     """The learning rate whose policy has the highest gold reward in the last tenth of its curve."""
-    settings, baseline = study.settings, table_baseline(study.settings)
-
-    def gold(rate: float) -> float:
-        name = policy_name(model, settings.table_size, settings.search_seeds[0], baseline, rate)
-        return last_tenth(study.result(name)["curve"])
-
-    return max(settings.policy_rates, key=gold)
+    settings = study.settings
+    cell = (model, settings.table_size, settings.search_seeds[0], table_baseline(settings))
+    rates: list[float] = settings.policy_rates
+    return max(rates, key=lambda rate: last_tenth(study.results([policy_name(*cell, rate)])[0]["curve"]))
 
 
 def last_tenth(curve: list[float]) -> float:
@@ -291,27 +287,13 @@ def last_tenth(curve: list[float]) -> float:
     return mean(curve[-max(1, len(curve) // 10) :])
 
 
-def table_baseline(settings: SandboxStudy) -> str:
-    """The baseline of all policies but those of the comparison of baselines."""
-    return settings.baseline + ("+prefix" if settings.prefix_baseline else "")
-
-
 def sandbox_stages(study: Study) -> Iterator[list[Cell]]:
-    """
-    Stages of the study in the sandbox, the table's first.
+    """Stages of the study in the sandbox, the table's first; each may read the results of those before it."""
+    settings: SandboxStudy = study.settings
+    models, size, seeds, baseline = settings.models, settings.table_size, settings.seeds, table_baseline(settings)
+    first = settings.search_seeds[0]  # on which policies are searched
 
-    Args:
-        study ([`Study`]):
-            Study with the settings of a [`SandboxStudy`].
-
-    Returns:
-        iterator of lists of [`Cell`]: Each may read the results of those before it.
-    """
-    settings, models = study.settings, study.settings.models
-    size, baseline = settings.table_size, table_baseline(study.settings)
-    search_seed = settings.search_seeds[0]
-
-    yield [Cell(start_name(seed), start_cell, {"seed": seed}) for seed in (*settings.search_seeds, *settings.seeds)]
+    yield [Cell(start_name(seed), start_cell, {"seed": seed}) for seed in (*settings.search_seeds, *seeds)]
     yield [
         _reward(model, size, seed, rate, search=True)
         for seed in settings.search_seeds
@@ -319,51 +301,28 @@ def sandbox_stages(study: Study) -> Iterator[list[Cell]]:
         for rate in settings.reward_rates
     ]
     reward_rates = {model: reward_rate(study, model) for model in (*models, *settings.ablations)}
-    yield [_reward(model, size, seed, reward_rates[model]) for seed in settings.seeds for model in models]
+
+    def rewards(models: list[str], sizes: list[int]) -> list[Cell]:
+        return [_reward(m, n, seed, reward_rates[m]) for n in sizes for seed in seeds for m in models]
+
+    yield rewards(models, [size])
     yield [
-        _policy(
-            model,
-            size,
-            search_seed,
-            baseline,
-            rate,
-            reward_name(model, size, search_seed, reward_rates[model]),
-            search=True,
-        )
-        for model in models
+        _policy(m, size, first, baseline, rate, reward_name(m, size, first, reward_rates[m]), search=True)
+        for m in models
         for rate in settings.policy_rates
     ]
     policy_rates = {model: policy_rate(study, model) for model in models}
 
     def policies(models: list[str], sizes: list[int], baselines: list[str]) -> list[Cell]:
-        return [
-            _policy(model, n, seed, b, policy_rates[model], reward_name(model, n, seed))
-            for n in sizes
-            for seed in settings.seeds
-            for model in models
-            for b in baselines
-        ]
+        cells = [(m, n, seed) for n in sizes for seed in seeds for m in models]
+        return [_policy(*cell, b, policy_rates[cell[0]], reward_name(*cell)) for cell in cells for b in baselines]
 
     yield policies(models, [size], [baseline])
-    yield [
-        Cell(
-            gradient_name(model, size, seed),
-            gradient_cell,
-            {"model": model, "pairs": size, "seed": seed, "reward": reward_name(model, size, seed)},
-            (start_name(seed), reward_name(model, size, seed)),
-        )
-        for seed in settings.seeds
-        for model in models
-    ]
+    yield [_gradient(model, size, seed) for seed in seeds for model in models]
     other_sizes = [n for n in settings.curve_sizes if n != size]
-    yield [
-        _reward(model, n, seed, reward_rates[model])
-        for n in other_sizes
-        for seed in settings.seeds
-        for model in settings.curve_models
-    ]
+    yield rewards(settings.curve_models, other_sizes)
     yield policies(settings.curve_models, other_sizes, [baseline])
-    yield [_reward(model, size, seed, reward_rates[model]) for seed in settings.seeds for model in settings.ablations]
+    yield rewards(settings.ablations, [size])
     yield policies(["multi-scale"], [size], [b for b in settings.baselines if b != baseline])
 
 
@@ -376,3 +335,9 @@ def _policy(model: str, pairs: int, seed: int, baseline: str, rate: float, rewar
     arguments = {"model": model, "pairs": pairs, "seed": seed, "baseline": baseline, "rate": rate, "reward": reward}
     name = policy_name(model, pairs, seed, baseline, rate if search else None)
     return Cell(name, policy_cell, {**arguments, "search": search}, (start_name(seed), reward))
+
+
+def _gradient(model: str, pairs: int, seed: int) -> Cell:
+    reward = reward_name(model, pairs, seed)
+    arguments = {"model": model, "pairs": pairs, "seed": seed, "reward": reward}
+    return Cell(gradient_name(model, pairs, seed), gradient_cell, arguments, (start_name(seed), reward))

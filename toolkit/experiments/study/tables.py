@@ -1,15 +1,15 @@
 """Tables of a study, computed from its cells; docs/study.md defines every column."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...arguments import SANDBOX_TEST_SEED
-from ...sandbox.rows import sample_pairs, sample_prompts
+from ...sandbox.rows import HELD_OUT_SEED, sample_pairs, sample_prompts
 from ...sandbox.world import TASKS, gold_range
 from ...stats.curves import convergence_step, instability, noise_to_signal, trailing_mean
 from ...stats.metrics import Interval, logistic_regression
@@ -23,6 +23,9 @@ REFERENCE = "simple contrast"
 LONGER, REFITTED = "longer wins", "mix refitted"
 WINDOW = 10  # updates over which the gold curve is smoothed
 
+CellName = Callable[[int], str]  # of a seed's cell
+Values = Callable[[str], Tensor | None]  # of a row's name its values (S, N), by seed; None while a cell is to come
+
 
 class Estimate(NamedTuple):
     """A figure of a model, and how much it lies above the reference's on the same seeds and rows."""
@@ -31,43 +34,34 @@ class Estimate(NamedTuple):
     difference: Interval | None
 
 
-Table = dict[str, dict[str, Estimate]]  # of each model each column; a column lacks where a cell is still to come
+Column = dict[str, Estimate]
+Table = dict[str, Column]  # of each model each column; a column lacks where a cell is still to come
 
 
-def _compare(
-    models: Iterable[str],
-    values_of: Callable[[str], Tensor | None],
-    reference: str,
-    sizes: Tensor | None = None,
-    same: Iterable[str] = (),
-) -> dict[str, Estimate]:
-    """Estimates of the models whose cells are there, from values of shape (S, N); `same` are the reference's own."""
-    base, found = values_of(reference), {}
+def _column(
+    rows: Iterable[str], values_of: Values, reference: str, sizes: Tensor | None = None, same: Iterable[str] = ()
+) -> Column:
+    """Estimates of the rows whose cells are there; `same` are those whose values are the reference's own."""
+    base, column = values_of(reference), {}
     without = {reference, *same}
-    for model in models:
-        values = values_of(model)
+    for row in rows:
+        values = values_of(row)
         if values is not None:
-            paired = None if base is None or model in without else bootstrap_interval(values - base, sizes)
-            found[model] = Estimate(bootstrap_interval(values, sizes), paired)
-    return found
+            paired = None if base is None or row in without else bootstrap_interval(values - base, sizes)
+            column[row] = Estimate(bootstrap_interval(values, sizes), paired)
+    return column
 
 
-def _all_seeds(study: Study, name: Callable[[int], str]) -> list[dict[str, Any]] | None:
-    found = study.results([name(seed) for seed in study.settings.seeds])
-    return found if len(found) == len(study.settings.seeds) else None
+def _by_row(rows: Iterable[str], columns: Mapping[str, Column]) -> Table:
+    return {row: {name: column[row] for name, column in columns.items() if row in column} for row in rows}
+
+
+def _table(rows: list[str], columns: Mapping[str, Values], reference: str = REFERENCE) -> Table:
+    return _by_row(rows, {name: _column(rows, values_of, reference) for name, values_of in columns.items()})
 
 
 def finite(tables: Any) -> Any:
-    """
-    Tables as JSON has them.
-
-    Args:
-        tables (nested dictionaries and lists of numbers):
-            An estimate is its interval and that of its difference; an interval is value, lower and upper bound.
-
-    Returns:
-        The same with `None` for what is not finite: a number of steps that is never reached, bounds of a single seed.
-    """
+    """Tables as JSON has them: `None` for what is not finite, as steps never reached or bounds of a single seed."""
     if isinstance(tables, dict):
         return {name: finite(part) for name, part in tables.items()}
     if isinstance(tables, list | tuple):
@@ -75,73 +69,76 @@ def finite(tables: Any) -> Any:
     return tables if tables is None or math.isfinite(tables) else None
 
 
-def ranked(study: Study, model: str, pairs: int) -> Tensor | None:
-    """Held-out pairs that a model of each seed ranks right, (S, N) float64."""
-    cells = _all_seeds(study, lambda seed: reward_name(model, pairs, seed))
-    return None if cells is None else torch.stack([ranked_right(cell["gaps"]) for cell in cells])
+# What is measured of the cells of a name, by seed; None until all of them have ended
 
 
-def _gold(study: Study, name: Callable[[int], str]) -> Tensor | None:
-    cells = _all_seeds(study, name)
-    return None if cells is None else torch.tensor([cell["gold"] for cell in cells], dtype=torch.float64)
+def by_seed(study: Study, name: CellName, read: Callable[[dict[str, Any]], Any]) -> Tensor | None:
+    """What is read from each seed's cell, `(S, ...)` float64."""
+    cells = study.results(map(name, study.settings.seeds))
+    if len(cells) < len(study.settings.seeds):
+        return None
+    return torch.stack([torch.as_tensor(read(cell), dtype=torch.float64) for cell in cells])
 
 
-def reward_scores(study: Study, name: Callable[[int], str]) -> Tensor | None:
+def ranked(study: Study, name: CellName, gaps: str = "gaps") -> Tensor | None:
+    """Held-out pairs that the model of each seed ranks right, `(S, N)` float64."""
+    return by_seed(study, name, lambda cell: ranked_right(cell[gaps]))
+
+
+def reward_scores(study: Study, name: CellName) -> Tensor | None:
     """Gold reward of each seed's responses to held-out prompts, (S, N) float64, 0 at the worst and 1 at the best."""
-    gold = _gold(study, name)
+    gold = by_seed(study, name, lambda cell: cell["gold"])
     if gold is None:
         return None
-    prompts = sample_prompts(gold.size(1), SANDBOX_TEST_SEED)["prompt"]
+    prompts = sample_prompts(gold.size(1), HELD_OUT_SEED)["prompt"]
     low, high = torch.tensor([gold_range(prompt) for prompt in prompts], dtype=torch.float64).T
     return (gold - low) / (high - low)
 
 
-def alignment(study: Study, name: Callable[[int], str]) -> Tensor | None:
+def alignment(study: Study, name: CellName) -> Tensor | None:
     """Whether the judge prefers the tuned policy's response to the start's, (S, N) float64, ties half."""
-    tuned, start = _gold(study, name), _gold(study, start_name)
+    tuned, start = (by_seed(study, cells, lambda cell: cell["gold"]) for cells in (name, start_name))
     return None if tuned is None or start is None else ((tuned - start).sign() + 1) / 2
 
 
-def curves(study: Study, name: Callable[[int], str]) -> Tensor | None:
+def curves(study: Study, name: CellName) -> Tensor | None:
     """Gold reward after each update, (S, T) float64."""
-    cells = _all_seeds(study, name)
-    return None if cells is None else torch.tensor([cell["curve"] for cell in cells], dtype=torch.float64)
+    return by_seed(study, name, lambda cell: cell["curve"])
+
+
+def unsteadiness(study: Study, name: CellName) -> Tensor | None:
+    """Instability of the gold reward, (S, 1) float64."""
+    by_update = curves(study, name)
+    return None if by_update is None else instability(by_update)[:, None]
 
 
 def convergence_steps(curves: Tensor, reference: Tensor, resamples: int = 2000) -> Estimate:
     """
-    Steps until the mean curve stays above the level that the reference reaches at its end, with a bootstrap over the
-    seeds, the same ones drawn for both.
+    Steps until the mean curve stays above the level that the reference reaches at its end, infinite where it does not.
 
-    Args:
-        curves (`torch.Tensor` of shape `(S, T)`, float):
-            Gold reward after each update, by seed.
-        reference (`torch.Tensor` of shape `(S, T)`, float):
-            That of the reference. Its level is its mean over the last [`WINDOW`] updates.
-        resamples (`int`, *optional*, defaults to `2000`):
-            Number of resamples.
-
-    Returns:
-        [`Estimate`]: Steps, and how many more than the reference needs; infinite where the level is not held.
+    Of curves `(S, T)`, gold reward after each update by seed; the level is the mean over the last [`WINDOW`] updates.
+    The bootstrap is over the seeds, the same ones drawn for both.
     """
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(len(curves), (resamples, len(curves)), generator=generator)
     drawn = torch.cat([torch.arange(len(curves))[None], drawn])
     # Against its own level the reference differs from it by rounding only
-    levels = reference[drawn].mean(1)[:, -WINDOW:].mean(1) - 1e-9
+    levels = reference[drawn].mean(1)[:, -WINDOW:].mean(1, keepdim=True) - 1e-9
 
     def steps(curves: Tensor) -> Tensor:
-        smooth = trailing_mean(curves[drawn].mean(1), WINDOW)
-        return torch.stack([convergence_step(m, level.item(), 1) for m, level in zip(smooth, levels, strict=True)])
+        return convergence_step(trailing_mean(curves[drawn].mean(1), WINDOW) - levels, 0.0, 1)
 
-    def interval(found: Tensor) -> Interval:
-        ordered = found[1:].sort().values
+    def interval(steps: Tensor) -> Interval:
+        ordered = steps[1:].sort().values  # of whole steps and infinity no quantile is interpolated
         return Interval(
-            found[0].item(), ordered[int(0.025 * resamples)].item(), ordered[int(0.975 * resamples) - 1].item()
+            steps[0].item(), ordered[int(0.025 * resamples)].item(), ordered[int(0.975 * resamples) - 1].item()
         )
 
-    found = steps(curves)
-    return Estimate(interval(found), interval(found - steps(reference)))
+    needed = steps(curves)
+    return Estimate(interval(needed), interval(needed - steps(reference)))
+
+
+# Tables
 
 
 def main_table(study: Study) -> Table:
@@ -149,92 +146,74 @@ def main_table(study: Study) -> Table:
     settings = study.settings
     size, baseline, models = settings.table_size, table_baseline(settings), settings.models
 
-    def policy(model: str) -> Callable[[int], str]:
-        return lambda seed: policy_name(model, size, seed, baseline)
+    def policy(model: str) -> CellName:
+        return partial(policy_name, model, size, baseline=baseline)
 
-    columns = {
-        "accuracy": _compare(models, lambda m: ranked(study, m, size), REFERENCE),
-        "reward score": _compare(models, lambda m: reward_scores(study, policy(m)), REFERENCE),
-        "preference alignment": _compare(models, lambda m: alignment(study, policy(m)), REFERENCE),
+    columns: dict[str, Values] = {
+        "accuracy": lambda m: ranked(study, partial(reward_name, m, size)),
+        "reward score": lambda m: reward_scores(study, policy(m)),
+        "preference alignment": lambda m: alignment(study, policy(m)),
     }
-    reference = curves(study, policy(REFERENCE))
-    found = {model: curves(study, policy(model)) for model in models}
-    steps = {
-        model: convergence_steps(curve, reference)
-        for model, curve in found.items()
-        if curve is not None and reference is not None
-    }
-    columns["convergence steps"] = {
-        model: estimate._replace(difference=None) if model == REFERENCE else estimate
-        for model, estimate in steps.items()
-    }
-    return {m: {name: column[m] for name, column in columns.items() if m in column} for m in models}
+    table = _table(models, columns)
+    by_model = {m: curve for m in models if (curve := curves(study, policy(m))) is not None}
+    if REFERENCE in by_model:
+        for model, curve in by_model.items():
+            estimate = convergence_steps(curve, by_model[REFERENCE])
+            table[model]["convergence steps"] = estimate._replace(difference=None) if model == REFERENCE else estimate
+    return table
 
 
 def task_table(study: Study) -> Table:
     """Figure 2: accuracy of the five preference models by task."""
-    settings, models = study.settings, study.settings.models
-    tasks = sample_pairs(settings.test_pairs, SANDBOX_TEST_SEED)["task"]
+    settings = study.settings
+    tasks = sample_pairs(settings.test_pairs, HELD_OUT_SEED)["task"]
+    pairs_of = {task: torch.tensor([other == task for other in tasks]) for task in TASKS}
 
-    def of_task(task: str) -> Callable[[str], Tensor | None]:
-        rows = torch.tensor([found == task for found in tasks])
+    def of_task(task: str, model: str) -> Tensor | None:
+        right = ranked(study, partial(reward_name, model, settings.table_size))
+        return None if right is None else right[:, pairs_of[task]]
 
-        def values(model: str) -> Tensor | None:
-            all_rows = ranked(study, model, settings.table_size)
-            return None if all_rows is None else all_rows[:, rows]
-
-        return values
-
-    columns = {task: _compare(models, of_task(task), REFERENCE) for task in TASKS}
-    return {m: {task: column[m] for task, column in columns.items() if m in column} for m in models}
+    return _table(settings.models, {task: partial(of_task, task) for task in TASKS})
 
 
 def size_table(study: Study) -> Table:
     """Accuracy by number of pairs, against that of the weighted model."""
-    settings, models = study.settings, study.settings.curve_models
-    columns = {
-        f"{size:,}": _compare(models, lambda m, size=size: ranked(study, m, size), "weighted")
-        for size in settings.curve_sizes
-    }
-    return {m: {name: column[m] for name, column in columns.items() if m in column} for m in models}
+    settings = study.settings
+
+    def of_size(size: int, model: str) -> Tensor | None:
+        return ranked(study, partial(reward_name, model, size))
+
+    columns = {f"{size:,}": partial(of_size, size) for size in settings.curve_sizes}
+    return _table(settings.curve_models, columns, "weighted")
 
 
 def instability_table(study: Study) -> Table:
     """Figure 3: instability of the gold reward by number of pairs, against that of the weighted model."""
-    settings, models = study.settings, study.settings.curve_models
+    settings = study.settings
 
-    def of_size(size: int) -> Callable[[str], Tensor | None]:
-        def values(model: str) -> Tensor | None:
-            found = curves(study, lambda seed: policy_name(model, size, seed, table_baseline(settings)))
-            return None if found is None else instability(found)[:, None]
+    def of_size(size: int, model: str) -> Tensor | None:
+        return unsteadiness(study, partial(policy_name, model, size, baseline=table_baseline(settings)))
 
-        return values
-
-    columns = {f"{size:,}": _compare(models, of_size(size), "weighted") for size in settings.curve_sizes}
-    return {m: {name: column[m] for name, column in columns.items() if m in column} for m in models}
+    columns = {f"{size:,}": partial(of_size, size) for size in settings.curve_sizes}
+    return _table(settings.curve_models, columns, "weighted")
 
 
 def gradient_table(study: Study) -> dict[str, Interval]:
     """Noise-to-signal ratio of a step's gradient at the start: median and range over the seeds."""
-    found = {}
+    table = {}
     for model in study.settings.models:
-        cells = _all_seeds(study, lambda seed, model=model: gradient_name(model, study.settings.table_size, seed))
-        if cells is not None:
-            ratios = sorted(noise_to_signal(torch.tensor(cell["gram"])).value for cell in cells)
-            found[model] = Interval(median(ratios), ratios[0], ratios[-1])
-    return found
+        name = partial(gradient_name, model, study.settings.table_size)
+        ratios = by_seed(study, name, lambda cell: noise_to_signal(torch.tensor(cell["gram"])).value)
+        if ratios is not None:
+            table[model] = Interval(median(ratios.tolist()), ratios.min().item(), ratios.max().item())
+    return table
 
 
 def refitted_gaps(scale_gaps: Tensor) -> Tensor:
     """
     Gaps of a mix whose weights are fitted on held-out pairs, each half with the weights of the other half.
 
-    Args:
-        scale_gaps (`torch.Tensor` of shape `(P, S)`, float64):
-            Score of chosen less rejected by scale.
-
-    Returns:
-        `torch.Tensor` of shape `(P,)`, float64.
+    From score of chosen less rejected by scale, `(P, S)` float64; returns `(P,)` float64.
     """
     first, gaps = torch.arange(len(scale_gaps)) % 2 == 0, torch.empty(len(scale_gaps), dtype=scale_gaps.dtype)
     for fitted in (first, ~first):
@@ -246,53 +225,39 @@ def ablation_table(study: Study) -> Table:
     """Accuracy of the multi-scale model with parts taken away or its mix refitted, against the whole."""
     settings = study.settings
 
-    def values(model: str) -> Tensor | None:
-        if model != REFITTED:
-            return ranked(study, model, settings.table_size)
-        cells = _all_seeds(study, lambda seed: reward_name("multi-scale", settings.table_size, seed))
-        if cells is None:
-            return None
-        gaps = [refitted_gaps(torch.tensor(cell["scale_gaps"], dtype=torch.float64).T) for cell in cells]
-        return torch.stack([ranked_right(found.tolist()) for found in gaps])
+    def refitted(cell: dict[str, Any]) -> Tensor:
+        return ranked_right(refitted_gaps(torch.tensor(cell["scale_gaps"], dtype=torch.float64).T).tolist())
 
-    models = dict.fromkeys(["multi-scale", *settings.models, *settings.ablations, REFITTED])
-    found = _compare(models, values, "multi-scale")
-    return {model: {"accuracy": estimate} for model, estimate in found.items()}
+    def right(model: str) -> Tensor | None:
+        name = partial(reward_name, "multi-scale" if model == REFITTED else model, settings.table_size)
+        return by_seed(study, name, refitted) if model == REFITTED else ranked(study, name)
+
+    rows = list(dict.fromkeys(["multi-scale", *settings.models, *settings.ablations, REFITTED]))
+    table = _table(rows, {"accuracy": right}, "multi-scale")
+    return {model: row for model, row in table.items() if row}
 
 
 def baseline_table(study: Study) -> Table:
     """The policy's figures by baseline, on the multi-scale reward model, against the table's baseline."""
     settings = study.settings
-    size, reference = settings.table_size, table_baseline(settings)
+    reference = table_baseline(settings)
 
-    def policy(baseline: str) -> Callable[[int], str]:
-        return lambda seed: policy_name("multi-scale", size, seed, baseline)
+    def policy(baseline: str) -> CellName:
+        return partial(policy_name, "multi-scale", settings.table_size, baseline=baseline)
 
-    def unstable(baseline: str) -> Tensor | None:
-        found = curves(study, policy(baseline))
-        return None if found is None else instability(found)[:, None]
-
-    names = list(dict.fromkeys([*settings.baselines, reference]))
-    columns = {
-        "reward score": _compare(names, lambda b: reward_scores(study, policy(b)), reference),
-        "preference alignment": _compare(names, lambda b: alignment(study, policy(b)), reference),
-        "instability": _compare(names, unstable, reference),
+    columns: dict[str, Values] = {
+        "reward score": lambda b: reward_scores(study, policy(b)),
+        "preference alignment": lambda b: alignment(study, policy(b)),
+        "instability": lambda b: unsteadiness(study, policy(b)),
     }
-    return {b: {name: column[b] for name, column in columns.items() if b in column} for b in names}
+    return _table(list(dict.fromkeys([*settings.baselines, reference])), columns, reference)
 
 
 def by_prompt(values: Tensor, units: list[int]) -> tuple[Tensor, Tensor]:
     """
     Sums over the pairs of each prompt, which are not independent of each other.
 
-    Args:
-        values (`torch.Tensor` of shape `(S, P)`, float64):
-            A value of each of `P` pairs.
-        units (`list[int]`):
-            Number of each pair's prompt.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: Sums of shape `(S, N)` and pairs of a prompt of shape `(N,)`, float64.
+    Of the values of pairs `(S, P)` and the number of each pair's prompt: sums `(S, N)` and sizes `(N,)`, float64.
     """
     index = torch.tensor(units)
     sums = values.new_zeros(len(values), int(index.max()) + 1).index_add(1, index, values)
@@ -301,46 +266,36 @@ def by_prompt(values: Tensor, units: list[int]) -> tuple[Tensor, Tensor]:
 
 def real_table(study: Study, name: Callable[[str, str, int], str] = real_name) -> Table:
     """
-    Accuracy on real pairs by task, and that of preferring the longer response.
+    Accuracy on real pairs by task, and that of preferring the longer response; intervals are over seeds and prompts.
 
-    Args:
-        study ([`~toolkit.experiments.study.grid.Study`]):
-            Study with the settings of a [`~toolkit.experiments.study.real.RealStudy`].
-        name (`Callable`, *optional*, defaults to [`~toolkit.experiments.study.real.real_name`]):
-            Name of the cell of a model, a task and a seed.
-
-    Returns:
-        `Table`: Models by tasks; intervals are over seeds and prompts.
+    `name` gives the cell of a model, a task and a seed.
     """
     settings, division = study.settings, study.result("decoder")
-    models = [*settings.models, LONGER]
-    sums: dict[tuple[str, str], Tensor] = {}
+    rows = [*settings.models, LONGER]
+    sums: dict[str, dict[str, Tensor]] = {}  # of each task each row's (S, N), N prompts
     sizes: dict[str, Tensor] = {}
     for task in settings.tasks if division is not None else []:
-        for model in models:
-            if model == LONGER:  # every cell of the decoder has the lengths
-                cells = _all_seeds(study, lambda seed, task=task: real_name("multi-scale", task, seed))
-            else:
-                cells = _all_seeds(study, lambda seed, task=task, model=model: name(model, task, seed))
-            if cells is not None:
-                right = torch.stack([ranked_right(c["longer" if model == LONGER else "gaps"]) for c in cells])
-                sums[model, task], sizes[task] = by_prompt(right, division[task]["units"][: right.size(1)])
+        right = {m: ranked(study, partial(name, m, task)) for m in settings.models}
+        # Every cell of the decoder has the lengths
+        right[LONGER] = ranked(study, partial(real_name, "multi-scale", task), "longer")
+        for row, values in right.items():
+            if values is not None:
+                of_task = sums.setdefault(task, {})
+                of_task[row], sizes[task] = by_prompt(values, division[task]["units"][: values.size(1)])
 
     columns = {
-        task: _compare(
-            models,
-            lambda m, task=task: sums.get((m, task)),
-            REFERENCE,
-            sizes.get(task),
-            [model for model in settings.models if trained_as(model, task) == REFERENCE],
-        )
-        for task in sizes
+        task: _column(rows, of_task.get, REFERENCE, sizes[task], _trained_as_reference(settings.models, task))
+        for task, of_task in sums.items()
     }
     if len(sizes) == len(settings.tasks) > 1:
         # Every task weighs the same, however many pairs it has
-        def over_tasks(model: str) -> Tensor | None:
-            parts = [sums[model, task] / n.sum() for task, n in sizes.items() if (model, task) in sums]
+        def over_tasks(row: str) -> Tensor | None:
+            parts = [sums[task][row] / n.sum() for task, n in sizes.items() if row in sums[task]]
             return torch.cat(parts, 1) if len(parts) == len(sizes) else None
 
-        columns["mean"] = _compare(models, over_tasks, REFERENCE, torch.cat([n / n.sum() for n in sizes.values()]))
-    return {m: {task: column[m] for task, column in columns.items() if m in column} for m in models}
+        columns["mean"] = _column(rows, over_tasks, REFERENCE, torch.cat([n / n.sum() for n in sizes.values()]))
+    return _by_row(rows, columns)
+
+
+def _trained_as_reference(models: list[str], task: str) -> list[str]:
+    return [model for model in models if trained_as(model, task) == REFERENCE]
