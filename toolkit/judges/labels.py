@@ -41,9 +41,9 @@ def vote(gap: float, rng: random.Random) -> int:
 
 
 def label_pairs(
-    prompts: Sequence[str] | Sequence[Messages],
-    first: Sequence[str] | Sequence[Messages],
-    second: Sequence[str] | Sequence[Messages],
+    prompts: Sequence[str | Messages],
+    first: Sequence[str | Messages],
+    second: Sequence[str | Messages],
     judge: Judge,
     seed: int,
 ) -> LabelledPairs:
