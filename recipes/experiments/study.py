@@ -8,7 +8,7 @@ Every cell of the grid is kept as it ends; the same command goes on where it was
 figures. `--quick true` runs a small version of the grid.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -18,8 +18,10 @@ from toolkit.experiments.study.encoder import encoder_stages
 from toolkit.experiments.study.grid import Study, run_stages
 from toolkit.experiments.study.real import RealStudy, real_stages
 from toolkit.experiments.study.sandbox import SandboxStudy, sandbox_stages
+from toolkit.training.options import help_from_docstring
 
 
+@help_from_docstring
 @dataclass
 class StudyArguments:
     """
@@ -44,22 +46,14 @@ class StudyArguments:
             Whether to run a small grid that only shows that everything works.
     """
 
-    grid: str = field(default="sandbox", metadata={"help": "'sandbox' or 'real'."})
-    output_dir: str = field(default="runs/study/sandbox", metadata={"help": "Folder of the study."})
-    data: str | None = field(
-        default=None, metadata={"help": "For the real grid: folder of the files that `REAL_TASKS` names."}
-    )
-    decoder: str | None = field(
-        default=None, metadata={"help": "For the real grid: a pretrained decoder, in place of one from scratch."}
-    )
-    rates: list[float] | None = field(
-        default=None, metadata={"help": "For the real grid: learning rates that are searched."}
-    )
-    encoder: str | None = field(
-        default=None, metadata={"help": "For the real grid: a pretrained encoder, for heads on it."}
-    )
-    workers: int = field(default=2, metadata={"help": "Cells that run side by side."})
-    quick: bool = field(default=False, metadata={"help": "Whether to run a small grid that shows that all works."})
+    grid: str = "sandbox"
+    output_dir: str = "runs/study/sandbox"
+    data: str | None = None
+    decoder: str | None = None
+    rates: list[float] | None = None
+    encoder: str | None = None
+    workers: int = 2
+    quick: bool = False
 
 
 def main(args: StudyArguments) -> None:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import TrlParser
 
-from ..data.messages import Messages
+from ..data.messages import Messages, text_of
 from ..policy.config import ReinforceConfig
 from ..policy.sampling import sample_responses
 from ..policy.trainer import ReinforceTrainer
@@ -47,12 +47,12 @@ def label_stage(
     tokenizer = AutoTokenizer.from_pretrained(policy)
     with state.split_between_processes([prompt for prompt in prompts for _ in range(2)]) as share:
         own_seed = seed + 1000 * state.process_index
-        answers = sample_responses(model, tokenizer, share, max_new_tokens=max_new_tokens, seed=own_seed)
-    answers = gather_object(answers)
+        texts = sample_responses(model, tokenizer, share, max_new_tokens=max_new_tokens, seed=own_seed)
+    answers: list[str | Messages] = gather_object(texts)
     if not state.is_main_process:
         return
     if not isinstance(prompts[0], str):
-        answers = [[{"role": "assistant", "content": answer}] for answer in answers]
+        answers = [[{"role": "assistant", "content": text_of(answer)}] for answer in answers]
     labelled = label_pairs(prompts, answers[::2], answers[1::2], judge, seed)
     logger.warning(f"{folder}: {len(labelled.pairs)} pairs; {labelled.skipped} prompts gave no two different answers.")
     labelled.pairs.save_to_disk(folder)
@@ -102,12 +102,12 @@ def train_policy_stage(
 
 def _stage_config(config_class: type[Config], folder: Path, config_file: str, *options: str) -> Config:
     arguments = ["--config", config_file, "--output_dir", str(folder / "checkpoints"), *options]
-    (config,) = TrlParser(config_class).parse_args_and_config(arguments)
+    (config,) = TrlParser(config_class).parse_args_and_config(arguments)  # type: ignore[arg-type]
     return config
 
 
 def _train_and_save(trainer: Trainer, folder: Path) -> None:
     """Train, from the stage's own last checkpoint if it has one."""
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(trainer.args.output_dir))
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder / "checkpoints"))
     trainer.save_model(str(folder))
     unset_hf_deepspeed_config()  # or under ZeRO-3 what other stages load would be in pieces, without a trainer

@@ -237,4 +237,5 @@ def sandbox_decoder(hidden_size: int = 128, layers: int = 4, heads: int = 4, see
             initializer_range=0.05,
             bos_token_id=tokenizer.convert_tokens_to_ids(TURN_START),
         )
-    return model.eval()
+    model.eval()
+    return model

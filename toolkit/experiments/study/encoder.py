@@ -127,6 +127,7 @@ def encoder_name(model: str, task: str, seed: int) -> str:
 
 def features_cell(folder: Path, settings: RealStudy, task: str) -> dict[str, Any]:
     """Features of a task's pairs, kept beside the models."""
+    assert settings.encoder is not None  # or no stage has this cell
     model = AutoModel.from_pretrained(settings.encoder).eval()
     tokenizer = AutoTokenizer.from_pretrained(settings.encoder)
     pairs = TaskPairs(settings.data, task)

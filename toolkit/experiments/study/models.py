@@ -88,7 +88,8 @@ def train_reward_model(
     trainer = MultiScaleRewardTrainer(start, config, train_dataset=train, eval_dataset=test)
     trainer.train()
     # What evaluation prepared is that of `eval_dataset`
-    prediction = trainer.predict(trainer.eval_dataset)
+    prepared: Any = trainer.eval_dataset
+    prediction = trainer.predict(prepared)
     pairs = PairScores(*map(torch.as_tensor, prediction.predictions))
     scale_gaps = pairs.scale_chosen - pairs.scale_rejected
     return trainer, {

@@ -105,7 +105,7 @@ def _sandbox_page(study: Study) -> tuple[Page, dict[str, Any]]:
     )
     seen = f"A training sees {settings.pairs_seen:,} pairs, or all once where there are more of them."
     right = "held-out pairs ranked right, %"
-    blocks = {
+    blocks: dict[str, list[Block]] = {
         "Table 1: the five preference models": [
             *_both(tables["table 1"], f"Above {REFERENCE}, on the same seeds and rows."),
             curve,
@@ -277,10 +277,14 @@ def _real_scale_table(study: Study) -> list[Block]:
 
 def _by_scale(study: Study, name: CellName) -> dict[str, str]:
     """Accuracy of the scales and the mix of multi-scale models in percent, where all seeds have ended."""
+
+    def percent(key: str, cell: dict[str, Any]) -> float:
+        return 100 * float(cell["metrics"][key])
+
     keys = {scale: f"test_accuracy/{scale}" for scale in MULTI_SCALE["scales"]} | {"mix": "test_accuracy"}
     shown = {}
     for scale, key in keys.items():
-        accuracy = by_seed(study, name, lambda cell, key=key: 100 * cell["metrics"][key])
+        accuracy = by_seed(study, name, partial(percent, key))
         if accuracy is not None:
             values = accuracy.tolist()
             shown[scale] = f"{sum(values) / len(values):.1f} ({min(values):.1f} to {max(values):.1f})"

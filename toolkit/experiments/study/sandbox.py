@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, TrainerCallback
+from transformers import AutoTokenizer, TrainerCallback
 
 from ...policy.config import ReinforceConfig
 from ...policy.sampling import sample_responses
@@ -255,7 +255,7 @@ def _policy_trainer(
     )
 
 
-def _held_out_responses(model: PreTrainedModel, settings: SandboxStudy) -> dict[str, Any]:
+def _held_out_responses(model: Any, settings: SandboxStudy) -> dict[str, Any]:
     prompts = list(sample_prompts(settings.test_prompts, HELD_OUT_SEED)["prompt"])
     texts = sample_responses(model, sandbox_tokenizer(), prompts, max_new_tokens=settings.max_new_tokens, seed=0)
     return {"gold": [round(gold, 4) for gold in gold_judge(prompts, texts)], "responses": texts[:20]}

@@ -91,7 +91,7 @@ def reward_scores(study: Study, name: CellName) -> Tensor | None:
     if gold is None:
         return None
     prompts = sample_prompts(gold.size(1), HELD_OUT_SEED)["prompt"]
-    low, high = torch.tensor([gold_range(prompt) for prompt in prompts], dtype=torch.float64).T
+    low, high = torch.tensor([gold_range(prompt) for prompt in prompts], dtype=torch.float64).unbind(1)
     return (gold - low) / (high - low)
 
 
@@ -270,11 +270,11 @@ def real_table(study: Study, name: Callable[[str, str, int], str] = real_name) -
 
     `name` gives the cell of a model, a task and a seed.
     """
-    settings, division = study.settings, study.result("decoder")
+    settings, division = study.settings, study.result("decoder") or {}
     rows = [*settings.models, LONGER]
     sums: dict[str, dict[str, Tensor]] = {}  # of each task each row's (S, N), N prompts
     sizes: dict[str, Tensor] = {}
-    for task in settings.tasks if division is not None else []:
+    for task in settings.tasks if division else []:
         right = {m: ranked(study, partial(name, m, task)) for m in settings.models}
         # Every cell of the decoder has the lengths
         right[LONGER] = ranked(study, partial(real_name, "multi-scale", task), "longer")
