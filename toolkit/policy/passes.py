@@ -66,6 +66,25 @@ def policy_batch(
     return PolicyBatch({key: value.to(model.device) for key, value in inputs.items()}, index.to(model.device))
 
 
+def prompts_together(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """
+    The same batches with their rows sorted by prompt, so that responses to one prompt share a pass.
+
+    Args:
+        batches (`list[dict[str, torch.Tensor]]`):
+            Batches of equal size and width, with `prompt_ids` and `prompt_mask`.
+
+    Returns:
+        `list[dict[str, torch.Tensor]]`: As many batches, the shorter prompts first.
+    """
+    whole = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+    # The mask before the ids: padding comes first in a row, and a short prompt has the most zeros there.
+    prompts = torch.cat([whole["prompt_mask"], whole["prompt_ids"]], dim=1)
+    order = prompts.unique(dim=0, return_inverse=True)[1].argsort(stable=True)
+    columns = [value[order].chunk(len(batches)) for value in whole.values()]
+    return [dict(zip(whole, parts, strict=True)) for parts in zip(*columns, strict=True)]
+
+
 def unpadded(input_ids: Tensor, attention_mask: Tensor, response_width: int) -> tuple[list[Any], list[Any]]:
     """
     Token ids of prompts and responses, without their padding.

@@ -8,8 +8,8 @@ import torch
 from accelerate.utils import reduce
 from torch import Tensor
 
-from ..data.tokens import Messages
-from ..reward.scorer import ResponseScore, RewardFunction
+from ..data.messages import Messages
+from ..reward.scorer import ResponseScore, RewardFunction, rewards_of
 from .reductions import reduced_sums
 from .returns import RidgeStatistics, batch_ridge_statistics, decay_and_add, prefix_features, ridge_coefficients
 
@@ -59,7 +59,7 @@ class PrefixBaseline:
         self._scores = self.source.score(prompts, completions, completion_ids, **columns)
         if log_metric is not None:
             self.source.report(self._scores, log_metric)
-        return [None if score is None else score.reward for score in self._scores]
+        return rewards_of(self._scores)
 
     def subtract(self, advantages: Tensor, completion_ids: Tensor, scored: Tensor) -> tuple[Tensor, float]:
         """
@@ -78,7 +78,9 @@ class PrefixBaseline:
             fit took away, over every process; 0 without a token.
         """
         scores, self._scores = self._scores, []
-        values, prompt_value = values_at_tokens(scores, completion_ids, scored, len(self.source.settings.scales), self.decode)
+        values, prompt_value = values_at_tokens(
+            scores, completion_ids, scored, len(self.source.settings.scales), self.decode
+        )
         features = prefix_features(values, prompt_value, scored, self.max_length)
         remaining = advantages - features @ ridge_coefficients(self.fit, self.penalty).to(features)
         # Only what has been subtracted may learn from this batch: a fit that has seen a response's own return would
@@ -111,6 +113,29 @@ class PrefixBaseline:
                 "with the same reward model and `prefix_baseline`."
             )
         self.fit = RidgeStatistics(gram, moment)
+
+
+def only_source(reward_funcs: list[Any]) -> RewardFunction:
+    """
+    The one reward function whose prefix values can be read.
+
+    Args:
+        reward_funcs (`list`):
+            Reward functions of a trainer.
+
+    Returns:
+        [`RewardFunction`]
+
+    Raises:
+        `ValueError`: If there is none, or more than one.
+    """
+    sources = [func for func in reward_funcs if isinstance(func, RewardFunction)]
+    if len(sources) != 1:
+        raise ValueError(
+            "`prefix_baseline=True` reads the prefix values of one RewardFunction, but `reward_funcs` has "
+            f"{len(sources)}. Wrap a multi-scale reward model in toolkit.RewardFunction, or set it to False."
+        )
+    return sources[0]
 
 
 def values_at_tokens(
