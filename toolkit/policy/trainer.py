@@ -96,7 +96,7 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
     # TRL's `_generate_and_score_completions` does everything from sampling to advantages and returns one advantage a
     # response, without the rewards and the divergence of each token that ours are made of. These two methods keep what
     # it passes by, and there is no other way to it: the rewards, and the log-probabilities without gradient, of the
-    # policy first and then of the reference. The order is TRL's, and tests/test_contract.py holds it.
+    # policy first and then of the reference. The order is TRL's, and tests/test_call_order.py holds it.
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         self._rewards = super()._calculate_rewards(*args, **kwargs)
