@@ -174,6 +174,26 @@ def test_prefix_baseline_needs_one_reward_function(policy_trainer, reward_folder
         policy_trainer(functions, prefix_baseline=True)
 
 
+def test_the_list_of_reward_functions_stays_the_users(policy_trainer, reward_folder):
+    functions = [lengths, RewardFunction(reward_folder())]
+    first = policy_trainer(functions, prefix_baseline=True)
+    assert [type(func).__name__ for func in functions] == ["function", "RewardFunction"]
+    assert first.reward_func_names == ["lengths", "RewardFunction"]
+    policy_trainer(functions, prefix_baseline=True)  # for a second trainer, too
+
+
+def test_a_pass_that_is_skipped_leaves_no_number(policy_trainer):
+    # on-policy and without divergence nothing needs the log-probabilities of sampling
+    _, output = generate(policy_trainer(beta=0.0))
+    assert output["old_per_token_logps"].isnan().all()
+    assert output["advantages"].isfinite().all()
+    for options in ({"beta": 0.1}, {"num_iterations": 2}):
+        trainer = policy_trainer(**options)
+        _, output = generate(trainer)
+        mask = output["completion_mask"].bool()
+        torch.testing.assert_close(output["old_per_token_logps"][mask], token_logps(trainer.model, output)[mask])
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -483,6 +503,18 @@ def test_resuming_with_another_reward_model_is_an_error(policy_trainer, reward_f
     other = policy_trainer(RewardFunction(reward_folder("qwen3", ["response"], "none")), **RUNNING)
     with pytest.raises(ValueError, match="The checkpoint's prefix fit has 8 features, this run's 4"):
         other.train(resume_from_checkpoint=str(Path(trainer.args.output_dir, "checkpoint-1")))
+    without = policy_trainer(**{**RUNNING, "prefix_baseline": False})
+    with pytest.raises(ValueError, match="has a prefix fit, and this run has `prefix_baseline=False`"):
+        without.train(resume_from_checkpoint=str(Path(trainer.args.output_dir, "checkpoint-1")))
+
+
+def test_resuming_with_a_prefix_baseline_that_was_not_there_is_an_error(policy_trainer):
+    trainer = policy_trainer(max_steps=1, save_strategy="steps", save_steps=1)
+    trainer.train()
+    with pytest.raises(ValueError, match="The checkpoint's prefix fit has 0 features, this run's 8"):
+        policy_trainer(prefix_baseline=True).train(
+            resume_from_checkpoint=str(Path(trainer.args.output_dir, "checkpoint-1"))
+        )
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.05])
