@@ -315,11 +315,11 @@ def names_in(tree: ast.AST, of_self: bool) -> Names:
 
 
 def defined_by(line: ast.stmt) -> list[str]:
+    """Names that a line of a class or a module defines; one with a type alone only declares."""
     if isinstance(line, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [line.name]
-    targets = (
-        line.targets if isinstance(line, ast.Assign) else [line.target] if isinstance(line, ast.AnnAssign) else []
-    )
+    targets = line.targets if isinstance(line, ast.Assign) else []
+    targets += [line.target] if isinstance(line, ast.AnnAssign) and line.value else []
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 

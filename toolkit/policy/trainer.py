@@ -56,6 +56,13 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
     """
 
     _name = "Reinforce"
+    # Narrower than what their own classes declare, of which most is `None` or another kind for a while.
+    args: ReinforceConfig
+    model: Any
+    processing_class: Any
+    num_generations: int
+    _logs: dict[str, Any]
+    _buffered_inputs: list[dict[str, Tensor]] | None
 
     def __init__(self, model: Any, reward_funcs: Any, args: ReinforceConfig, **kwargs: Any) -> None:
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, **kwargs)
