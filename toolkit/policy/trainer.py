@@ -56,7 +56,7 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
     """
 
     _name = "Reinforce"
-    # Narrower than what their own classes declare, of which most is `None` or another kind for a while.
+    # Narrower than the libraries declare them, who allow for what cannot be here: no model, an image processor, …
     args: ReinforceConfig
     model: Any
     processing_class: Any
