@@ -73,7 +73,7 @@ class ReinforceConfig(RLOOConfig):
     def __post_init__(self) -> None:
         if self.baseline not in BASELINES:
             raise ValueError(f"`baseline` is '{self.baseline}'. Use one of {list(BASELINES)}.")
-        if self.baseline == "leave_one_out" and self.num_generations < 2:
+        if self.baseline == "leave_one_out" and self.num_generations < 2:  # type: ignore[operator]
             raise ValueError(
                 "`baseline='leave_one_out'` needs other responses to the same prompt. Set `num_generations` to 2 or "
                 "more, or use 'moving_average' or 'batch_mean'."
@@ -84,7 +84,7 @@ class ReinforceConfig(RLOOConfig):
         if self.prefix_penalty < 0:
             raise ValueError(f"`prefix_penalty` is {self.prefix_penalty}. It must not be negative.")
         try:
-            super().__post_init__()
+            super().__post_init__()  # type: ignore[no-untyped-call]
         except ValueError as error:
             # TRL's last check, after everything is set up. It is meant for its own leave-one-out baseline.
             if self.num_generations != 1 or "RLOO requires at least 2 generations" not in str(error):

@@ -18,7 +18,8 @@ class PolicyBatch(NamedTuple):
     """Inputs of a pass over `B` responses of at most `W` tokens, packed into rows, and where to read its output."""
 
     inputs: dict[str, Tensor]  # of the model, with `shift_labels`
-    index: Tensor  # (B, W) int64, where the log-probability of each token is in the flattened output; -1 on padding
+    # (B, W) int64, where the log-probability of each token is in the flattened output; -1 on padding
+    index: Tensor  # type: ignore[assignment]
 
 
 def policy_batch(
@@ -154,7 +155,7 @@ def response_log_probs(
         found.append([_by_response(values, batch.index, width) for values in (output.log_probs, output.entropy)])
     place = torch.tensor(order).argsort()
     logps, entropies = (None if parts[0] is None else torch.cat(parts)[place] for parts in zip(*found, strict=True))
-    return logps, entropies
+    return logps, entropies  # type: ignore[return-value]  # the head always gives log-probabilities
 
 
 def _by_response(values: Tensor | None, index: Tensor, width: int) -> Tensor | None:
@@ -186,7 +187,7 @@ def prefill_once(model: PreTrainedModel) -> None:
             instance. Calls other than TRL's own, of a batch padded on the left with one sequence a row and a
             `generation_config` that has `max_new_tokens`, are Transformers'.
     """
-    generate: Callable[..., Any] = model.generate
+    generate: Callable[..., Any] = model.generate  # type: ignore[assignment]
     config = model.config.get_text_config()
 
     def fits(generation_config: GenerationConfig) -> bool:
@@ -214,10 +215,12 @@ def prefill_once(model: PreTrainedModel) -> None:
             logits_to_keep=1,
         )
         cache = StaticCache(config=config, max_cache_len=length + generation_config.max_new_tokens)
-        cache.layers = [_OneTypeLayer(layer.max_cache_len) for layer in cache.layers]
-        for i, layer in enumerate(prefilled.layers):
+        empty: list[Any] = cache.layers
+        cache.layers = [_OneTypeLayer(layer.max_cache_len) for layer in empty]
+        filled: list[Any] = prefilled.layers
+        for i, layer in enumerate(filled):
             cache.update(layer.keys[place], layer.values[place], i)
             layer.keys = layer.values = None  # not held beside their copies
         return generate(**kwargs, past_key_values=cache)
 
-    model.generate = generate_from_copies
+    model.generate = generate_from_copies  # type: ignore[assignment]

@@ -57,12 +57,14 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
 
     _name = "Reinforce"
     # Narrower than the libraries declare them, who allow for what cannot be here: no model, an image processor, …
-    args: ReinforceConfig
+    args: Any
     model: Any
     processing_class: Any
     num_generations: int
+    router_aux_loss_coef: float
     _logs: dict[str, Any]
-    _buffered_inputs: list[dict[str, Tensor]] | None
+    _buffered_inputs: Any
+    _train_sampler: Any
 
     def __init__(self, model: Any, reward_funcs: Any, args: ReinforceConfig, **kwargs: Any) -> None:
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, **kwargs)
@@ -77,19 +79,20 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
             for module in self.model.modules():
                 if isinstance(getattr(module, "attention_dropout", None), float):
                     module.attention_dropout = 0.0
-        self._decoder = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        self._decoder: Any = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         self._shared_prompts = why_not_shared(self._decoder) is None
         plain = not args.use_vllm and not args.use_transformers_continuous_batching and not args.cache_implementation
         if self._shared_prompts and plain:
             prefill_once(self._decoder)
         # One optimizer step uses up whole generation batches, so the policy that is trained is the one that sampled.
-        self._on_policy = args.gradient_accumulation_steps % (args.steps_per_generation * args.num_iterations) == 0
+        uses = self.args.steps_per_generation * args.num_iterations
+        self._on_policy = args.gradient_accumulation_steps % uses == 0
         self._prefix_baseline: PrefixBaseline | None = None
         if args.prefix_baseline:
             self._prefix_baseline = baseline = PrefixBaseline(
                 only_source(self.reward_funcs),
                 self.processing_class.decode,
-                max_length=args.max_completion_length,
+                max_length=self.args.max_completion_length,
                 decay=args.prefix_decay,
                 penalty=args.prefix_penalty,
             )
@@ -126,7 +129,7 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
             # Without divergence and ratio nothing reads the log-probabilities of sampling; an evaluation's loss does.
             # NaN, since a zero would pass for the logarithm of a certain token.
             unknown = torch.full((len(input_ids), logits_to_keep), torch.nan, device=input_ids.device)
-            result = unknown, None, None
+            result: tuple[Tensor, Tensor | None, Tensor | None] = unknown, None, None
         elif compute_aux_loss:  # which TRL's own pass makes of the attention mask
             stock, inputs = super()._get_per_token_logps_and_entropies, (input_ids, attention_mask, logits_to_keep)
             result = stock(model, *inputs, batch_size, compute_entropy, compute_aux_loss, **kwargs)
@@ -198,7 +201,7 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
         return advantages
 
     def _weighted(self, rewards_per_func: Tensor) -> Tensor:
-        weighted = rewards_per_func * self.reward_weights.to(rewards_per_func.device)
+        weighted: Tensor = rewards_per_func * self.reward_weights.to(rewards_per_func.device)
         return weighted.nansum(1).masked_fill(rewards_per_func.isnan().all(1), torch.nan)
 
     def _shape(self, rewards: Tensor, moments: Moments) -> Tensor:
@@ -244,9 +247,10 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
             )
             count, cut = reduced_sums(mask, clipped)
             self._metrics[mode]["clip_ratio"].append((cut / count.clamp(min=1)).item())
-        if self.aux_loss_enabled:
+        if aux_loss is not None:
             loss = loss + self.router_aux_loss_coef * aux_loss
             self._metrics[mode]["aux_loss"].append(self.accelerator.reduce(aux_loss.detach(), "mean").item())
+        assert entropies is not None  # asked for above
         count, entropy = reduced_sums(mask, entropies.detach())
         self._metrics[mode]["entropy"].append((entropy / count.clamp(min=1)).item())
         return loss
