@@ -100,7 +100,6 @@ def test_reward_options_that_make_no_sense_are_refused(options, message, on_cpu)
             {"num_generations": 1},
             r"`baseline='leave_one_out'` needs other responses .*Set `num_generations` to 2 or more",
         ),
-        ({"baseline": "greedy", "use_vllm": True}, r"does not work with `use_vllm=True`"),
         ({"moving_average_decay": 1.5}, r"`moving_average_decay` is 1\.5\. It must lie between 0 and 1"),
         ({"moving_average_decay": -0.1}, r"`moving_average_decay` is -0\.1\. It must lie between 0 and 1"),
         ({"prefix_decay": 1.01}, r"`prefix_decay` is 1\.01\. It must lie between 0 and 1"),

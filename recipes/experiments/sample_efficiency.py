@@ -4,8 +4,8 @@
 
 Policy and reward model are those of `make demo`. Every method has 64 responses a step (two a prompt for TRL and
 leave-one-out, else one) and its best learning rate of a grid on seed 0, by the gold reward of the last ten steps. The
-level is TRL's gold reward in its last five steps. What counts is all generated tokens, greedy ones included, up to the
-first step at which the mean gold reward of five steps is there. Finished runs are kept in `output_dir`.
+level is TRL's gold reward in its last five steps. What counts is all generated tokens, up to the first step at which
+the mean gold reward of five steps is there. Finished runs are kept in `output_dir`.
 """
 
 import json
@@ -43,7 +43,7 @@ class Measured:
     generated_tokens = 0
 
     def _generate_single_turn(self, *args, **kwargs):
-        completion_ids = super()._generate_single_turn(*args, **kwargs)  # greedy responses pass here, too
+        completion_ids = super()._generate_single_turn(*args, **kwargs)
         self.generated_tokens += sum(len(ids) for ids in completion_ids)
         return completion_ids
 

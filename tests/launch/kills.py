@@ -31,7 +31,7 @@ CASES = {
     "reward-full": ("reward", "none", "ddp", 1, {"gradient_accumulation_steps": 2}),
     "reward-lora": ("reward", "lora", "ddp", 1, {}),
     "reward-qlora": ("reward", "qlora", "ddp", 1, {}),
-    "reinforce-full": ("reinforce", "none", "ddp", 1, {"baseline": "greedy"}),
+    "reinforce-full": ("reinforce", "none", "ddp", 1, {"baseline": "moving_average"}),
     "reinforce-lora": ("reinforce", "lora", "ddp", 1, SEVERAL_STEPS),
     "reinforce-qlora": ("reinforce", "qlora", "ddp", 1, TWO_PASSES),
     "reward-qlora-2": ("reward", "qlora", "ddp", 2, {}),

@@ -24,8 +24,8 @@ from toolkit.policy.returns import (
 from toolkit.reward.scales import scale_prefix_values
 
 EOS, VOCABULARY, BATCH = 2, 3, 2
-BASELINES = ["none", "batch_mean", "moving_average", "leave_one_out", "greedy"]
-UNBIASED = ["none", "moving_average", "leave_one_out", "greedy"]
+BASELINES = ["none", "batch_mean", "moving_average", "leave_one_out"]
+UNBIASED = ["none", "moving_average", "leave_one_out"]
 
 
 class World(NamedTuple):
@@ -137,10 +137,6 @@ def baseline_of(name: str, returns: Tensor, world: World) -> Tensor:
         earlier = whole[earlier_batch(world)]
         average = moving_average(moving_average(None, earlier[:200], decay=0.9), earlier[200:], decay=0.9)
         return torch.full_like(returns, average)
-    if name == "greedy":
-        best = world.logits.argmax(1)[world.states] == world.tokens
-        (greedy,) = (best | ~world.mask).all(1).nonzero().flatten()
-        return world.rewards[greedy].expand_as(returns)
     return torch.zeros_like(returns)
 
 

@@ -7,7 +7,7 @@ from trl import RLOOConfig, RLOOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from toolkit import ReinforceTrainer
-from toolkit.policy.passes import policy_batch, prefill_once, response_log_probs, unpadded
+from toolkit.policy.passes import policy_batch, prefill_once, prompts_together, response_log_probs, unpadded
 
 PROMPTS = [[5, 6, 7, 8], [5, 6, 7, 8], [9, 10], [5, 6, 7, 8], [9, 10], [11]]
 RESPONSES = [[20, 21, 22], [30], [], [31, 32], [33, 34, 35], [36, 37]]
@@ -21,6 +21,15 @@ def policy(tiny_folder):
         return model
 
     return make
+
+
+def test_rows_of_one_prompt_come_together_the_shorter_ones_first():
+    ids, mask = torch.tensor([[7, 8], [0, 9], [7, 8], [0, 5]]), torch.tensor([[1, 1], [0, 1], [1, 1], [0, 1]])
+    whole = {"prompt_ids": ids, "prompt_mask": mask, "place": torch.arange(4)}
+    batches = [{key: value[:2] for key, value in whole.items()}, {key: value[2:] for key, value in whole.items()}]
+    found = prompts_together(batches)
+    assert [batch["place"].tolist() for batch in found] == [[3, 1], [0, 2]]  # within a prompt as they were
+    assert found[1]["prompt_ids"].tolist() == [[7, 8], [7, 8]]
 
 
 def nothing(completions, **_):

@@ -6,14 +6,14 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 from trl import RLOOConfig, RLOOTrainer
 
 from tests.conftest import logged, spread_head
 from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings, ReinforceTrainer, RewardFunction
 from toolkit.data.tokens import response_marker_ids, segment_boundary_ids
-from toolkit.policy.alignment import align_by_offsets, settled_length
 from toolkit.policy.config import BASELINES
+from toolkit.policy.prefix_baseline import align_by_offsets, settled_length, values_at_tokens
 from toolkit.reward.scorer import ResponseScore
 
 
@@ -99,7 +99,7 @@ def test_every_baseline_trains(policy_trainer, baseline, prefix, beta):
     assert len(logged(trainer, "kl")) == (3 if beta else 0)
 
 
-@pytest.mark.parametrize("baseline", ["none", "batch_mean", "moving_average", "greedy"])
+@pytest.mark.parametrize("baseline", ["none", "batch_mean", "moving_average"])
 def test_several_generations_go_with_every_baseline(policy_trainer, baseline):
     trainer = policy_trainer(baseline=baseline, num_generations=2, prefix_baseline=True, max_steps=2)
     trainer.train()
@@ -172,6 +172,26 @@ def test_prefix_baseline_needs_one_reward_function(policy_trainer, reward_folder
     functions = [lengths, *(RewardFunction(reward_folder()) for _ in range(count))]
     with pytest.raises(ValueError, match=rf"`reward_funcs` has {count}. Wrap a multi-scale reward model"):
         policy_trainer(functions, prefix_baseline=True)
+
+
+def test_the_list_of_reward_functions_stays_the_users(policy_trainer, reward_folder):
+    functions = [lengths, RewardFunction(reward_folder())]
+    first = policy_trainer(functions, prefix_baseline=True)
+    assert [type(func).__name__ for func in functions] == ["function", "RewardFunction"]
+    assert first.reward_func_names == ["lengths", "RewardFunction"]
+    policy_trainer(functions, prefix_baseline=True)  # for a second trainer, too
+
+
+def test_a_pass_that_is_skipped_leaves_no_number(policy_trainer):
+    # on-policy and without divergence nothing needs the log-probabilities of sampling
+    _, output = generate(policy_trainer(beta=0.0))
+    assert output["old_per_token_logps"].isnan().all()
+    assert output["advantages"].isfinite().all()
+    for options in ({"beta": 0.1}, {"num_iterations": 2}):
+        trainer = policy_trainer(**options)
+        _, output = generate(trainer)
+        mask = output["completion_mask"].bool()
+        torch.testing.assert_close(output["old_per_token_logps"][mask], token_logps(trainer.model, output)[mask])
 
 
 @pytest.mark.parametrize(
@@ -332,8 +352,8 @@ def test_prefix_baseline_is_a_fit_of_earlier_batches_on_what_lies_before_the_tok
                 batch_gram += np.outer(features, features)
                 batch_moment += features * total
         gram, moment = 0.7 * gram + batch_gram, 0.7 * moment + batch_moment
-        np.testing.assert_allclose(trainer._prefix_fit.gram, gram, atol=1e-4)
-        np.testing.assert_allclose(trainer._prefix_fit.moment, moment, atol=1e-4)
+        np.testing.assert_allclose(trainer._prefix_baseline.fit.gram, gram, atol=1e-4)
+        np.testing.assert_allclose(trainer._prefix_baseline.fit.moment, moment, atol=1e-4)
     assert np.abs(theta).max() > 1e-2
 
 
@@ -371,12 +391,14 @@ def test_settled_length_by_hand():
 
 def test_values_after_what_the_template_writes_before_the_message(policy_trainer, reward_folder, thinking):
     # The reward model reads an empty thought before what the policy sampled: its values are passed over
+    reward, decode = RewardFunction(reward_folder(), thinking), thinking.decode
     trainer = policy_trainer(RewardFunction(reward_folder(), thinking), prefix_baseline=True)
     inputs, output = generate(trainer)
-    values, _ = trainer._align(trainer._scores, output["completion_ids"], output["completion_mask"])
-    reward, decode = RewardFunction(reward_folder(), thinking), thinking.decode
-    prompts = [example["prompt"] for example in inputs]
-    for i, ids in enumerate(completions_of(trainer, output)[:2]):
+    prompts, completions = [example["prompt"] for example in inputs], completions_of(trainer, output)
+    texts = [[{"role": "assistant", "content": decode(ids, skip_special_tokens=True)}] for ids in completions]
+    scores = reward.score(prompts, texts, completion_ids=completions)
+    values, _ = values_at_tokens(scores, output["completion_ids"], output["completion_mask"], 3, decode)
+    for i, ids in enumerate(completions[:2]):
         for t in range(1, len(ids) + 1):  # the value of a prefix is the score of the response that was cut there
             text = [{"role": "assistant", "content": decode(ids[:t], skip_special_tokens=True)}]
             if ids[t - 1] == thinking.eos_token_id or not text[0]["content"]:
@@ -406,10 +428,14 @@ def test_a_reward_model_with_another_tokenizer_trains_the_policy(
     model.set_layout(response_marker_ids(other_tokenizer), segment_boundary_ids(other_tokenizer))
     reward = RewardFunction(spread_head(model), other_tokenizer, policy_processing_class=tokenizer)
     trainer = policy_trainer(reward, prefix_baseline=True)
-    _, output = generate(trainer)
-    values, prompt_value = trainer._align(trainer._scores, output["completion_ids"], output["completion_mask"])
-    for i, ids in enumerate(completions_of(trainer, output)):
-        score = trainer._scores[i]
+    inputs, output = generate(trainer)
+    completions, decode = completions_of(trainer, output), tokenizer.decode
+    texts = [[{"role": "assistant", "content": decode(ids, skip_special_tokens=True)}] for ids in completions]
+    scores = reward.score([example["prompt"] for example in inputs], texts, completion_ids=completions)
+    values, prompt_value = values_at_tokens(
+        scores, output["completion_ids"], output["completion_mask"], 3, tokenizer.decode
+    )
+    for i, (ids, score) in enumerate(zip(completions, scores, strict=True)):
         assert not score.same_tokens
         torch.testing.assert_close(prompt_value[i], score.prompt_value)
         for t in range(len(ids)):
@@ -439,46 +465,7 @@ def test_sampling_and_training_agree_on_log_probabilities(policy_trainer, tiny_f
     assert drift(disable_dropout=False) > 1e-3
 
 
-def test_greedy_baseline_is_the_reward_of_the_greedy_response(policy_trainer, tiny_folder, tokenizer, reward_folder):
-    trainer = policy_trainer(baseline="greedy", num_generations=1, temperature=0.7, top_k=5)
-    sampling = trainer.generation_config
-    inputs, output = generate(trainer)
-    assert trainer.generation_config is sampling
-    assert trainer.generation_config.do_sample
-    model, reward = AutoModelForCausalLM.from_pretrained(tiny_folder()).eval(), RewardFunction(reward_folder())
-    greedy = []
-    for row in inputs:
-        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_tensors="pt")[
-            "input_ids"
-        ]
-        found = model.generate(prompt, do_sample=False, max_new_tokens=8)[0, prompt.size(1) :].tolist()
-        text = tokenizer.decode(found, skip_special_tokens=True)
-        greedy += reward([row["prompt"]], [[{"role": "assistant", "content": text}]], completion_ids=[found])
-    assert trainer._metrics["train"]["baseline"] == pytest.approx([np.mean(greedy)], abs=1e-5)
-    expected = trainer._rewards[:, 0] - torch.tensor(greedy)
-    torch.testing.assert_close(output["advantages"][:, 0], expected, atol=1e-5, rtol=1e-5)
-    assert expected.std() > 0
-
-
-def test_greedy_responses_leave_no_trace_in_the_metrics(policy_trainer, reward_folder):
-    other = RewardFunction(reward_folder())
-    trainer = policy_trainer(baseline="greedy", num_generations=1)
-    expected = {"reward_model/token": [], "reward": []}
-    for first in (0, 4):  # what the first batch left behind would show in the second
-        inputs, output = generate(trainer, first=first)
-        ids = completions_of(trainer, output)
-        texts = trainer.processing_class.batch_decode(ids, skip_special_tokens=True)
-        answers = [[{"role": "assistant", "content": text}] for text in texts]
-        scores = other.score([row["prompt"] for row in inputs], answers, completion_ids=ids)
-        expected["reward"].append(np.mean([score.reward for score in scores]))
-        expected["reward_model/token"].append(np.mean([score.scale_scores[0] for score in scores]))
-    for key, values in expected.items():
-        assert trainer._metrics["train"][key] == pytest.approx(values, abs=1e-5), key
-    advantages = [values[0].item() for values in output["advantages"]]
-    assert list(trainer._logs["advantages"])[-4:] == pytest.approx(advantages)
-
-
-@pytest.mark.parametrize("baseline", ["none", "batch_mean", "moving_average", "leave_one_out", "greedy"])
+@pytest.mark.parametrize("baseline", BASELINES)
 def test_unscored_responses_move_nothing(policy_trainer, baseline):
     def nothing(completions, **kwargs):
         return [None] * len(completions)
@@ -516,6 +503,18 @@ def test_resuming_with_another_reward_model_is_an_error(policy_trainer, reward_f
     other = policy_trainer(RewardFunction(reward_folder("qwen3", ["response"], "none")), **RUNNING)
     with pytest.raises(ValueError, match="The checkpoint's prefix fit has 8 features, this run's 4"):
         other.train(resume_from_checkpoint=str(Path(trainer.args.output_dir, "checkpoint-1")))
+    without = policy_trainer(**{**RUNNING, "prefix_baseline": False})
+    with pytest.raises(ValueError, match="has a prefix fit, and this run has `prefix_baseline=False`"):
+        without.train(resume_from_checkpoint=str(Path(trainer.args.output_dir, "checkpoint-1")))
+
+
+def test_resuming_with_a_prefix_baseline_that_was_not_there_is_an_error(policy_trainer):
+    trainer = policy_trainer(max_steps=1, save_strategy="steps", save_steps=1)
+    trainer.train()
+    with pytest.raises(ValueError, match="The checkpoint's prefix fit has 0 features, this run's 8"):
+        policy_trainer(prefix_baseline=True).train(
+            resume_from_checkpoint=str(Path(trainer.args.output_dir, "checkpoint-1"))
+        )
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.05])

@@ -12,7 +12,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from tests.conftest import logged
 from toolkit import AutoModelForMultiScaleReward, MultiScaleRewardConfig, MultiScaleRewardTrainer, RewardFunction
 from toolkit.data.tokens import encode_response
-from toolkit.policy.alignment import align_by_offsets, settled_length
+from toolkit.policy.prefix_baseline import align_by_offsets, settled_length
 
 CHAT = [{"role": "user", "content": "Who wrote Faust?"}]
 SCALE_METRICS = [f"reward_model/{name}" for name in ("token", "segment", "response")]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from trl import RLOOConfig
 
-BASELINES = ("none", "batch_mean", "moving_average", "leave_one_out", "greedy")
+BASELINES = ("none", "batch_mean", "moving_average", "leave_one_out")
 
 
 @dataclass
@@ -20,8 +20,8 @@ class ReinforceConfig(RLOOConfig):
         disable_dropout (`bool`, *optional*, defaults to `True`):
             Whether to disable dropout in the model.
         baseline (`str`, *optional*, defaults to `"leave_one_out"`):
-            What is subtracted from a response's return: 'none', 'batch_mean', 'moving_average' (of earlier batches),
-            'leave_one_out' (the other responses to the prompt) or 'greedy' (the reward of the greedy response).
+            What is subtracted from a response's return: 'none', 'batch_mean', 'moving_average' (of earlier batches) or
+            'leave_one_out' (the other responses to the prompt).
         moving_average_decay (`float`, *optional*, defaults to `0.9`):
             Share of the old average that a batch leaves, for the 'moving_average' baseline.
         prefix_baseline (`bool`, *optional*, defaults to `False`):
@@ -40,8 +40,7 @@ class ReinforceConfig(RLOOConfig):
         default="leave_one_out",
         metadata={
             "help": "What is subtracted from a response's return: 'none', 'batch_mean', 'moving_average' (of earlier "
-            "batches), 'leave_one_out' (the other responses to the prompt) or 'greedy' (the reward of the greedy "
-            "response)."
+            "batches) or 'leave_one_out' (the other responses to the prompt)."
         },
     )
     moving_average_decay: float = field(
@@ -74,20 +73,18 @@ class ReinforceConfig(RLOOConfig):
     def __post_init__(self) -> None:
         if self.baseline not in BASELINES:
             raise ValueError(f"`baseline` is '{self.baseline}'. Use one of {list(BASELINES)}.")
-        if self.baseline == "leave_one_out" and self.num_generations < 2:
+        if self.baseline == "leave_one_out" and self.num_generations < 2:  # type: ignore[operator]
             raise ValueError(
                 "`baseline='leave_one_out'` needs other responses to the same prompt. Set `num_generations` to 2 or "
-                "more, or use 'moving_average', 'batch_mean' or 'greedy'."
+                "more, or use 'moving_average' or 'batch_mean'."
             )
-        if self.baseline == "greedy" and self.use_vllm:
-            raise ValueError("`baseline='greedy'` decodes with Transformers and does not work with `use_vllm=True`.")
         for name in ("moving_average_decay", "prefix_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}. It must lie between 0 and 1.")
         if self.prefix_penalty < 0:
             raise ValueError(f"`prefix_penalty` is {self.prefix_penalty}. It must not be negative.")
         try:
-            super().__post_init__()
+            super().__post_init__()  # type: ignore[no-untyped-call]
         except ValueError as error:
             # TRL's last check, after everything is set up. It is meant for its own leave-one-out baseline.
             if self.num_generations != 1 or "RLOO requires at least 2 generations" not in str(error):

@@ -18,7 +18,8 @@ class PolicyBatch(NamedTuple):
     """Inputs of a pass over `B` responses of at most `W` tokens, packed into rows, and where to read its output."""
 
     inputs: dict[str, Tensor]  # of the model, with `shift_labels`
-    index: Tensor  # (B, W) int64, where the log-probability of each token is in the flattened output; -1 on padding
+    # (B, W) int64, where the log-probability of each token is in the flattened output; -1 on padding
+    index: Tensor  # type: ignore[assignment]
 
 
 def policy_batch(
@@ -64,6 +65,25 @@ def policy_batch(
         inputs["attention_mask"] = packed.attention_mask
     # Else plain rows padded on the right, which causal attention needs no mask for.
     return PolicyBatch({key: value.to(model.device) for key, value in inputs.items()}, index.to(model.device))
+
+
+def prompts_together(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """
+    The same batches with their rows sorted by prompt, so that responses to one prompt share a pass.
+
+    Args:
+        batches (`list[dict[str, torch.Tensor]]`):
+            Batches of equal size and width, with `prompt_ids` and `prompt_mask`.
+
+    Returns:
+        `list[dict[str, torch.Tensor]]`: As many batches, the shorter prompts first.
+    """
+    whole = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+    # The mask before the ids: padding comes first in a row, and a short prompt has the most zeros there.
+    prompts = torch.cat([whole["prompt_mask"], whole["prompt_ids"]], dim=1)
+    order = prompts.unique(dim=0, return_inverse=True)[1].argsort(stable=True)
+    columns = [value[order].chunk(len(batches)) for value in whole.values()]
+    return [dict(zip(whole, parts, strict=True)) for parts in zip(*columns, strict=True)]
 
 
 def unpadded(input_ids: Tensor, attention_mask: Tensor, response_width: int) -> tuple[list[Any], list[Any]]:
@@ -135,7 +155,7 @@ def response_log_probs(
         found.append([_by_response(values, batch.index, width) for values in (output.log_probs, output.entropy)])
     place = torch.tensor(order).argsort()
     logps, entropies = (None if parts[0] is None else torch.cat(parts)[place] for parts in zip(*found, strict=True))
-    return logps, entropies
+    return logps, entropies  # type: ignore[return-value]  # the head always gives log-probabilities
 
 
 def _by_response(values: Tensor | None, index: Tensor, width: int) -> Tensor | None:
@@ -167,7 +187,7 @@ def prefill_once(model: PreTrainedModel) -> None:
             instance. Calls other than TRL's own, of a batch padded on the left with one sequence a row and a
             `generation_config` that has `max_new_tokens`, are Transformers'.
     """
-    generate: Callable[..., Any] = model.generate
+    generate: Callable[..., Any] = model.generate  # type: ignore[assignment]
     config = model.config.get_text_config()
 
     def fits(generation_config: GenerationConfig) -> bool:
@@ -195,10 +215,12 @@ def prefill_once(model: PreTrainedModel) -> None:
             logits_to_keep=1,
         )
         cache = StaticCache(config=config, max_cache_len=length + generation_config.max_new_tokens)
-        cache.layers = [_OneTypeLayer(layer.max_cache_len) for layer in cache.layers]
-        for i, layer in enumerate(prefilled.layers):
+        empty: list[Any] = cache.layers
+        cache.layers = [_OneTypeLayer(layer.max_cache_len) for layer in empty]
+        filled: list[Any] = prefilled.layers
+        for i, layer in enumerate(filled):
             cache.update(layer.keys[place], layer.values[place], i)
             layer.keys = layer.values = None  # not held beside their copies
         return generate(**kwargs, past_key_values=cache)
 
-    model.generate = generate_from_copies
+    model.generate = generate_from_copies  # type: ignore[assignment]

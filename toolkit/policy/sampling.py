@@ -66,7 +66,8 @@ def sample_responses(
                 add_special_tokens=isinstance(prompts[0], str),
                 return_token_type_ids=False,
             ).to(model.device)
-            ids = model.generate(**batch, generation_config=config)[:, batch["input_ids"].size(1) :]
+            generated = model.generate(**batch, generation_config=config)  # type: ignore[operator]
+            ids = generated[:, batch["input_ids"].size(1) :]
             responses += tokenizer.batch_decode(ids, skip_special_tokens=True)
     model.train(training)
     return responses

@@ -86,7 +86,7 @@ def test_ablations_differ_from_the_whole_in_what_they_name():
 @needs_shared
 @pytest.mark.parametrize("task", REAL_TASKS)
 def test_no_prompt_of_a_real_test_pair_is_trained_on(task):
-    pairs = TaskPairs(str(SHARED), REAL_TASKS[task])
+    pairs = TaskPairs(str(SHARED), task)
     assert not set(map(prompt_text, pairs.train["prompt"])) & set(map(prompt_text, pairs.test["prompt"]))
     assert len(pairs.units) == len(pairs.test)
     assert len(set(pairs.units)) == len(set(map(prompt_text, pairs.test["prompt"])))

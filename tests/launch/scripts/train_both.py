@@ -69,7 +69,7 @@ result = {
     "evaluation": evaluation,
     "weight": weight,
     "policy_log": policy.state.log_history,
-    "policy_state": [policy._moving_average, policy._reward_moments, policy._prefix_fit.moment.tolist()],
+    "policy_state": [policy._moving_average, policy._reward_moments, policy._prefix_baseline.fit.moment.tolist()],
     "policy_weight": policy.model.get_input_embeddings().weight.detach().double().sum().item(),
     "resumed_difference": max(
         (a - b).abs().max().item() for a, b in zip(policy.model.parameters(), resumed.model.parameters(), strict=True)
