@@ -20,7 +20,8 @@ from toolkit import (
 )
 from toolkit.arguments import SANDBOX_TEST_SEED as TEST_SEED
 from toolkit.judges.duels import compare_policies
-from toolkit.pages.tables import accuracies_of, plot_loop, print_accuracy, print_comparison
+from toolkit.pages.run_page import write_run_report
+from toolkit.pages.tables import accuracies_of, print_accuracy, print_comparison
 
 
 @dataclass
@@ -84,14 +85,13 @@ def main(args: DemoArguments) -> None:
     comparison = compare_policies(
         sft.model, reinforce.model, tokenizer, list(prompts), sandbox.gold_judge, max_new_tokens=48, seed=args.seed
     )
-    accuracies = accuracies_of(reward_metrics, config_reward.scales)
+    policy = comparison._asdict() | {"judge": sandbox.gold_judge.__name__}
     log = [row for row in reinforce.state.log_history if "reward" in row]
-    metrics = {"reward_model": reward_metrics, "policy": comparison._asdict(), "log": log}
+    metrics = {"reward_model": reward_metrics, "policy": policy, "log": log}
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
-    plot_loop(out / "loop.png", accuracies, log, comparison)
-    print_accuracy(accuracies)
+    print_accuracy(accuracies_of(reward_metrics, config_reward.scales))
     print_comparison(comparison, f"Gold reward of the policy on {args.test_size} held-out prompts")
-    print(f"Models, metrics.json and loop.png are in {out}/.")
+    print(f"Models and metrics.json are in {out}/, and {write_run_report(out)} shows what came of them.")
 
 
 if __name__ == "__main__":
