@@ -80,9 +80,7 @@ def load_reward_function(model: str, **template_kwargs: Any) -> RewardFunction:
         ) from error
 
 
-def explain(
-    reward: RewardFunction, prompt: str | Messages, responses: Sequence[str] | Sequence[Messages]
-) -> list[Explanation]:
+def explain(reward: RewardFunction, prompt: str | Messages, responses: Sequence[str | Messages]) -> list[Explanation]:
     """
     Split the scores of responses to one prompt into what their tokens, their segments and they as a whole add.
 
@@ -91,7 +89,7 @@ def explain(
             The reward model.
         prompt (`str` or `list[dict[str, str]]`):
             Prompt, plain or messages.
-        responses (`Sequence[str]` or `Sequence[list[dict[str, str]]]`):
+        responses (sequence of `str` or `list[dict[str, str]]`):
             Responses in the same form, each of which has come to its end.
 
     Returns:
@@ -118,7 +116,8 @@ def explain(
                 "Shorten it."
             )
         rows.append(row)
-    scores = [score for score in reward.score([prompt] * len(rows), list(responses)) if score is not None]
+    scored = reward.score([prompt] * len(rows), list(responses))  # type: ignore[arg-type]  # all are of one form
+    scores = [score for score in scored if score is not None]  # none is: no response is empty
     for number, score in enumerate(scores, start=1):
         if not math.isfinite(score.reward):
             raise ValueError(
@@ -164,7 +163,7 @@ def _texts(reward: RewardFunction, row: EncodedResponse) -> list[str]:
     texts, before, first = list[str](), max(row.response_start - 1, 0), row.response_start
 
     def decode(start: int, end: int) -> str:
-        return reward.processing_class.decode(row.input_ids[start:end], clean_up_tokenization_spaces=False)
+        return str(reward.processing_class.decode(row.input_ids[start:end], clean_up_tokenization_spaces=False))
 
     for end in range(row.response_start + 1, len(row.input_ids) + 1):
         # Decoded after the token before it: some tokenizers drop the space before a token that comes first.

@@ -242,9 +242,9 @@ def curve_picture(
         ends.append(_from_to(label, values[0], values[-1]))
     caption = f"Thin: each log. Thick: the mean of {window} logs up to it." if window > 1 else "Each point is a log."
     if held_out:
-        values, bars = [i.value for i in held_out.values()], _bars(*held_out.values())
-        axes.errorbar(list(held_out), values, bars, fmt="o", capsize=4, color=_COLOURS[1], label=_HELD_OUT)
-        ends.append(_from_to(_HELD_OUT, values[0], values[-1]))
+        means, bars = [i.value for i in held_out.values()], _bars(*held_out.values())
+        axes.errorbar(list(held_out), means, bars, fmt="o", capsize=4, color=_COLOURS[1], label=_HELD_OUT)
+        ends.append(_from_to(_HELD_OUT, means[0], means[-1]))
         caption += f" Bars: {_HELD_OUT}, with 95% intervals."
     axes.set(xlabel="step", ylabel=unit)
     if len(ends) > 1:

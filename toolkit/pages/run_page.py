@@ -141,7 +141,8 @@ def _read_demonstration(folder: Path, demo: Mapping[str, Any], run: dict[str, An
 
 
 def _read_model(folder: Path) -> dict[str, Any]:
-    return _read_json(folder / "config.json") | _read_json(folder / "adapter_config.json")
+    model: dict[str, Any] = _read_json(folder / "config.json") | _read_json(folder / "adapter_config.json")
+    return model
 
 
 def _newest_state(folder: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
@@ -236,7 +237,7 @@ def _held_out(figures: Mapping[str, Any], log: list[dict[str, Any]]) -> tuple[st
         rows.append((name, *interval_cells(a, 1, 100), str(a.ties), *others))
     by_scale = Table(header, rows, "Pairs ranked right, by scale")
     cells = [(name, number(figures[key])) for key, name in _HELD_OUT_FIGURES.items() if key in figures]
-    blocks = [by_scale, *_accuracy_pictures(accuracies, log), Table(("figure", "value"), cells)]
+    blocks: list[Block] = [by_scale, *_accuracy_pictures(accuracies, log), Table(("figure", "value"), cells)]
     return text, Section("Held-out pairs", blocks)
 
 

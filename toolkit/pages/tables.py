@@ -1,12 +1,15 @@
 """Tables in the terminal, and cells that the pages share with them."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from ..judges.duels import PolicyComparison
 from ..stats.metrics import Interval, PairAccuracy
+
+if TYPE_CHECKING:  # a table of accuracies needs none of what policies need
+    from ..judges.duels import PolicyComparison
 
 
 def accuracies_of(metrics: Mapping[str, float], scales: list[str], prefix: str = "eval_") -> dict[str, PairAccuracy]:
@@ -44,11 +47,14 @@ def interval_cells(estimate: Interval | PairAccuracy, digits: int = 3, factor: f
     return value, f"{low} to {high}"
 
 
-def comparison_rows(comparison: PolicyComparison) -> list[tuple[str, str, str]]:
+def comparison_rows(comparison: "PolicyComparison") -> list[tuple[str, str, str]]:
     """Rows of what a judge says of two policies: a name, a mean and its interval."""
     wins = comparison.win_rate
-    parts = {"before": comparison.before, "after": comparison.after, "gain": comparison.gain}
-    return [(name, *interval_cells(part)) for name, part in {**parts, f"win rate ({wins.ties} ties)": wins}.items()]
+    parts: dict[str, Interval | PairAccuracy] = {
+        name: getattr(comparison, name) for name in ("before", "after", "gain")
+    }
+    parts[f"win rate ({wins.ties} ties)"] = wins
+    return [(name, *interval_cells(part)) for name, part in parts.items()]
 
 
 def print_accuracy(accuracies: Mapping[str, PairAccuracy], title: str = "Held-out accuracy") -> None:
@@ -57,7 +63,7 @@ def print_accuracy(accuracies: Mapping[str, PairAccuracy], title: str = "Held-ou
     print_table(title, ("score", "accuracy %", "95% interval", "ties", "pairs"), rows)
 
 
-def print_comparison(comparison: PolicyComparison, title: str) -> None:
+def print_comparison(comparison: "PolicyComparison", title: str) -> None:
     """Print what a judge says of two policies, with 95% intervals."""
     print_table(title, ("", "mean", "95% interval"), comparison_rows(comparison))
 

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import asdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
@@ -76,7 +76,7 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
     try:
         if (file := find_adapter_config_file(name_or_path)) is not None:
             name_or_path = PeftConfig.from_pretrained(os.path.dirname(file)).base_model_name_or_path
-        config = AutoConfig.from_pretrained(name_or_path, num_labels=1)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(name_or_path, num_labels=1)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
@@ -128,19 +128,22 @@ def build_model(
         if reward:
             if getattr(config, "multi_scale", None) is None:
                 config.multi_scale = asdict(MultiScaleSettings())
-            model = reward_model_class(type(config))._from_config(config, dtype=dtype)
-            model.score.float()  # it stays so outside DeepSpeed
+            build: Any = reward_model_class(type(config))._from_config  # type: ignore[arg-type]  # a class is hashable
         else:
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        if lora_rank:
-            task = "SEQ_CLS" if reward else "CAUSAL_LM"
-            lora = LoraConfig(task_type=task, r=lora_rank, target_modules="all-linear")
-            model = get_peft_model(model, lora)
-            adapter_dtype = torch.bfloat16 if load_in_4bit else dtype if keep_adapter_dtype else torch.float32
-            for name, parameter in model.named_parameters():
-                if "lora_" in name:
-                    parameter.data = parameter.data.to(adapter_dtype)
-    return model
+            build = AutoModelForCausalLM.from_config
+        model: PreTrainedModel = build(config, dtype=dtype)
+        if reward:
+            model.score.float()  # it stays so outside DeepSpeed
+        if not lora_rank:
+            return model
+        task = "SEQ_CLS" if reward else "CAUSAL_LM"
+        lora = LoraConfig(task_type=task, r=lora_rank, target_modules="all-linear")
+        adapted: PeftModel = get_peft_model(model, lora)
+        adapter_dtype = torch.bfloat16 if load_in_4bit else dtype if keep_adapter_dtype else torch.float32
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.to(adapter_dtype)
+        return adapted
 
 
 def list_parameters(
@@ -235,7 +238,8 @@ def plan_memory(
     parameters = list_parameters(model, load_in_4bit, double_quantisation)
     decoder = decoder_shape(model, load_in_4bit)
     adapters = {name: parameter for name, parameter in model.named_parameters() if "lora_" in name}
-    lora_rank = model.peft_config["default"].r if isinstance(model, PeftModel) else 0
+    peft_configs: dict[str, Any] = model.peft_config if isinstance(model, PeftModel) else {}
+    lora_rank = peft_configs["default"].r if peft_configs else 0
     adapter_itemsize = next((parameter.itemsize for parameter in adapters.values()), 0)
     precision = Precision(_loaded_itemsize(model), run.bf16, adapter_itemsize)
     if run.stage and run.bf16:  # DeepSpeed casts the weights instead of the products

@@ -130,7 +130,7 @@ def scoring_rows(
             cut = tokenizer(rng.choice(texts), add_special_tokens=False)["input_ids"][
                 : rng.randint(2, max_length // 2)
             ]
-            text = tokenizer.decode(cut, skip_special_tokens=True).strip()
+            text = str(tokenizer.decode(cut, skip_special_tokens=True)).strip()
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]
             completion = [{"role": "assistant", "content": text}]
             fits = len(encode_response(tokenizer, prompt, completion).input_ids) <= max_length
@@ -153,7 +153,9 @@ def response_scale_model(folder: Path, model: str) -> str:
 def _save_reward_model(folder: Path, name: str) -> None:
     torch.manual_seed(0)  # of the new head
     tokenizer = AutoTokenizer.from_pretrained(name)
-    model = AutoModelForMultiScaleReward.from_pretrained(name, MultiScaleSettings(scales=["response"], context="none"))
+    model: Any = AutoModelForMultiScaleReward.from_pretrained(
+        name, MultiScaleSettings(scales=["response"], context="none")
+    )
     model.set_layout(response_marker_ids(tokenizer), segment_boundary_ids(tokenizer))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -244,7 +246,7 @@ def score_with_trl(turns: Turns, args: BenchmarkArguments, model: str, rows: lis
     Work of an arm that scores as TRL's trainers do with a model in `reward_funcs`, by their own method. A call is the
     generation batch of one process.
     """
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)
     stock = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=getattr(torch, args.dtype))
     config = RLOOConfig(
         **trainer_options(args) | {"bf16": False},  # the weights have the type
@@ -264,7 +266,7 @@ def score_with_trl(turns: Turns, args: BenchmarkArguments, model: str, rows: lis
 
     def score(prompts: list[Messages], completions: list[Messages], ids: list[list[int]]) -> list[float]:
         inputs = [{"prompt": prompt} for prompt in prompts]
-        return trainer._calculate_rewards(inputs, prompts, completions, ids)[:, 0].tolist()
+        return list(trainer._calculate_rewards(inputs, prompts, completions, ids)[:, 0].tolist())
 
     _score_rounds(turns, Meter(stock, args.device), score, rows, call_size, args.rounds)
 

@@ -114,14 +114,17 @@ def synthetic_pairs(point: Point, pairs: int, seed: int) -> list[dict[str, Any]]
     return rows
 
 
-def new_reward_model(tokenizer: PreTrainedTokenizerFast, size: str, seed: int) -> PreTrainedModel:
-    """Our reward model on a Qwen3-shaped decoder with random weights; `size` as in '256x4'."""
+def new_reward_model(tokenizer: PreTrainedTokenizerFast, size: str, seed: int) -> Any:
+    """
+    Our reward model on a Qwen3-shaped decoder with random weights; `size` as in '256x4'. Its class is made for the
+    decoder's, so there is no name for its type.
+    """
     hidden, layers = map(int, size.split("x"))
     with torch.device("meta"):  # only its configuration is needed
         config = new_decoder(tokenizer, hidden, layers, CONTEXT_LENGTH).config
     config.multi_scale = asdict(MultiScaleSettings())
     torch.manual_seed(seed)
-    model = reward_model_class(type(config))(config)
+    model: Any = reward_model_class(type(config))(config)  # type: ignore[arg-type]  # a class is hashable
     model.set_layout(response_marker_ids(tokenizer), segment_boundary_ids(tokenizer))
     return model.train()
 
