@@ -346,9 +346,8 @@ def _cost(record: _Record) -> Section:
         ("processes", number(record.run.get("processes", latest.get("num_processes")))),
         ("device", record.run.get("device", "–")),
     ]
-    rows += [
-        (name, shown(record.model[key])) for key, name in _MODEL_FIGURES.items() if record.model.get(key) is not None
-    ]
+    model = {name: record.model.get(key) for key, name in _MODEL_FIGURES.items()}
+    rows += [(name, shown(value)) for name, value in model.items() if value is not None]
     settings = record.model.get("multi_scale", {})
     rows += [("scales", ", ".join(settings["scales"])), ("context", settings["context"])] if settings else []
     return Section("Model and cost", [Table(("", ""), [row for row in rows if row[1] != "–"])])
@@ -370,20 +369,13 @@ def _settings(record: _Record) -> list[Section]:
     )
     first, *resumed = run["started"]
     start = {"command": run["command"], "started": first} | ({"resumed": ", ".join(resumed)} if resumed else {})
-    return [
-        Section(
-            "Settings",
-            [
-                Settings("How it was started", start, unfolded=True),
-                Settings(f"{len(changed)} options that differ from their defaults", changed, unfolded=True),
-                Settings(f"{len(default)} options at their defaults", default),
-            ],
-        ),
-        Section(
-            "Versions and seeds",
-            [Table(("", ""), [*run["versions"].items(), *((f, shown(run[f])) for f in ("seed", "data_seed"))])],
-        ),
+    options = [
+        Settings("How it was started", start, unfolded=True),
+        Settings(f"{len(changed)} options that differ from their defaults", changed, unfolded=True),
+        Settings(f"{len(default)} options at their defaults", default),
     ]
+    versions = [*run["versions"].items(), *((name, shown(run[name])) for name in ("seed", "data_seed"))]
+    return [Section("Settings", options), Section("Versions and seeds", [Table(("", ""), versions)])]
 
 
 def _like(keys: list[str], *patterns: str) -> list[str]:

@@ -249,16 +249,8 @@ def layer_activations(decoder: Decoder, precision: Precision, rows: int, length:
 
     No dropout: TRL turns it off in reward models, `ReinforceConfig` in policies.
 
-    Args:
-        decoder ([`Decoder`]), precision ([`Precision`]):
-            Shape of the decoder, and types.
-        rows (`int`), length (`int`):
-            Rows of the batch, and tokens of each, padding included.
-        rank (`int`, *optional*, defaults to 0):
-            Rank of LoRA on all linear maps; 0 in full fine-tuning.
-
-    Returns:
-        `int`
+    `rows` have `length` tokens each, padding included; `rank` is that of LoRA on all linear maps, 0 in full
+    fine-tuning.
     """
     h, c = decoder.hidden, precision.products
     queries, keys = decoder.heads * decoder.head_dim, decoder.kv_heads * decoder.head_dim

@@ -107,22 +107,10 @@ def build_model(
     keep_adapter_dtype: bool = False,
 ) -> PreTrainedModel | PeftModel:
     """
-    A model without weights, on the meta device, with the types that TRL's trainers give them.
+    Our reward model, or a causal model, without weights, on the meta device, with the types of TRL's trainers.
 
-    Args:
-        config ([`~transformers.PreTrainedConfig`]), dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
-            Configuration, and type of the weights.
-        reward (`bool`):
-            Whether to build our reward model; otherwise a causal model.
-        lora_rank (`int`, *optional*, defaults to 0):
-            Rank of LoRA on all linear layers; 0 for none.
-        load_in_4bit (`bool`, *optional*, defaults to `False`):
-            Whether the base model will be in 4 bits, with which TRL makes adapters bfloat16.
-        keep_adapter_dtype (`bool`, *optional*, defaults to `False`):
-            Whether adapters stay in `dtype`, as TRL has it under ZeRO-3; otherwise PEFT makes them float32.
-
-    Returns:
-        [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]
+    LoRA of a rank above 0 is on all linear layers. Its matrices are bfloat16 where the base will be in 4 bits, as TRL
+    makes them, stay in `dtype` with `keep_adapter_dtype`, as TRL has it under ZeRO-3, and are else PEFT's float32.
     """
     with torch.device("meta"):
         if reward:
@@ -158,11 +146,8 @@ def list_parameters(
     base = _without_adapters(model)
     outside = [base.get_output_embeddings(), base.get_input_embeddings()]
     kept = {id(module.weight) for module in outside if module is not None}
-    packed = set()
-    for name, module in base.named_modules():
-        linear = type(module) in (nn.Linear, Conv1D) and "lora_" not in name
-        if load_in_4bit and linear and id(module.weight) not in kept:
-            packed.add(id(module.weight))
+    linears = [m for name, m in base.named_modules() if type(m) in (nn.Linear, Conv1D) and "lora_" not in name]
+    packed = {id(module.weight) for module in linears} - kept if load_in_4bit else set()
     return [
         Parameter(
             numel=parameter.numel(),

@@ -163,18 +163,9 @@ def model_flops(decoder: Decoder, tokens: int, squares: int, backward: bool) -> 
     queries meet keys and where values are summed. Not in it are padding, activations that are computed again, norms
     and heads. Eq. (2.2) of https://huggingface.co/papers/2001.08361, for causal attention.
 
-    Args:
-        decoder ([`~toolkit.planning.memory.Decoder`]):
-            Its shape.
-        tokens (`int`):
-            Real tokens; one that several rows share counts once where the model is run on it once.
-        squares (`int`):
-            Sum of [`~toolkit.experiments.benchmarks.rounds.visible_squares`] over the rows.
-        backward (`bool`):
-            Whether gradients of all weights are taken.
-
-    Returns:
-        `float`
+    A real token that several rows share counts once where the model is run on it once; `squares` is the sum of
+    [`~toolkit.experiments.benchmarks.rounds.visible_squares`] over the rows, and `backward` says that gradients of all
+    weights are taken.
     """
     width = decoder.heads * decoder.head_dim
     forward = 2.0 * decoder.layers * (decoder.linear_weights * tokens + width * squares)
@@ -221,17 +212,7 @@ def summarize_arms(
     results: Mapping[str, list[Round]], decoder: Decoder, rate: float, backward: bool
 ) -> dict[str, dict[str, Any]]:
     """
-    The figures of every arm over all its rounds, beside the first arm's.
-
-    Args:
-        results (`Mapping[str, list[Round]]`):
-            Rounds of each arm; the first is the reference.
-        decoder ([`~toolkit.planning.memory.Decoder`]):
-            Shape of the model.
-        rate (`float`):
-            [`matmul_rate`] of the machine.
-        backward (`bool`):
-            Whether gradients were taken.
+    The figures of every arm over all its rounds, beside the first arm's; `rate` is the machine's [`matmul_rate`].
 
     Returns:
         `dict[str, dict[str, Any]]`: For JSON, by arm: `per_second`, all items over all seconds; `ratio`, a

@@ -117,16 +117,9 @@ def plot_learning_curves(
     """
     Picture of several methods' learning curves, mean and range over seeds, against generated tokens.
 
-    Args:
-        path (`Path`):
-            PNG file to write.
-        curves (`Mapping[str, tuple[torch.Tensor, torch.Tensor]]`):
-            Of each method the tokens generated up to each step, and a measurement there, both of shape `(S, T)` for
-            `S` seeds. A step is drawn at the mean of its seeds' tokens.
-        panels (`Mapping[str, list[str]]`):
-            Title of each panel and the methods in it, at most three; those without a curve are left out.
-        level (`float`):
-            Where the dotted line is drawn.
+    A method has the tokens generated up to each step, and a measurement there, both of shape `(S, T)` for `S` seeds; a
+    step is drawn at the mean of its seeds' tokens. A panel has at most three methods; those without a curve are left
+    out. `level` is where the dotted line is drawn.
     """
     rows = -(-len(panels) // 3)
     figure = Figure(figsize=(13, 0.5 + 3.8 * rows), layout="constrained")

@@ -98,17 +98,8 @@ def scoring_rows(
     """
     Responses of mixed lengths, several to a prompt: those of other pairs, cut somewhere and ended there.
 
-    Args:
-        pairs (`datasets.Dataset`):
-            Pairs to take prompts and responses from.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the model.
-        max_length (`int`):
-            Most tokens of a prompt with a response.
-        prompts (`int`), per_prompt (`int`, *optional*, defaults to `4`):
-            Number of prompts, and of responses to each.
-        seed (`int`):
-            Seed of the choice of responses and of their lengths.
+    The seed is of the choice of responses and of their lengths; a prompt with a response has at most `max_length`
+    tokens.
 
     Returns:
         `list[ScoringRow]`: Those to one prompt stand together. Plain prompts have become the user's messages.
