@@ -34,8 +34,9 @@ def main(args: ScalingArguments) -> None:
     machine = describe_machine(args.device, args.dtype, args.threads)
     sweeps = sweeps_of(args)
     measured, rates = {}, [machine["matmul_flops_per_second"]]
-    for point in dict.fromkeys(point for points in sweeps.values() for point in points):  # the base point once
-        print("measuring", *point, flush=True)
+    different = dict.fromkeys(point for points in sweeps.values() for point in points)  # the base point once
+    for i, point in enumerate(different, 1):
+        print(f"measuring {i} of {len(different)}:", *point, flush=True)
         measured[point] = measure_point(point, args)
         rates.append(matmul_rate(args.device, args.dtype, args.threads))
     # The best of the whole run, since other processes may have slowed any one of them.

@@ -17,6 +17,7 @@ import datasets
 import torch
 import transformers
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 
@@ -189,11 +190,12 @@ def measure(work: dict[str, tuple[Work, tuple[Any, ...]]], rounds: int, threads:
             processes[name].start()
             end.close()
             pipes[name].poll(None)  # until it is ready, so that no arm warms up while another does
-        for order in turn_order(list(work), rounds):
-            for name in order:
-                _receive(name, pipes[name])
-                pipes[name].send("go")
-                results[name].append(_receive(name, pipes[name]))
+        turns = [name for order in turn_order(list(work), rounds) for name in order]
+        for name in (bar := tqdm(turns, unit="turn")):
+            bar.set_description(name)
+            _receive(name, pipes[name])
+            pipes[name].send("go")
+            results[name].append(_receive(name, pipes[name]))
         for process in processes.values():
             process.join()
         return results
