@@ -116,7 +116,7 @@ def explain(reward: RewardFunction, prompt: str | Messages, responses: Sequence[
                 "Shorten it."
             )
         rows.append(row)
-    scored = reward.score([prompt] * len(rows), list(responses))  # type: ignore[arg-type]  # all are of one form
+    scored = reward.score([prompt] * len(rows), list(responses))
     scores = [score for score in scored if score is not None]  # none is: no response is empty
     for number, score in enumerate(scores, start=1):
         if not math.isfinite(score.reward):
