@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer, TrlParser
 
 from toolkit import (
@@ -19,7 +20,14 @@ from toolkit import (
     sandbox,
 )
 from toolkit.judges.duels import compare_policies
-from toolkit.pages.tables import accuracies_of, plot_loop, print_accuracy, print_comparison
+from toolkit.pages.run_page import write_run_report
+from toolkit.pages.tables import accuracies_of, print_accuracy, print_comparison
+from toolkit.reward.scales import SCALES
+
+COMMON = {
+    "use_cpu": True, "bf16": False, "activation_checkpointing": False, "report_to": "none", "save_strategy": "no",
+    "lr_scheduler_type": "cosine", "weight_decay": 0.01,
+}  # fmt: skip
 
 
 @dataclass
@@ -34,32 +42,32 @@ class DemoArguments:
     seed: int = field(default=0, metadata={"help": "Seed."})
 
 
-def main(args: DemoArguments) -> None:
-    out = Path(args.output_dir)
-    common = {
-        "use_cpu": True, "bf16": False, "activation_checkpointing": False, "report_to": "none", "seed": args.seed,
-        "save_strategy": "no", "lr_scheduler_type": "cosine", "weight_decay": 0.01,
-    }  # fmt: skip
-    tokenizer = sandbox.sandbox_tokenizer()
-
-    print("1. Supervised fine-tuning of a tiny decoder")
+def train_start(args: DemoArguments, out: Path) -> PreTrainedModel:
     config = SFTConfig(
         str(out / "start"), max_steps=args.sft_steps, per_device_train_batch_size=32, learning_rate=3e-3,
-        warmup_steps=20, logging_steps=50, **common,
+        warmup_steps=20, logging_steps=50, seed=args.seed, **COMMON,
     )  # fmt: skip
-    demonstrations = sandbox.sample_demonstrations(32 * args.sft_steps, seed=args.seed)
-    sft = SFTTrainer(sandbox.sandbox_decoder(), config, train_dataset=demonstrations, processing_class=tokenizer)
+    tokenizer, rows = sandbox.sandbox_tokenizer(), sandbox.sample_demonstrations(32 * args.sft_steps, args.seed)
+    sft = SFTTrainer(sandbox.sandbox_decoder(), config, train_dataset=rows, processing_class=tokenizer)
     sft.train()
     sft.save_model()
+    return sft.model
 
+
+def main(args: DemoArguments) -> None:
+    out = Path(args.output_dir)
+    print("1. Supervised fine-tuning of a tiny decoder")
+    start = train_start(args, out)
     print("2. The multi-scale reward model")
-    config_reward = MultiScaleRewardConfig(
+    config = MultiScaleRewardConfig(
         str(out / "reward"), num_train_epochs=2, per_device_train_batch_size=32, per_device_eval_batch_size=64,
-        learning_rate=1e-3, warmup_steps=20, logging_steps=25, **common,
+        learning_rate=1e-3, warmup_steps=20, logging_steps=25, seed=args.seed, **COMMON,
     )  # fmt: skip
-    pairs = sandbox.sample_pairs(args.pairs, args.seed)
-    test_pairs = sandbox.sample_pairs(args.test_size, sandbox.HELD_OUT_SEED)
-    reward = MultiScaleRewardTrainer(str(out / "start"), config_reward, train_dataset=pairs, eval_dataset=test_pairs)
+    pairs, test_pairs = (
+        sandbox.sample_pairs(args.pairs, args.seed),
+        sandbox.sample_pairs(args.test_size, sandbox.HELD_OUT_SEED),
+    )
+    reward = MultiScaleRewardTrainer(str(out / "start"), config, train_dataset=pairs, eval_dataset=test_pairs)
     reward.train()
     reward.save_model()
     reward_metrics = reward.evaluate()
@@ -68,30 +76,29 @@ def main(args: DemoArguments) -> None:
     config = ReinforceConfig(
         str(out / "policy"), max_steps=args.reinforce_steps, per_device_train_batch_size=64, num_generations=2,
         baseline="leave_one_out", prefix_baseline=True, normalize_rewards=True, beta=0.05, max_completion_length=48,
-        learning_rate=2e-4, warmup_steps=5, logging_steps=1, reward_weights=[1, 0], **common,
+        learning_rate=2e-4, warmup_steps=5, logging_steps=1, reward_weights=[1, 0], seed=args.seed, **COMMON,
     )  # fmt: skip
-    reinforce = ReinforceTrainer(
-        str(out / "start"),
-        [RewardFunction(str(out / "reward"), batch_size=64), sandbox.gold_judge],
-        config,
-        train_dataset=sandbox.sample_prompts(32 * args.reinforce_steps, seed=args.seed),
-    )
+    rewards = [RewardFunction(str(out / "reward"), batch_size=64), sandbox.gold_judge]
+    prompts = sandbox.sample_prompts(32 * args.reinforce_steps, args.seed)
+    reinforce = ReinforceTrainer(str(out / "start"), rewards, config, train_dataset=prompts)
     reinforce.train()
     reinforce.save_model()
 
     print("4. Held-out prompts, before and after")
-    prompts = sandbox.sample_prompts(args.test_size, seed=sandbox.HELD_OUT_SEED)["prompt"]
-    comparison = compare_policies(
-        sft.model, reinforce.model, tokenizer, list(prompts), sandbox.gold_judge, max_new_tokens=48, seed=args.seed
+    held_out, tokenizer = (
+        sandbox.sample_prompts(args.test_size, sandbox.HELD_OUT_SEED)["prompt"],
+        sandbox.sandbox_tokenizer(),
     )
-    accuracies = accuracies_of(reward_metrics, config_reward.scales)
+    comparison = compare_policies(
+        start, reinforce.model, tokenizer, list(held_out), sandbox.gold_judge, max_new_tokens=48, seed=args.seed
+    )
+    policy = comparison._asdict() | {"judge": sandbox.gold_judge.__name__}
     log = [row for row in reinforce.state.log_history if "reward" in row]
-    metrics = {"reward_model": reward_metrics, "policy": comparison._asdict(), "log": log}
+    metrics = {"reward_model": reward_metrics, "policy": policy, "log": log}
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
-    plot_loop(out / "loop.png", accuracies, log, comparison)
-    print_accuracy(accuracies)
+    print_accuracy(accuracies_of(reward_metrics, SCALES))
     print_comparison(comparison, f"Gold reward of the policy on {args.test_size} held-out prompts")
-    print(f"Models, metrics.json and loop.png are in {out}/.")
+    print(f"Models and metrics.json are in {out}/, and {write_run_report(out)} shows what came of them.")
 
 
 if __name__ == "__main__":

@@ -16,10 +16,9 @@ from transformers import AutoTokenizer
 from trl import RLOOConfig, RLOOTrainer, TrlParser
 
 from toolkit import ReinforceConfig, ReinforceTrainer, RewardFunction
-from toolkit.experiments.benchmarks.common import benchmark_model, benchmark_pairs, machine, speed_ratios
+from toolkit.experiments.benchmarks.common import Arm, benchmark_model, benchmark_pairs, describe_machine, speed_ratios
 from toolkit.experiments.benchmarks.policy import (
     PARTS,
-    PolicyArm,
     PolicyBenchmarkArguments,
     fitting_prompts,
     policy_rounds,
@@ -29,9 +28,9 @@ from toolkit.experiments.benchmarks.rounds import measure
 from toolkit.pages.tables import print_table
 
 ARMS = {
-    "TRL": PolicyArm(RLOOTrainer, RLOOConfig, str, {}),
-    "ours": PolicyArm(ReinforceTrainer, ReinforceConfig, RewardFunction, {}),
-    "ours, prefix baseline": PolicyArm(ReinforceTrainer, ReinforceConfig, RewardFunction, {"prefix_baseline": True}),
+    "TRL": Arm(RLOOTrainer, RLOOConfig, {}),
+    "ours": Arm(ReinforceTrainer, ReinforceConfig, {}, RewardFunction),
+    "ours, prefix baseline": Arm(ReinforceTrainer, ReinforceConfig, {"prefix_baseline": True}, RewardFunction),
 }
 
 
@@ -42,7 +41,7 @@ def main(args: PolicyBenchmarkArguments) -> None:
     count = (args.rounds + 1) * args.steps * args.batch_size // args.num_generations
     room = args.max_length - args.max_completion_length
     prompts = fitting_prompts(pairs, AutoTokenizer.from_pretrained(model), room, min(count, args.train_size))
-    found = machine(args.device, args.dtype, args.threads)
+    machine = describe_machine(args.device, args.dtype, args.threads)
     work = {name: (policy_rounds, (arm, args, model, reward, prompts)) for name, arm in ARMS.items()}
     rounds = measure(work, args.rounds, args.threads)
 
@@ -57,14 +56,14 @@ def main(args: PolicyBenchmarkArguments) -> None:
         parts = {part: statistics.median(r.parts[k] for r in own) for k, part in enumerate(PARTS)}
         figures[name] = {"per_second": speed, "ratio": ratio._asdict(), "parts": parts, "same_rounds": same}
         figures[name] |= {"tokens_run": run, "peak_bytes": peak, "rounds": [r._asdict() for r in own]}
-    title = f"REINFORCE, {args.device}, {args.dtype}, threads {args.threads}, {found['name']}, beta {args.beta}: "
+    title = f"REINFORCE, {args.device}, {args.dtype}, threads {args.threads}, {machine['name']}, beta {args.beta}: "
     title += f"{args.rounds} rounds of {args.steps} steps of {args.batch_size} responses"
     columns = ("tokens/s", "ratio", "least to most", "tokens run", "peak MB", "rounds with TRL's responses")
     print_table(title, ("", *columns), rows)
     table = [(part, *(f"{figures[name]['parts'][part]:.3f}" for name in ARMS)) for part in PARTS]
     table.append(("step", *(f"{sum(figures[name]['parts'].values()):.3f}" for name in ARMS)))
     print_table("Seconds of a step, median of the rounds", ("", *ARMS), table)
-    results = {"arguments": asdict(args), "machine": found, "arms": figures}
+    results = {"arguments": asdict(args), "machine": machine, "arms": figures}
     (Path(args.output_dir) / f"reinforce-{args.beta}.json").write_text(json.dumps(results, indent=1))
 
 

@@ -16,15 +16,15 @@ from trl import RewardConfig, RewardTrainer, TrlParser
 
 from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer
 from toolkit.experiments.benchmarks.common import (
+    Arm,
     benchmark_model,
     benchmark_pairs,
+    describe_machine,
     largest_difference,
-    machine,
     print_arms,
     summarize_arms,
 )
 from toolkit.experiments.benchmarks.reward import (
-    Arm,
     TrainingBenchmarkArguments,
     fitting_pairs,
     train_losses,
@@ -72,14 +72,14 @@ def main(args: TrainingBenchmarkArguments) -> None:
     rows = [(name, str(args.check_steps), f"{check['difference']:.1e}") for name, check in checks.items()]
     print_table("Losses of the two, step by step", ("", "steps", "largest difference"), rows)
 
-    found = machine(args.device, args.dtype, args.threads)
+    machine = describe_machine(args.device, args.dtype, args.threads)
     work = {name: (train_rounds, (ARMS[name], args, model, data)) for name in args.arms or ARMS}
     rounds = measure(work, args.rounds, args.threads)
     decoder = decoder_shape(build_model(load_config(model), reward=False))
-    figures = summarize_arms(rounds, decoder, found["matmul_flops_per_second"], backward=True)
-    title = f"Reward training, {args.device}, {args.dtype}, threads {args.threads}, {found['name']}"
+    figures = summarize_arms(rounds, decoder, machine["matmul_flops_per_second"], backward=True)
+    title = f"Reward training, {args.device}, {args.dtype}, threads {args.threads}, {machine['name']}"
     print_arms(f"{title}: {args.rounds} rounds of {args.train_size} pairs", "pairs", figures)
-    results = {"arguments": asdict(args), "machine": found, "decoder": decoder._asdict(), "arms": figures}
+    results = {"arguments": asdict(args), "machine": machine, "decoder": decoder._asdict(), "arms": figures}
     (folder / "training.json").write_text(json.dumps(results | {"checks": checks}, indent=1))
 
     apart = [name for name, check in checks.items() if not check["difference"] <= TOLERANCE]

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from trl import TrlParser
 
-from toolkit.experiments.benchmarks.common import largest_difference, machine, matmul_rate
+from toolkit.experiments.benchmarks.common import describe_machine, largest_difference, matmul_rate
 from toolkit.experiments.benchmarks.report import plot_scaling, print_scaling
 from toolkit.experiments.benchmarks.scaling import (
     SHARED,
@@ -31,34 +31,33 @@ TOLERANCE = 1e-4  # of a loss, in float32
 
 def main(args: ScalingArguments) -> None:
     torch.set_num_threads(args.threads)
-    found = machine(args.device, args.dtype, args.threads)
+    machine = describe_machine(args.device, args.dtype, args.threads)
     sweeps = sweeps_of(args)
-    measured, rates = {}, [found["matmul_flops_per_second"]]
-    for point in dict.fromkeys(point for points in sweeps.values() for point in points):  # the base point once
-        print("measuring", *point, flush=True)
+    measured, rates = {}, [machine["matmul_flops_per_second"]]
+    different = dict.fromkeys(point for points in sweeps.values() for point in points)  # the base point once
+    for i, point in enumerate(different, 1):
+        print(f"measuring {i} of {len(different)}:", *point, flush=True)
         measured[point] = measure_point(point, args)
         rates.append(matmul_rate(args.device, args.dtype, args.threads))
     # The best of the whole run, since other processes may have slowed any one of them.
-    found["matmul_flops_per_second"] = rate = max(rates)
+    machine["matmul_flops_per_second"] = rate = max(rates)
 
     results, differences = {}, []
     for sweep, points in sweeps.items():
         results[sweep] = []
         for point in points:
             decoder, rounds = measured[point]
-            found_at = {
-                "prompt_length": point.prompt_length,
-                "linear_weights": decoder.layers * decoder.linear_weights,
-            }
-            results[sweep].append(point._asdict() | found_at | summarize_point(rounds, decoder, rate))
+            weights = decoder.layers * decoder.linear_weights
+            sizes = point._asdict() | {"prompt_length": point.prompt_length, "linear_weights": weights}
+            results[sweep].append(sizes | summarize_point(rounds, decoder, rate))
             differences.append(largest_difference(rounds[UNSHARED][0].values, rounds[SHARED][0].values))
 
     print_scaling(results)
-    title = f"A step of {args.pairs} pairs, {args.device}, {args.dtype}, threads {args.threads}, {found['name']}"
+    title = f"A step of {args.pairs} pairs, {args.device}, {args.dtype}, threads {args.threads}, {machine['name']}"
     print(f"{title}: {rate / 1e9:.1f} GFLOP/s in matrix products, losses within {max(differences):.1e}")
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"arguments": asdict(args), "machine": found, "difference": max(differences), "sweeps": results}
+    record = {"arguments": asdict(args), "machine": machine, "difference": max(differences), "sweeps": results}
     (folder / "scaling.json").write_text(json.dumps(record, indent=1))
     plot_scaling(folder / "scaling.png", results, title)
     if args.dtype == "float32" and not max(differences) <= TOLERANCE:

@@ -16,8 +16,8 @@ from trl import TrlParser
 from toolkit.experiments.benchmarks.common import (
     benchmark_model,
     benchmark_pairs,
+    describe_machine,
     largest_difference,
-    machine,
     print_arms,
     summarize_arms,
 )
@@ -41,7 +41,7 @@ def main(args: ScoringBenchmarkArguments) -> None:
     reward = response_scale_model(folder / f"reward-{Path(model).name}", model)
     rows = scoring_rows(pairs, AutoTokenizer.from_pretrained(model), args.max_length, args.prompts, args.seed)
 
-    found = machine(args.device, args.dtype, args.threads)
+    machine = describe_machine(args.device, args.dtype, args.threads)
     shared = (args, reward, rows)
     work = {
         f"TRL, {args.call_size} a call": (score_with_trl, (*shared, args.call_size)),
@@ -50,13 +50,13 @@ def main(args: ScoringBenchmarkArguments) -> None:
     }
     rounds = measure(work, args.rounds, args.threads)
     decoder = decoder_shape(build_model(load_config(model), reward=False))
-    figures = summarize_arms(rounds, decoder, found["matmul_flops_per_second"], backward=False)
-    title = f"Scoring, {args.device}, {args.dtype}, threads {args.threads}, {found['name']}"
+    figures = summarize_arms(rounds, decoder, machine["matmul_flops_per_second"], backward=False)
+    title = f"Scoring, {args.device}, {args.dtype}, threads {args.threads}, {machine['name']}"
     print_arms(f"{title}: {args.rounds} rounds of {len(rows)} responses", "responses", figures)
     trl, *ours = (arm[0].values for arm in rounds.values())
     difference = max(largest_difference(scores, trl) for scores in ours)
     print(f"Largest difference of a score from TRL's: {difference:.1e}")
-    results = {"arguments": asdict(args), "machine": found, "decoder": decoder._asdict(), "arms": figures}
+    results = {"arguments": asdict(args), "machine": machine, "decoder": decoder._asdict(), "arms": figures}
     (folder / "scoring.json").write_text(json.dumps(results | {"difference": difference}, indent=1))
     if args.dtype == "float32" and not difference <= TOLERANCE:
         raise SystemExit(f"The scores differ by {difference:.1e}, which is more than {TOLERANCE}.")

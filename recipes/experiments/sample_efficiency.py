@@ -17,7 +17,8 @@ import torch
 from trl import RLOOTrainer, TrlParser
 
 from toolkit import ReinforceConfig, ReinforceTrainer, RewardFunction, sandbox
-from toolkit.pages.tables import plot_learning_curves, print_table
+from toolkit.experiments.benchmarks.report import plot_learning_curves
+from toolkit.pages.tables import print_table
 from toolkit.policy.config import BASELINES
 from toolkit.stats.curves import tokens_to_level, trailing_mean
 from toolkit.stats.metrics import correlation

@@ -56,8 +56,8 @@ def parts_sum(e: Explanation) -> float:
 def test_contributions_sum_to_the_score(reward_folder, scales, context, form):
     function = RewardFunction(reward_folder("qwen3", scales, context))
     prompt, responses = in_form(form, TEXT, "One.\n\nTwo! (Three?)\n", "🦊 ça")
-    found = explain(function, prompt, responses)
-    for e, expected in zip(found, function(([prompt] * 3), responses), strict=True):
+    explained = explain(function, prompt, responses)
+    for e, expected in zip(explained, function(([prompt] * 3), responses), strict=True):
         assert e.reward == pytest.approx(expected)
         assert parts_sum(e) == pytest.approx(expected, abs=1e-5)
         assert sum(e.parts) == pytest.approx(expected, abs=1e-5)
@@ -69,7 +69,7 @@ def test_contributions_sum_to_the_score(reward_folder, scales, context, form):
 @pytest.mark.parametrize("form", ["plain", "chat"])
 def test_tokens_and_segments_follow_from_the_hidden_states(reward, tokenizer, form):
     prompt, responses = in_form(form, TEXT)
-    (found,) = explain(reward, prompt, responses)
+    (explanation,) = explain(reward, prompt, responses)
     row = encode_response(tokenizer, prompt, responses[0])
     model = base_reward_model(reward.model)
     with torch.no_grad():
@@ -78,11 +78,11 @@ def test_tokens_and_segments_follow_from_the_hidden_states(reward, tokenizer, fo
     gate = (model.score.gate @ hidden[start - 1] + model.score.gate_bias).softmax(0)
     q, s = hidden[start:] @ model.score.token[0], hidden[start:] @ model.score.segment[0]
     by_token = (gate[0] * q / len(ids)).tolist()
-    assert [token.contribution for token in found.tokens] == pytest.approx(by_token, abs=1e-5)
-    assert [token.score for token in found.tokens] == pytest.approx(q.tolist(), abs=1e-5)
+    assert [token.contribution for token in explanation.tokens] == pytest.approx(by_token, abs=1e-5)
+    assert [token.score for token in explanation.tokens] == pytest.approx(q.tolist(), abs=1e-5)
     stop, end = tokenizer(".")["input_ids"][0], tokenizer.eos_token_id
     by_segment = [gate[1] * s[ids.index(mark)] / 2 for mark in (stop, end)]
-    assert [x.contribution for x in found.segments if x.contribution is not None] == pytest.approx(
+    assert [x.contribution for x in explanation.segments if x.contribution is not None] == pytest.approx(
         [part.item() for part in by_segment], abs=1e-5
     )
 
@@ -93,25 +93,25 @@ def test_tokens_and_segments_follow_from_the_hidden_states(reward, tokenizer, fo
 )
 def test_the_text_is_whole(reward, form, tail, text):
     prompt, responses = in_form(form, text)
-    (found,) = explain(reward, prompt, responses)
-    assert "".join(token.text for token in found.tokens) == text + tail
-    assert all(token.text for token in found.tokens)
+    (explanation,) = explain(reward, prompt, responses)
+    assert "".join(token.text for token in explanation.tokens) == text + tail
+    assert all(token.text for token in explanation.tokens)
 
 
 def test_bytes_of_a_character_are_one_piece(reward, tokenizer):
     prompt, responses = in_form("plain", "🦊")
-    (found,) = explain(reward, prompt, responses)
+    (explanation,) = explain(reward, prompt, responses)
     assert len(tokenizer("🦊")["input_ids"]) == 4
-    assert [token.text for token in found.tokens] == ["🦊", "<|im_end|>"]
+    assert [token.text for token in explanation.tokens] == ["🦊", "<|im_end|>"]
     scores = reward.score([prompt], responses)[0].token_scores
-    assert found.tokens[0].score == pytest.approx(scores[:4].mean().item(), abs=1e-6)
-    weight = found.gate[0] / 5  # of a token in the mean over five
-    assert found.tokens[0].contribution == pytest.approx(weight * scores[:4].sum().item(), abs=1e-6)
+    assert explanation.tokens[0].score == pytest.approx(scores[:4].mean().item(), abs=1e-6)
+    weight = explanation.gate[0] / 5  # of a token in the mean over five
+    assert explanation.tokens[0].contribution == pytest.approx(weight * scores[:4].sum().item(), abs=1e-6)
 
 
 def test_segments_by_hand(reward):
-    (found,) = explain(reward, *in_form("chat", "One. Two!\nThree"))
-    assert [(segment.text, segment.contribution is None) for segment in found.segments] == [
+    (explanation,) = explain(reward, *in_form("chat", "One. Two!\nThree"))
+    assert [(segment.text, segment.contribution is None) for segment in explanation.segments] == [
         ("One.", False),
         (" Two!", False),
         ("\n", True),  # goes on with the run that ended the segment before
@@ -128,9 +128,9 @@ def test_a_segment_whose_score_is_zero_counts(reward_folder):
         output.segment_scores[0, output.segment_ends[0].nonzero()[0]] = 0.0
 
     function.model.register_forward_hook(clear_first)
-    (found,) = explain(function, *pair)
+    (explanation,) = explain(function, *pair)
     expected = [("One.", 0.0), (" Two.", before.segments[1].contribution), ("<|im_end|>", None)]
-    assert [(segment.text, segment.contribution) for segment in found.segments] == expected
+    assert [(segment.text, segment.contribution) for segment in explanation.segments] == expected
 
 
 def test_a_segment_that_is_open_at_the_end_is_marked(reward, tokenizer):
@@ -146,24 +146,24 @@ def by_hand(parts: list[float]) -> Explanation:
 
 
 def test_comparison_by_hand():
-    found = compare(by_hand([0.1, 0.5, 0.2]), by_hand([0.4, -0.5, 0.2]))
-    assert found.difference == pytest.approx(0.7)
-    assert found.probability == pytest.approx(0.668188, abs=1e-6)  # 1 / (1 + e^-0.7)
-    assert found.by_scale == pytest.approx([-0.3, 1.0, 0.0])
-    assert found.decisive == 1
+    comparison = compare(by_hand([0.1, 0.5, 0.2]), by_hand([0.4, -0.5, 0.2]))
+    assert comparison.difference == pytest.approx(0.7)
+    assert comparison.probability == pytest.approx(0.668188, abs=1e-6)  # 1 / (1 + e^-0.7)
+    assert comparison.by_scale == pytest.approx([-0.3, 1.0, 0.0])
+    assert comparison.decisive == 1
 
 
 def test_comparison_the_other_way_round():
     # the second is ahead by 0.2: 0.5 from the response, less 0.3 that the token scale holds against it
-    found = compare(by_hand([0.3, 0.0, 0.0]), by_hand([0.0, 0.0, 0.5]))
-    assert found.difference == pytest.approx(-0.2)
-    assert found.probability == pytest.approx(1 - 0.549834, abs=1e-6)
-    assert found.decisive == 2
+    comparison = compare(by_hand([0.3, 0.0, 0.0]), by_hand([0.0, 0.0, 0.5]))
+    assert comparison.difference == pytest.approx(-0.2)
+    assert comparison.probability == pytest.approx(1 - 0.549834, abs=1e-6)
+    assert comparison.decisive == 2
 
 
 def test_equal_responses_tie():
-    found = compare(by_hand([0.3, 0.0, 0.0]), by_hand([0.3, 0.0, 0.0]))
-    assert (found.difference, found.probability, found.decisive) == (0.0, 0.5, None)
+    comparison = compare(by_hand([0.3, 0.0, 0.0]), by_hand([0.3, 0.0, 0.0]))
+    assert (comparison.difference, comparison.probability, comparison.decisive) == (0.0, 0.5, None)
 
 
 class Page(HTMLParser):
@@ -191,8 +191,8 @@ def contribution(title: str) -> float:
 def test_page_holds_every_number_and_no_more_than_text(reward):
     evil = "<script>alert(1)</script> & </span>. \x1b[31m\u202eend"
     _, responses = in_form("chat", evil, "Fine.")
-    found = explain(reward, [{"role": "user", "content": "<img src=x>"}], responses)
-    html = render_html("<b>model</b>", [{"role": "user", "content": "<img src=x>"}], ["one", "two"], found)
+    explained = explain(reward, [{"role": "user", "content": "<img src=x>"}], responses)
+    html = render_html("<b>model</b>", [{"role": "user", "content": "<img src=x>"}], ["one", "two"], explained)
     page = Page(html)
     assert not {"script", "img", "link", "b", "iframe"} & set(page.tags)
     assert not {"src", "href", "onclick"} & set(page.attributes)
@@ -203,17 +203,17 @@ def test_page_holds_every_number_and_no_more_than_text(reward):
     assert "<script>alert(1)</script> & </span>." in page.text
     tokens = [contribution(title) for kind, _, title in page.spans if kind == "token"]
     segments = [contribution(title) for kind, _, title in page.spans if kind == "segment"]
-    assert tokens == pytest.approx([t.contribution for e in found for t in e.tokens], abs=5.1e-5)
-    expected = [s.contribution for e in found for s in e.segments if s.contribution is not None]
+    assert tokens == pytest.approx([t.contribution for e in explained for t in e.tokens], abs=5.1e-5)
+    expected = [s.contribution for e in explained for s in e.segments if s.contribution is not None]
     assert segments == pytest.approx(expected, abs=5.1e-5)
 
 
 def test_colours_by_hand(reward):
-    (found,) = explain(reward, *in_form("plain", "x"))
-    token, parts = found.tokens[0], [0.4, -0.4, 0.2, 0.0, -0.1]
+    (explanation,) = explain(reward, *in_form("plain", "x"))
+    token, parts = explanation.tokens[0], [0.4, -0.4, 0.2, 0.0, -0.1]
     tokens = [token._replace(contribution=part) for part in parts]
-    found = found._replace(segments=[found.segments[0]._replace(tokens=tokens, contribution=-1.0)])
-    spans = Page(render_html("model", PLAIN, ["response"], [found])).spans
+    explanation = explanation._replace(segments=[explanation.segments[0]._replace(tokens=tokens, contribution=-1.0)])
+    spans = Page(render_html("model", PLAIN, ["response"], [explanation])).spans
     # white at 0, (90, 160, 216) at the largest size, (240, 160, 48) at its negative, in a line between
     assert [style for kind, style, _ in spans if kind == "token"] == [
         "background:#5aa0d8",
@@ -260,8 +260,8 @@ def test_command_colours_a_terminal(reward_folder, reward, monkeypatch, capsys):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLORTERM", "truecolor")
     assert main(["explain", reward_folder(), "--prompt", "Who?", "--response", TEXT]) == 0
-    (found,) = explain(reward, [{"role": "user", "content": "Who?"}], in_form("chat", TEXT)[1])
-    strongest = max(found.tokens, key=lambda token: abs(token.contribution))
+    (explanation,) = explain(reward, [{"role": "user", "content": "Who?"}], in_form("chat", TEXT)[1])
+    strongest = max(explanation.tokens, key=lambda token: abs(token.contribution))
     colour = "90;160;216" if strongest.contribution > 0 else "240;160;48"
     assert f"48;2;{colour}m{strongest.text}" in capsys.readouterr().out
 
@@ -317,8 +317,8 @@ def test_an_empty_prompt_is_refused_where_the_score_reads_it(plain_folder, rewar
     assert main(["explain", plain_folder, "--prompt", "", "--response", "r"]) == 2
     assert "The prompt is empty, but this model's `context` is 'gate'" in capsys.readouterr().err
     function = RewardFunction(reward_folder("qwen3", SCALES, "none"))
-    (found,) = explain(function, "", ["One. Two."])
-    assert parts_sum(found) == pytest.approx(found.reward, abs=1e-5)
+    (explanation,) = explain(function, "", ["One. Two."])
+    assert parts_sum(explanation) == pytest.approx(explanation.reward, abs=1e-5)
 
 
 def test_a_score_that_is_no_number_is_refused(reward_folder):

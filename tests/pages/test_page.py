@@ -194,6 +194,16 @@ def test_what_is_no_number_is_left_out_of_a_curve():
     assert lines_of(curve_picture(rows, "Loss", {"": "loss"}, "nats", "loss")) == [[[4, 2.5]]]
 
 
+def test_held_out_estimates_stand_at_their_steps():
+    rows = [{"step": 1, "reward": 1.0}, {"step": 2, "reward": 3.0}]
+    held_out = {0: Interval(0.5, 0.25, 0.75), 2: Interval(2.0, 1.0, 4.0)}
+    picture = curve_picture(rows, "Reward", {"training": "reward"}, "mean", "reward", held_out)
+    (bars,) = picture.image.axes[0].collections
+    assert [segment.tolist() for segment in bars.get_segments()] == [[[0, 0.25], [0, 0.75]], [[2, 1], [2, 4]]]
+    assert picture.alt == "Reward by step: training from 1 to 3, held-out prompts from 0.5000 to 2."
+    assert picture.caption == "Each point is a log. Bars: held-out prompts, with 95% intervals."
+
+
 def test_intervals_are_drawn_where_they_are():
     picture = interval_picture(
         {"mix": Interval(60.0, 55.0, 64.0)}, "Accuracy", "%", "held-out", 50.0, ("longer wins", Interval(51, 48, 54))

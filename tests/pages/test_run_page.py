@@ -216,6 +216,7 @@ def demo_of(runs):
             "gain": [1.0, 0.8, 1.2],
             "win_rate": [0.75, 0.7, 0.8, 3, 40],
             "examples": [example] * 2,
+            "judge": "RewardFunction",
         },
         "log": [row for row in log if "reward" in row],
     }
@@ -229,6 +230,8 @@ def test_the_page_of_the_demonstration(runs, tmp_path):
     assert table_of(page, "win rate") == ["win rate (3 ties)0.7500.700 to 0.800"]
     assert page.texts["pre"].count("\n<b>bad</b>") == 2
     assert (tmp_path / "report" / "held-out.png").exists()
+    (curve,) = (alt for alt in page.values("img", "alt") if alt.startswith("Reward by RewardFunction by step"))
+    assert curve.endswith("held-out prompts from 1 to 2.")
     assert (tmp_path / "report" / "entropy.png").exists()
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from toolkit.judges.duels import PolicyComparison
-from toolkit.pages.tables import accuracies_of, plot_loop, print_accuracy, print_comparison
+from toolkit.pages.tables import accuracies_of, print_accuracy, print_comparison
 from toolkit.stats.metrics import Interval, PairAccuracy
 
 METRICS = {
@@ -9,18 +9,6 @@ METRICS = {
     for suffix, base in (("", 0.7), ("/token", 0.6), ("/longer_wins", 0.5))
     for key, value in (("accuracy", base), ("accuracy_low", base - 0.1), ("accuracy_high", base + 0.1), ("ties", 2.0))
 } | {"eval_pairs": 80.0}
-
-
-def comparison():
-    example = {
-        "prompt": "say hello. " * 20,
-        "before": "no",
-        "after": "hello",
-        "score_before": -1.0,
-        "score_after": 1.0,
-    }
-    wins = PairAccuracy(0.75, 0.7, 0.8, 3, 40)
-    return PolicyComparison(Interval(0, -1, 1), Interval(2, 1, 3), Interval(2, 1.5, 2.5), wins, [example] * 4)
 
 
 def test_accuracies_are_found_under_their_names():
@@ -32,16 +20,9 @@ def test_accuracies_are_found_under_their_names():
 
 def test_tables_hold_the_figures(capsys):
     print_accuracy(accuracies_of(METRICS, ["token"]))
-    print_comparison(comparison(), "Gold reward")
+    wins = PairAccuracy(0.75, 0.7, 0.8, 3, 40)
+    comparison = PolicyComparison(Interval(0, -1, 1), Interval(2, 1, 3), Interval(2, 1.5, 2.5), wins, [])
+    print_comparison(comparison, "Gold reward")
     printed = capsys.readouterr().out
     for text in ("token", "60.0", "50.0 to 70.0", "80", "Gold reward", "2.000", "1.500 to 2.500", "win rate (3 ties)"):
         assert text in printed
-
-
-def test_the_picture_is_written(tmp_path):
-    log = [
-        {"step": step, "rewards/gold_judge/mean": 0.1 * step, "rewards/RewardFunction/mean": 0.2 * step}
-        for step in range(1, 12)
-    ]
-    plot_loop(tmp_path / "loop.png", accuracies_of(METRICS, ["token"]), log, comparison())
-    assert (tmp_path / "loop.png").read_bytes().startswith(b"\x89PNG")

@@ -6,11 +6,9 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jinja2 import Environment, StrictUndefined
 from rich.console import Console
 from rich.text import Text
 
@@ -19,12 +17,12 @@ from ..data.tokens import EncodedResponse, encode_response
 from ..reward.contributions import score_contributions
 from ..reward.scales import SCALES
 from ..reward.scorer import ResponseScore, RewardFunction
+from .page import render_template
 from .tables import print_table
 
 # Blue and orange stay apart for colour-blind readers. Both are light enough for black text, at the fullest, too.
 _BLUE, _ORANGE = (90, 160, 216), (240, 160, 48)
 _STRONGEST = 5  # tokens that the terminal lists on either side, for those who see no colours
-_TEMPLATE = Path(__file__).with_name("templates") / "explain.html.jinja"
 _CONFIG_NAMES = ["config.json", "adapter_config.json"]
 
 
@@ -65,16 +63,7 @@ class Explanation(NamedTuple):
 
 def load_reward_function(model: str, **template_kwargs: Any) -> RewardFunction:
     """
-    A reward function of a saved model.
-
-    Args:
-        model (`str`):
-            Folder or hub name of a multi-scale reward model or adapter.
-        template_kwargs:
-            Further arguments of `apply_chat_template`.
-
-    Returns:
-        [`RewardFunction`]
+    A reward function of a saved multi-scale reward model or adapter, by its folder or hub name.
 
     Raises:
         `ValueError`: If there is no such model, or it is of another kind.
@@ -91,9 +80,7 @@ def load_reward_function(model: str, **template_kwargs: Any) -> RewardFunction:
         ) from error
 
 
-def explain(
-    reward: RewardFunction, prompt: str | Messages, responses: Sequence[str] | Sequence[Messages]
-) -> list[Explanation]:
+def explain(reward: RewardFunction, prompt: str | Messages, responses: Sequence[str | Messages]) -> list[Explanation]:
     """
     Split the scores of responses to one prompt into what their tokens, their segments and they as a whole add.
 
@@ -102,7 +89,7 @@ def explain(
             The reward model.
         prompt (`str` or `list[dict[str, str]]`):
             Prompt, plain or messages.
-        responses (`Sequence[str]` or `Sequence[list[dict[str, str]]]`):
+        responses (sequence of `str` or `list[dict[str, str]]`):
             Responses in the same form, each of which has come to its end.
 
     Returns:
@@ -129,7 +116,8 @@ def explain(
                 "Shorten it."
             )
         rows.append(row)
-    scores = [score for score in reward.score([prompt] * len(rows), list(responses)) if score is not None]
+    scored = reward.score([prompt] * len(rows), list(responses))
+    scores = [score for score in scored if score is not None]  # none is: no response is empty
     for number, score in enumerate(scores, start=1):
         if not math.isfinite(score.reward):
             raise ValueError(
@@ -141,7 +129,7 @@ def explain(
 def _explain_row(reward: RewardFunction, row: EncodedResponse, score: ResponseScore) -> Explanation:
     scales = reward.settings.scales
     gate, scores = (dict(zip(scales, values.tolist(), strict=True)) for values in (score.gate, score.scale_scores))
-    found = score_contributions(
+    contributions = score_contributions(
         score.token_scores[None],
         score.segment_scores[None],
         torch.tensor([scores.get("response", 0.0)]),
@@ -149,19 +137,17 @@ def _explain_row(reward: RewardFunction, row: EncodedResponse, score: ResponseSc
         torch.ones(1, len(score.token_scores), dtype=torch.bool),
         score.segment_ends[None],
     )
-    parts = {"token": found.token.sum(), "segment": found.segment.sum(), "response": found.response.sum()}
-    tokens = list(zip(_texts(reward, row), score.token_scores.tolist(), found.token[0].tolist(), strict=True))
+    by_token, by_segment = contributions.token[0], contributions.segment[0]
+    parts = {"token": by_token.sum(), "segment": by_segment.sum(), "response": contributions.response.sum()}
+    tokens = list(zip(_texts(reward, row), score.token_scores.tolist(), by_token.tolist(), strict=True))
     segments = []
     for places in _runs(reward, row, score.segment_ends.tolist()):
-        last = places[-1]
-        ends_here = "segment" in scales and score.segment_ends[last].item()
-        segments.append(
-            ExplainedSegment(
-                _join_characters([tokens[t] for t in places]),
-                score.segment_scores[last].item() if ends_here else None,
-                found.segment[0, last].item() if ends_here else None,
-            )
-        )
+        pieces, last = _join_characters([tokens[t] for t in places]), places[-1]
+        if "segment" in scales and score.segment_ends[last]:
+            segment = ExplainedSegment(pieces, score.segment_scores[last].item(), by_segment[last].item())
+        else:
+            segment = ExplainedSegment(pieces, None, None)
+        segments.append(segment)
     return Explanation(
         reward=score.reward,
         scales=list(scales),
@@ -177,7 +163,7 @@ def _texts(reward: RewardFunction, row: EncodedResponse) -> list[str]:
     texts, before, first = list[str](), max(row.response_start - 1, 0), row.response_start
 
     def decode(start: int, end: int) -> str:
-        return reward.processing_class.decode(row.input_ids[start:end], clean_up_tokenization_spaces=False)
+        return str(reward.processing_class.decode(row.input_ids[start:end], clean_up_tokenization_spaces=False))
 
     for end in range(row.response_start + 1, len(row.input_ids) + 1):
         # Decoded after the token before it: some tokenizers drop the space before a token that comes first.
@@ -222,38 +208,24 @@ class Comparison(NamedTuple):
 
 
 def compare(first: Explanation, second: Explanation) -> Comparison:
-    """
-    What of the difference between two responses comes from which scale.
-
-    Args:
-        first ([`Explanation`]):
-            A response.
-        second ([`Explanation`]):
-            Another one to the same prompt, by the same model.
-
-    Returns:
-        [`Comparison`]
-    """
+    """What of the difference between two responses to one prompt comes from which scale of the model."""
     difference = first.reward - second.reward
     by_scale = [one - other for one, other in zip(first.parts, second.parts, strict=True)]
     gains = [math.copysign(1, difference) * gain for gain in by_scale]
-    return Comparison(
-        difference,
-        torch.tensor(difference, dtype=torch.float64).sigmoid().item(),
-        by_scale,
-        gains.index(max(gains)) if difference else None,
-    )
+    probability = torch.tensor(difference, dtype=torch.float64).sigmoid().item()
+    return Comparison(difference, probability, by_scale, gains.index(max(gains)) if difference else None)
 
 
 def _verdict(names: Sequence[str], first: Explanation, second: Explanation) -> str:
-    found = compare(first, second)
-    if found.decisive is None:
+    comparison = compare(first, second)
+    if comparison.decisive is None:
         return f"The model prefers neither: both score {first.reward:+.4f}."
-    name, size = names[found.difference < 0], abs(found.difference)
-    probability = max(found.probability, 1 - found.probability)
+    name, size = names[comparison.difference < 0], abs(comparison.difference)
+    probability = max(comparison.probability, 1 - comparison.probability)
+    scale, part = first.scales[comparison.decisive], abs(comparison.by_scale[comparison.decisive])
     return (
-        f"The model prefers {name} by {size:.4f} nats, a probability of {probability:.3f}. The "
-        f"{first.scales[found.decisive]} scale does most for it: {abs(found.by_scale[found.decisive]):+.4f}."
+        f"The model prefers {name} by {size:.4f} nats, a probability of {probability:.3f}. The {scale} scale does "
+        f"most for it: {part:+.4f}."
     )
 
 
@@ -305,17 +277,7 @@ def _turns(prompt: str | Messages) -> list[tuple[str, str]]:
 
 
 def print_explanations(prompt: str | Messages, names: Sequence[str], explanations: Sequence[Explanation]) -> None:
-    """
-    Print scores, heat maps and, of two responses, which one the model prefers.
-
-    Args:
-        prompt (`str` or `list[dict[str, str]]`):
-            Prompt.
-        names (`Sequence[str]`):
-            Name of each response.
-        explanations (`Sequence[Explanation]`):
-            One or two.
-    """
+    """Print scores, heat maps and, of two responses, which one the model prefers; of one or two with their names."""
     console = Console(highlight=False, markup=False)
 
     def show(text: Text | str, style: str = "") -> None:
@@ -359,27 +321,12 @@ def _name_strongest(title: str, tokens: list[ExplainedToken]) -> str:
 
 
 def render_html(model: str, prompt: str | Messages, names: Sequence[str], explanations: Sequence[Explanation]) -> str:
-    """
-    The same as one page of HTML that needs no script, no other file and no network.
-
-    Args:
-        model (`str`):
-            Name of the model, for the title.
-        prompt (`str` or `list[dict[str, str]]`):
-            Prompt.
-        names (`Sequence[str]`):
-            Name of each response.
-        explanations (`Sequence[Explanation]`):
-            One or two.
-
-    Returns:
-        `str`: The page.
-    """
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters |= {"visible": _visible, "colour": _colour}
+    """The same as one page of HTML that needs no script, no other file and no network; `model` is in its title."""
     both = len(explanations) == 2
     token_limit, segment_limit = _limits(explanations)
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+    return render_template(
+        "explain.html.jinja",
+        {"visible": _visible, "colour": _colour},
         model=model,
         turns=_turns(prompt),
         responses=[(name, e, _score_rows(e)) for name, e in zip(names, explanations, strict=True)],

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from ..stats.curves import trailing_mean
 from ..stats.metrics import Interval
 
-_TEMPLATE = Path(__file__).with_name("templates") / "page.html.jinja"
+_TEMPLATES = Path(__file__).with_name("templates")
 # Colours that stay apart for colour-blind readers (Okabe and Ito, 2008). A scale has its own, others take their turn.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 COLOUR_OF = {
@@ -27,6 +27,7 @@ COLOUR_OF = {
     "response": "#E69F00",
     "longer wins": "#777777",
 }
+_HELD_OUT = "held-out prompts"
 _SIZE = (5.2, 3.3)  # inches; small, so that letters can be read where a telephone shows the picture
 # Nothing in a drawing but the drawing, so that the same figure gives the same page.
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -132,20 +133,7 @@ def write_page(page: Page, folder: str | Path) -> Path:
 
 
 def render_page(page: Page) -> str:
-    """
-    A page as HTML.
-
-    Args:
-        page ([`Page`]):
-            The page.
-
-    Returns:
-        `str`
-
-    Raises:
-        `ValueError`: If a table's row has not as many cells as its header, two pictures have one name, or a name is
-            no file name.
-    """
+    """A page as HTML. Arguments and errors as in [`write_page`]."""
     for section in page.sections:
         for block in section.blocks:
             if not isinstance(block, Table):
@@ -156,13 +144,17 @@ def render_page(page: Page) -> str:
                         f"Section '{section.heading}': row {i + 1} of a table has {len(row)} cells and its header "
                         f"{len(block.header)}. Give both the same."
                     )
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["kind"] = lambda block: type(block).__name__
-    environment.filters["shown"] = shown
+    groups = [_groups(section) for section in page.sections]
     images = {picture.name: _drawing(picture.image) for picture in _pictures(page)}
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        page=page, groups=[_groups(section) for section in page.sections], images=images
-    )
+    filters = {"kind": lambda block: type(block).__name__, "shown": shown}
+    return render_template("page.html.jinja", filters, page=page, groups=groups, images=images)
+
+
+def render_template(name: str, filters: Mapping[str, Callable[..., Any]], **values: Any) -> str:
+    """A template of this package as HTML: text in `values` is shown as it is, and a value that lacks is an error."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= filters
+    return environment.from_string((_TEMPLATES / name).read_text(encoding="utf-8")).render(**values)
 
 
 def _groups(section: Section) -> list[list[Block]]:
@@ -178,7 +170,7 @@ def _groups(section: Section) -> list[list[Block]]:
 
 def _pictures(page: Page) -> list[Picture]:
     pictures = [block for section in page.sections for block in section.blocks if isinstance(block, Picture)]
-    names = set()
+    names = set[str]()
     for name in (picture.name for picture in pictures):
         if name in names:
             raise ValueError(f"Two pictures are named '{name}'. Give each a name of its own.")
@@ -208,7 +200,12 @@ def shown(value: Any) -> str:
 
 
 def curve_picture(
-    rows: Sequence[Mapping[str, Any]], title: str, keys: Mapping[str, str], unit: str, name: str
+    rows: Sequence[Mapping[str, Any]],
+    title: str,
+    keys: Mapping[str, str],
+    unit: str,
+    name: str,
+    held_out: Mapping[int, Interval] | None = None,
 ) -> Picture:
     """
     Figures by step. From ten logs on each log is a thin line, and the mean of it and those before it a thick one.
@@ -216,14 +213,12 @@ def curve_picture(
     Args:
         rows (`Sequence[Mapping[str, Any]]`):
             Logs, each with `step`. What is absent or no finite number is left out.
-        title (`str`):
-            Title of the picture.
+        title (`str`), unit (`str`), name (`str`):
+            Title of the picture, unit of the figures, and name of the picture's file.
         keys (`Mapping[str, str]`):
             Key of each curve in a log, by the curve's label.
-        unit (`str`):
-            Unit of the figures.
-        name (`str`):
-            Name of the picture's file.
+        held_out (`Mapping[int, Interval]`, *optional*):
+            By step, the same figure on held-out prompts: points with bars.
 
     Returns:
         [`Picture`]
@@ -244,11 +239,16 @@ def curve_picture(
             smooth = trailing_mean(torch.tensor(values, dtype=torch.float64), window)
             axes.plot(steps, values, color=colour, alpha=0.4, linewidth=0.9)
             axes.plot(steps, smooth, color=colour, linestyle=line, label=label)
-        ends.append(f"{label} from {number(values[0])} to {number(values[-1])}".strip())
+        ends.append(_from_to(label, values[0], values[-1]))
+    caption = f"Thin: each log. Thick: the mean of {window} logs up to it." if window > 1 else "Each point is a log."
+    if held_out:
+        means, bars = [i.value for i in held_out.values()], _bars(*held_out.values())
+        axes.errorbar(list(held_out), means, bars, fmt="o", capsize=4, color=_COLOURS[1], label=_HELD_OUT)
+        ends.append(_from_to(_HELD_OUT, means[0], means[-1]))
+        caption += f" Bars: {_HELD_OUT}, with 95% intervals."
     axes.set(xlabel="step", ylabel=unit)
     if len(ends) > 1:
         axes.legend(frameon=False, fontsize=9)
-    caption = f"Thin: each log. Thick: the mean of {window} logs up to it." if window > 1 else "Each point is a log."
     return Picture(figure, name, f"{title} by step: {', '.join(ends)}.", caption)
 
 
@@ -266,12 +266,8 @@ def interval_picture(
     Args:
         intervals (`Mapping[str, Interval]`):
             Each estimate by its name.
-        title (`str`):
-            Title of the picture.
-        unit (`str`):
-            Unit of the estimates.
-        name (`str`):
-            Name of the picture's file.
+        title (`str`), unit (`str`), name (`str`):
+            Title of the picture, unit of the estimates, and name of the picture's file.
         line (`float`, *optional*):
             Where a dotted line stands for chance.
         rule (`tuple[str, Interval]`, *optional*):
@@ -281,13 +277,13 @@ def interval_picture(
         [`Picture`]
     """
     figure, axes = _axes(title)
-    shown = dict(intervals)
-    for place, ((label, i), other) in enumerate(zip(shown.items(), cycle(_COLOURS), strict=False)):
+    named = dict(intervals)
+    for place, ((label, i), other) in enumerate(zip(named.items(), cycle(_COLOURS), strict=False)):
         colour = COLOUR_OF.get(label, other)
-        axes.errorbar(i.value, place, xerr=[[i.value - i.low], [i.high - i.value]], fmt="o", capsize=4, color=colour)
+        axes.errorbar(i.value, place, xerr=_bars(i), fmt="o", capsize=4, color=colour)
     caption = "Bars are 95% intervals."
     if rule is not None:
-        shown[rule[0]] = rule[1]
+        named[rule[0]] = rule[1]
         axes.axvspan(rule[1].low, rule[1].high, color="#999999", alpha=0.2, linewidth=0)
         axes.axvline(rule[1].value, color="#777777", linestyle="--", linewidth=1.2)
         caption += f" Dashed: {rule[0]}, with its interval."
@@ -297,9 +293,18 @@ def interval_picture(
     axes.set_yticks(range(len(intervals)), list(intervals))
     axes.set(ylim=(len(intervals) - 0.5, -0.5), xlabel=unit)
     values = ", ".join(
-        f"{label} {number(i.value)} ({number(i.low)} to {number(i.high)})" for label, i in shown.items()
+        f"{label} {number(i.value)} ({number(i.low)} to {number(i.high)})" for label, i in named.items()
     )
     return Picture(figure, name, f"{title}, {unit}: {values}.", caption)
+
+
+def _from_to(label: str, first: float, last: float) -> str:
+    return f"{label} from {number(first)} to {number(last)}".strip()
+
+
+def _bars(*intervals: Interval) -> list[list[float]]:
+    """How far each interval reaches below its estimate, and how far above it."""
+    return [[i.value - i.low for i in intervals], [i.high - i.value for i in intervals]]
 
 
 def _axes(title: str) -> tuple[Figure, Any]:

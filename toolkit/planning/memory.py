@@ -90,20 +90,10 @@ def nf4_bytes(numel: int, double_quantisation: bool = False) -> int:
     Section 3 of https://huggingface.co/papers/2305.14314: 4 bits a weight and 32 / 64 = 0.5 bits of constants; with
     double quantisation the constants take 8 bits and one second constant for every 256 of them 32 bits, which is
     8 / 64 + 32 / (64 * 256) = 0.127 bits a weight.
-
-    Args:
-        numel (`int`):
-            Number of weights.
-        double_quantisation (`bool`, *optional*, defaults to `False`):
-            Whether the constants are quantised, too.
-
-    Returns:
-        `int`
     """
     constants = math.ceil(numel / 64)
-    return math.ceil(numel / 2) + (
-        constants + 4 * math.ceil(constants / 256) if double_quantisation else 4 * constants
-    )
+    constant_bytes = constants + 4 * math.ceil(constants / 256) if double_quantisation else 4 * constants
+    return math.ceil(numel / 2) + constant_bytes
 
 
 def in_bfloat16(parameters: list[Parameter]) -> list[Parameter]:
@@ -112,11 +102,7 @@ def in_bfloat16(parameters: list[Parameter]) -> list[Parameter]:
 
 
 def model_states(
-    parameters: list[Parameter],
-    stage: int = 0,
-    gpus: int = 1,
-    persistent: int = 0,
-    offload: bool = False,
+    parameters: list[Parameter], stage: int = 0, gpus: int = 1, persistent: int = 0, offload: bool = False
 ) -> ModelStates:
     r"""
     Weights, gradients and AdamW's states on one GPU.
@@ -136,10 +122,8 @@ def model_states(
     Args:
         parameters (`list[Parameter]`):
             All weights in the model's order, [`in_bfloat16`] for DeepSpeed's bfloat16.
-        stage (`int`, *optional*, defaults to 0):
-            ZeRO stage, from 0 to 3.
-        gpus (`int`, *optional*, defaults to 1):
-            Number of GPUs.
+        stage (`int`, *optional*, defaults to 0), gpus (`int`, *optional*, defaults to 1):
+            ZeRO stage, from 0 to 3, and number of GPUs.
         persistent (`int`, *optional*, defaults to 0):
             Most elements of a tensor that ZeRO-3 keeps whole: DeepSpeed's `stage3_param_persistence_threshold`.
         offload (`bool`, *optional*, defaults to `False`):
@@ -184,16 +168,8 @@ def host_bytes(parameters: list[Parameter], gpus: int) -> int:
 
 def fullest_partition(numels: list[int], gpus: int) -> int:
     """
-    Elements of all tensors that touch a partition, where most do, of tensors laid end to end and cut into equal parts.
-
-    Args:
-        numels (`list[int]`):
-            Sizes of the tensors in their order.
-        gpus (`int`):
-            Number of partitions.
-
-    Returns:
-        `int`
+    Elements of all tensors that touch a partition, where most do. Tensors of so many elements are laid end to end, in
+    their order, and cut into a part for each GPU.
     """
     part = math.ceil(sum(numels) / (2 * gpus)) * 2
     touching, start = [0] * gpus, 0
@@ -229,9 +205,7 @@ def framework_overhead(
     counts. torch's AdamW is the fused one, without copies.
 
     Args:
-        parameters (`list[Parameter]`):
-            All weights, as in [`model_states`].
-        stage (`int`), gpus (`int`), persistent (`int`), offload (`bool`):
+        parameters (`list[Parameter]`), stage (`int`), gpus (`int`), persistent (`int`), offload (`bool`):
             As in [`model_states`]. With `offload` the step is taken on the CPU.
         bucket (`int`):
             Elements of DeepSpeed's `reduce_bucket_size`.
@@ -275,20 +249,8 @@ def layer_activations(decoder: Decoder, precision: Precision, rows: int, length:
 
     No dropout: TRL turns it off in reward models, `ReinforceConfig` in policies.
 
-    Args:
-        decoder ([`Decoder`]):
-            Shape of the decoder.
-        precision ([`Precision`]):
-            Types.
-        rows (`int`):
-            Rows of the batch.
-        length (`int`):
-            Tokens of each row, padding included.
-        rank (`int`, *optional*, defaults to 0):
-            Rank of LoRA on all linear maps; 0 in full fine-tuning.
-
-    Returns:
-        `int`
+    `rows` have `length` tokens each, padding included; `rank` is that of LoRA on all linear maps, 0 in full
+    fine-tuning.
     """
     h, c = decoder.hidden, precision.products
     queries, keys = decoder.heads * decoder.head_dim, decoder.kv_heads * decoder.head_dim

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import asdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
@@ -68,14 +68,7 @@ class Run(NamedTuple):
 
 def load_config(name_or_path: str) -> PreTrainedConfig:
     """
-    Configuration of a decoder.
-
-    Args:
-        name_or_path (`str`):
-            Hub name or folder of a model or an adapter, whose base model is then meant.
-
-    Returns:
-        [`~transformers.PreTrainedConfig`]
+    Configuration of a decoder, by the hub name or folder of a model, or of an adapter, whose base model is then meant.
 
     Raises:
         `ValueError`: If there is none, or it is not that of a dense decoder.
@@ -83,7 +76,7 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
     try:
         if (file := find_adapter_config_file(name_or_path)) is not None:
             name_or_path = PeftConfig.from_pretrained(os.path.dirname(file)).base_model_name_or_path
-        config = AutoConfig.from_pretrained(name_or_path, num_labels=1)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(name_or_path, num_labels=1)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
@@ -91,12 +84,12 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
             "with a config.json."
         ) from None
     text = config.get_text_config()
-    experts = [key for key in ("num_experts", "num_local_experts", "n_routed_experts") if getattr(text, key, None)]
-    if experts:
-        raise ValueError(
-            f"'{name_or_path}' is a mixture of experts (`{experts[0]}={getattr(text, experts[0])}`), which is not "
-            "planned. Name a dense decoder."
-        )
+    for key in ("num_experts", "num_local_experts", "n_routed_experts"):
+        if experts := getattr(text, key, None):
+            raise ValueError(
+                f"'{name_or_path}' is a mixture of experts (`{key}={experts}`), which is not planned. Name a dense "
+                "decoder."
+            )
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise ValueError(
             f"'{name_or_path}' is of type '{config.model_type}', which is not a decoder. Name a causal model such as "
@@ -114,70 +107,47 @@ def build_model(
     keep_adapter_dtype: bool = False,
 ) -> PreTrainedModel | PeftModel:
     """
-    A model without weights, on the meta device, with the types that TRL's trainers give them.
+    Our reward model, or a causal model, without weights, on the meta device, with the types of TRL's trainers.
 
-    Args:
-        config ([`~transformers.PreTrainedConfig`]):
-            Configuration.
-        reward (`bool`):
-            Whether to build our reward model; otherwise a causal model.
-        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
-            Type of the weights.
-        lora_rank (`int`, *optional*, defaults to 0):
-            Rank of LoRA on all linear layers; 0 for none.
-        load_in_4bit (`bool`, *optional*, defaults to `False`):
-            Whether the base model will be in 4 bits, with which TRL makes adapters bfloat16.
-        keep_adapter_dtype (`bool`, *optional*, defaults to `False`):
-            Whether adapters stay in `dtype`, as TRL has it under ZeRO-3; otherwise PEFT makes them float32.
-
-    Returns:
-        [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]
+    LoRA of a rank above 0 is on all linear layers. Its matrices are bfloat16 where the base will be in 4 bits, as TRL
+    makes them, stay in `dtype` with `keep_adapter_dtype`, as TRL has it under ZeRO-3, and are else PEFT's float32.
     """
     with torch.device("meta"):
         if reward:
             if getattr(config, "multi_scale", None) is None:
                 config.multi_scale = asdict(MultiScaleSettings())
-            model = reward_model_class(type(config))._from_config(config, dtype=dtype)
-            model.score.float()  # it stays so outside DeepSpeed
+            build: Any = reward_model_class(type(config))._from_config  # type: ignore[arg-type]  # a class is hashable
         else:
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        if lora_rank:
-            task = "SEQ_CLS" if reward else "CAUSAL_LM"
-            lora = LoraConfig(task_type=task, r=lora_rank, target_modules="all-linear")
-            model = get_peft_model(model, lora)
-            adapter_dtype = torch.bfloat16 if load_in_4bit else dtype if keep_adapter_dtype else torch.float32
-            for name, parameter in model.named_parameters():
-                if "lora_" in name:
-                    parameter.data = parameter.data.to(adapter_dtype)
-    return model
+            build = AutoModelForCausalLM.from_config
+        model: PreTrainedModel = build(config, dtype=dtype)
+        if reward:
+            model.score.float()  # it stays so outside DeepSpeed
+        if not lora_rank:
+            return model
+        task = "SEQ_CLS" if reward else "CAUSAL_LM"
+        lora = LoraConfig(task_type=task, r=lora_rank, target_modules="all-linear")
+        adapted: PeftModel = get_peft_model(model, lora)
+        adapter_dtype = torch.bfloat16 if load_in_4bit else dtype if keep_adapter_dtype else torch.float32
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.to(adapter_dtype)
+        return adapted
 
 
 def list_parameters(
     model: PreTrainedModel | PeftModel, load_in_4bit: bool = False, double_quantisation: bool = False
 ) -> list[Parameter]:
     """
-    Every parameter of a model once, tied ones too.
+    Every parameter of a model, on any device, once, tied ones too.
 
-    Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Model, on any device.
-        load_in_4bit (`bool`, *optional*, defaults to `False`):
-            Whether linear layers count as 4-bit, but for adapters, heads and what is tied to the embedding: those
-            that Transformers hands to bitsandbytes.
-        double_quantisation (`bool`, *optional*, defaults to `False`):
-            Whether their constants are quantised, too.
-
-    Returns:
-        `list[Parameter]`
+    With `load_in_4bit` linear layers count as 4-bit, but for adapters, heads and what is tied to the embedding: those
+    that Transformers hands to bitsandbytes. With `double_quantisation` their constants are quantised, too.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = _without_adapters(model)
     outside = [base.get_output_embeddings(), base.get_input_embeddings()]
     kept = {id(module.weight) for module in outside if module is not None}
-    packed = set()
-    for name, module in base.named_modules():
-        linear = type(module) in (nn.Linear, Conv1D) and "lora_" not in name
-        if load_in_4bit and linear and id(module.weight) not in kept:
-            packed.add(id(module.weight))
+    linears = [m for name, m in base.named_modules() if type(m) in (nn.Linear, Conv1D) and "lora_" not in name]
+    packed = {id(module.weight) for module in linears} - kept if load_in_4bit else set()
     return [
         Parameter(
             numel=parameter.numel(),
@@ -192,19 +162,8 @@ def list_parameters(
 
 
 def decoder_shape(model: PreTrainedModel | PeftModel, load_in_4bit: bool = False) -> Decoder:
-    """
-    Shape of a model's decoder, read off its first layer.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Model.
-        load_in_4bit (`bool`, *optional*, defaults to `False`):
-            Whether linear layers will be in 4 bits.
-
-    Returns:
-        [`~toolkit.planning.memory.Decoder`]
-    """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    """Shape of a model's decoder, read off its first layer; linear layers in 4 bits count as without weights."""
+    base = _without_adapters(model)
     config = base.config.get_text_config()
     layers = config.num_hidden_layers
     lists = [module for module in base.modules() if isinstance(module, nn.ModuleList) and len(module) == layers]
@@ -251,10 +210,8 @@ def plan_memory(
             How it is trained.
         reward_model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`], *optional*):
             What scores a policy's completions. Whole on every GPU, but under ZeRO-3.
-        load_in_4bit (`bool`, *optional*, defaults to `False`):
-            Whether the base model is in 4 bits.
-        double_quantisation (`bool`, *optional*, defaults to `False`):
-            Whether the constants of 4 bits are quantised, too.
+        load_in_4bit (`bool`), double_quantisation (`bool`):
+            Whether the base model is in 4 bits, and whether their constants are quantised, too. Neither by default.
 
     Returns:
         [`MemoryPlan`]
@@ -266,10 +223,10 @@ def plan_memory(
     parameters = list_parameters(model, load_in_4bit, double_quantisation)
     decoder = decoder_shape(model, load_in_4bit)
     adapters = {name: parameter for name, parameter in model.named_parameters() if "lora_" in name}
-    lora_rank = model.peft_config["default"].r if adapters else 0
-    loaded = model.get_input_embeddings().weight.itemsize
+    peft_configs: dict[str, Any] = model.peft_config if isinstance(model, PeftModel) else {}
+    lora_rank = peft_configs["default"].r if peft_configs else 0
     adapter_itemsize = next((parameter.itemsize for parameter in adapters.values()), 0)
-    precision = Precision(loaded, run.bf16, adapter_itemsize)
+    precision = Precision(_loaded_itemsize(model), run.bf16, adapter_itemsize)
     if run.stage and run.bf16:  # DeepSpeed casts the weights instead of the products
         parameters, precision = in_bfloat16(parameters), Precision(2, False, 2 if adapters else 0)
     # The files in deepspeed_configs/ leave both sizes to Transformers, which derives them from the width.
@@ -279,29 +236,43 @@ def plan_memory(
     head = score_activations(*shape, lora_rank)
     if run.completion_length:
         head = language_head_activations(*shape, run.completion_length, lora_rank)
-    activations = activation_bytes(
-        *shape, run.gradient_checkpointing, head, lora_rank, sum(p.numel() for p in adapters.values())
-    )
+    adapter_weights = sum(parameter.numel() for parameter in adapters.values())
+    activations = activation_bytes(*shape, run.gradient_checkpointing, head, lora_rank, adapter_weights)
     overhead = framework_overhead(
         parameters, run.stage, run.gpus, persistent, bucket, run.offload, activations=activations
     )
     generation = reward = reference = 0
     if run.completion_length:
-        prompt = run.length - run.completion_length
-        generation = cache_bytes(decoder, run.generated_rows, run.length, precision.weights)
-        generation += inference_bytes(decoder, run.generated_rows, prompt, precision.products)
-        generation += 4 * run.generated_rows * decoder.vocabulary  # the last token's logits in float32
-        if run.stage == 3:  # TRL's `ds3_gather_for_generation` puts the whole model together
-            generation += sum(p.nbytes for p in parameters)
+        generation = _generation_bytes(decoder, precision, parameters, run)
         if run.beta and not adapters:  # with LoRA the reference is the policy without its adapter
             reference = _frozen_bytes(parameters, run, persistent)
     if reward_model is not None:
-        shape = decoder_shape(reward_model)
-        frozen = list_parameters(reward_model)
-        itemsize = reward_model.get_input_embeddings().weight.itemsize
-        reward = _frozen_bytes(frozen, run, 10 * shape.hidden)
-        reward += inference_bytes(shape, min(REWARD_ROWS, run.generated_rows), run.length, itemsize)
+        scorer, rows = decoder_shape(reward_model), min(REWARD_ROWS, run.generated_rows)
+        reward = _frozen_bytes(list_parameters(reward_model), run, 10 * scorer.hidden)
+        reward += inference_bytes(scorer, rows, run.length, _loaded_itemsize(reward_model))
     return MemoryPlan(*states, activations, generation, reward, reference, overhead)
+
+
+def _without_adapters(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(base, PreTrainedModel)  # which PEFT types as a module
+    return base
+
+
+def _loaded_itemsize(model: PreTrainedModel | PeftModel) -> int:
+    """Bytes an element of the type in which a model was loaded, which its embedding keeps."""
+    return next(model.get_input_embeddings().parameters()).itemsize
+
+
+def _generation_bytes(decoder: Decoder, precision: Precision, parameters: list[Parameter], run: Run) -> int:
+    """Bytes that a policy's sampling holds: cache, a pass over the prompts, logits, and what ZeRO-3 gathers."""
+    rows, prompt = run.generated_rows, run.length - run.completion_length
+    total = cache_bytes(decoder, rows, run.length, precision.weights)
+    total += inference_bytes(decoder, rows, prompt, precision.products)
+    total += 4 * rows * decoder.vocabulary  # the last token's logits in float32
+    if run.stage == 3:  # TRL's `ds3_gather_for_generation` puts the whole model together
+        total += sum(p.nbytes for p in parameters)
+    return total
 
 
 def _frozen_bytes(parameters: list[Parameter], run: Run, persistent: int) -> int:

@@ -4,7 +4,8 @@ from trl import RLOOConfig, RLOOTrainer
 
 from tests.conftest import Alone
 from toolkit import ReinforceConfig, ReinforceTrainer, RewardFunction
-from toolkit.experiments.benchmarks.policy import PolicyArm, PolicyBenchmarkArguments, fitting_prompts, policy_rounds
+from toolkit.experiments.benchmarks.common import Arm
+from toolkit.experiments.benchmarks.policy import PolicyBenchmarkArguments, fitting_prompts, policy_rounds
 from toolkit.experiments.benchmarks.reward import response_scale_model
 
 
@@ -21,16 +22,13 @@ def test_both_trainers_sample_the_same_and_their_parts_add_up(chat_pairs, tiny_f
         beta=beta,
         output_dir=str(tmp_path),
     )
-    arms = [
-        PolicyArm(RLOOTrainer, RLOOConfig, str, {}),
-        PolicyArm(ReinforceTrainer, ReinforceConfig, RewardFunction, {}),
-    ]
-    prompts, found = chat_pairs.select_columns("prompt"), []
+    arms = [Arm(RLOOTrainer, RLOOConfig, {}), Arm(ReinforceTrainer, ReinforceConfig, {}, RewardFunction)]
+    prompts, measured_by_arm = chat_pairs.select_columns("prompt"), []
     for arm in arms:
         turns = Alone()
         policy_rounds(turns, arm, args, tiny_folder(), reward, prompts)
-        found.append(turns.rounds)
-    theirs, ours = found
+        measured_by_arm.append(turns.rounds)
+    theirs, ours = measured_by_arm
     assert len(theirs) == len(ours) == 2
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.values == other.values  # the same tokens at the same places

@@ -1,11 +1,11 @@
-"""Benchmarks: their arguments, their model and data, and what becomes of the rounds."""
+"""What the benchmarks share: their arguments, model and data, and what becomes of their rounds."""
 
 import math
 import os
 import platform
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from ...arguments import SANDBOX, DataArguments, make_once
 from ...data.loading import load_pairs
-from ...data.messages import Messages
+from ...data.messages import texts_of
 from ...pages.tables import print_table
 from ...planning.memory import Decoder
 from ...sandbox.models import new_decoder, train_tokenizer
@@ -29,40 +29,10 @@ CONTEXT_LENGTH = 32_768  # of the decoder from scratch, whose rotary positions n
 
 @dataclass
 class BenchmarkArguments(DataArguments):
-    """
-    What is measured, and on what: arguments of the benchmarks, beside the data's.
+    """What is measured, and on what: arguments of the benchmarks, beside the data's."""
 
-    Args:
-        dataset_name (`str`, *optional*, defaults to `"sandbox"`):
-            Pairs, named as in [`DataArguments`].
-        train_size (`int`, *optional*, defaults to `400`):
-            Pairs of a round.
-        model (`str`, *optional*):
-            Hub name or folder of a causal model. Where it is not given, a Qwen3-shaped decoder from scratch.
-        hidden_size (`int`, *optional*, defaults to `384`):
-            Width of the decoder from scratch, a multiple of 32.
-        layers (`int`, *optional*, defaults to `6`):
-            Layers of the decoder from scratch.
-        vocab_size (`int`, *optional*, defaults to `4096`):
-            Most tokens of the tokenizer that is trained for it.
-        device (`str`, *optional*, defaults to `"cpu"`):
-            'cpu' or 'cuda'; of several GPUs the first is used.
-        dtype (`str`, *optional*, defaults to `"float32"`):
-            'float32', or 'bfloat16': in training by autocast over float32 weights, as TRL does; in scoring, weights.
-        threads (`int`, *optional*, defaults to `1`):
-            Threads of each process.
-        max_length (`int`, *optional*, defaults to `512`):
-            Most tokens of a row. Longer pairs are left out for all alike, as one side would drop and one shorten them.
-        rounds (`int`, *optional*, defaults to `5`):
-            Rounds, each over the same data.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the data's choice, the decoder and the training.
-        output_dir (`str`, *optional*, defaults to `"runs/benchmark"`):
-            Folder of the decoder, the chosen data and the results.
-    """
-
-    dataset_name: str | None = field(default=SANDBOX, metadata={"help": "Pairs, named as in [`DataArguments`]."})
-    train_size: int | None = field(default=400, metadata={"help": "Pairs of a round."})
+    dataset_name: str = field(default=SANDBOX, metadata={"help": "Pairs, named as in [`DataArguments`]."})
+    train_size: int = field(default=400, metadata={"help": "Pairs of a round."})
     model: str | None = field(
         default=None,
         metadata={
@@ -101,18 +71,7 @@ class BenchmarkArguments(DataArguments):
 
 
 def check_device(device: str, dtype: str) -> None:
-    """
-    Refuse a device or a type that no benchmark runs with.
-
-    Args:
-        device (`str`):
-            'cpu' or 'cuda'.
-        dtype (`str`):
-            'float32' or 'bfloat16'.
-
-    Raises:
-        `ValueError`: If it is another, or there is no GPU.
-    """
+    """Refuse a device or a type that no benchmark runs with, and a GPU where there is none."""
     for name, value, allowed in (("device", device, ("cpu", "cuda")), ("dtype", dtype, ("float32", "bfloat16"))):
         if value not in allowed:
             raise ValueError(f"`{name}` is '{value}'. Use '{allowed[0]}' or '{allowed[1]}'.")
@@ -120,20 +79,30 @@ def check_device(device: str, dtype: str) -> None:
         raise ValueError("`device` is 'cuda', but torch finds no GPU. Set `device=cpu`.")
 
 
+class Arm(NamedTuple):
+    """A way to train: whose trainer and configuration, and its options beside those that all arms share."""
+
+    trainer: type[Any]
+    config: type[Any]
+    options: dict[str, Any]
+    reward: Callable[[str], Any] = str  # of a policy's arm: makes its reward function of the model's folder
+
+
+def trainer_options(args: BenchmarkArguments) -> dict[str, Any]:
+    """Options of every trainer of a benchmark, which writes nothing but its figures."""
+    return {
+        "output_dir": args.output_dir,
+        "seed": args.seed,
+        "use_cpu": args.device == "cpu",
+        "bf16": args.dtype == "bfloat16",
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
 def benchmark_pairs(args: BenchmarkArguments) -> Dataset:
-    """
-    All pairs that a benchmark may choose from.
-
-    Args:
-        args ([`BenchmarkArguments`]):
-            Where they come from.
-
-    Returns:
-        `datasets.Dataset`: Columns `prompt`, `chosen` and `rejected`, checked and shuffled.
-
-    Raises:
-        `ValueError`: If the data cannot be found or a row is wrong.
-    """
+    """All pairs that a benchmark may choose from: columns `prompt`, `chosen` and `rejected`, checked and shuffled."""
     if args.dataset_name == SANDBOX:
         pairs = sample_pairs(4 * args.train_size, seed=args.seed)
     else:
@@ -143,16 +112,8 @@ def benchmark_pairs(args: BenchmarkArguments) -> Dataset:
 
 def benchmark_model(args: BenchmarkArguments, pairs: Dataset) -> str:
     """
-    Hub name or folder of the model, which is made where none is named and no run before has made it.
-
-    Args:
-        args ([`BenchmarkArguments`]):
-            Its name, or its size.
-        pairs (`datasets.Dataset`):
-            Texts to train its tokenizer on.
-
-    Returns:
-        `str`
+    Hub name or folder of the model, which is made where none is named and no run before has made it: its tokenizer is
+    trained on `pairs`.
     """
     name = f"decoder-{args.hidden_size}x{args.layers}-{args.vocab_size}"
     return args.model or make_once(Path(args.output_dir) / name, _save_decoder, args, pairs)
@@ -166,9 +127,7 @@ def _save_decoder(folder: Path, args: BenchmarkArguments, pairs: Dataset) -> Non
     tokenizer.save_pretrained(folder)
 
 
-def texts_of(side: str | Messages) -> list[str]:
-    """The text itself, or what each message says."""
-    return [side] if isinstance(side, str) else [message["content"] for message in side]
+# Arithmetic
 
 
 class Spread(NamedTuple):
@@ -179,30 +138,18 @@ class Spread(NamedTuple):
     high: float
 
 
-# Arithmetic
+def spread(values: Iterable[float]) -> Spread:
+    """Median, least and greatest of some values."""
+    values = list(values)
+    return Spread(statistics.median(values), min(values), max(values))
 
 
 def speed_ratios(rounds: list[Round], reference: list[Round]) -> Spread:
-    """
-    How many times as fast as the reference, round by round, over the same items.
-
-    Args:
-        rounds (`list[Round]`):
-            Rounds of an arm.
-        reference (`list[Round]`):
-            The same rounds of the arm that it is compared with.
-
-    Returns:
-        [`Spread`]
-
-    Raises:
-        `ValueError`: If the two differ in their number of rounds.
-    """
-    ratios = [
+    """How many times as fast as the reference, round by round: both must have as many (`ValueError`)."""
+    return spread(
         (mine.items / mine.seconds) / (other.items / other.seconds)
         for mine, other in zip(rounds, reference, strict=True)
-    ]
-    return Spread(statistics.median(ratios), min(ratios), max(ratios))
+    )
 
 
 def model_flops(decoder: Decoder, tokens: int, squares: int, backward: bool) -> float:
@@ -216,18 +163,9 @@ def model_flops(decoder: Decoder, tokens: int, squares: int, backward: bool) -> 
     queries meet keys and where values are summed. Not in it are padding, activations that are computed again, norms
     and heads. Eq. (2.2) of https://huggingface.co/papers/2001.08361, for causal attention.
 
-    Args:
-        decoder ([`~toolkit.planning.memory.Decoder`]):
-            Its shape.
-        tokens (`int`):
-            Real tokens; one that several rows share counts once where the model is run on it once.
-        squares (`int`):
-            Sum of [`~toolkit.experiments.benchmarks.rounds.visible_squares`] over the rows.
-        backward (`bool`):
-            Whether gradients of all weights are taken.
-
-    Returns:
-        `float`
+    A real token that several rows share counts once where the model is run on it once; `squares` is the sum of
+    [`~toolkit.experiments.benchmarks.rounds.visible_squares`] over the rows, and `backward` says that gradients of all
+    weights are taken.
     """
     width = decoder.heads * decoder.head_dim
     forward = 2.0 * decoder.layers * (decoder.linear_weights * tokens + width * squares)
@@ -236,20 +174,8 @@ def model_flops(decoder: Decoder, tokens: int, squares: int, backward: bool) -> 
 
 def matmul_rate(device: str, dtype: str, threads: int, repeats: int = 10) -> float:
     """
-    Rate of the machine at what it does best, the product of two large square matrices.
-
-    Args:
-        device (`str`):
-            Where.
-        dtype (`str`):
-            Their type.
-        threads (`int`):
-            Threads, on the CPU.
-        repeats (`int`, *optional*, defaults to `10`):
-            Products, of which the fastest counts.
-
-    Returns:
-        `float`: Floating-point operations a second.
+    Rate of the machine at what it does best, the product of two large square matrices: floating-point operations a
+    second in the fastest of several repeats.
     """
     torch.set_num_threads(threads)
     size = 1024 if device == "cpu" else 8192
@@ -264,19 +190,7 @@ def matmul_rate(device: str, dtype: str, threads: int, repeats: int = 10) -> flo
 
 def largest_difference(first: Sequence[float], second: Sequence[float]) -> float:
     """
-    The most that two series differ by at any place.
-
-    Args:
-        first (`Sequence[float]`):
-            Losses by step, or scores by response.
-        second (`Sequence[float]`):
-            The same of another arm.
-
-    Returns:
-        `float`: NaN where one of them holds a NaN.
-
-    Raises:
-        `ValueError`: If one is longer, or both are empty.
+    The most that two series of one length, such as losses by step, differ by at any place; NaN where one holds a NaN.
     """
     differences = [abs(one - other) for one, other in zip(first, second, strict=True)]
     return math.nan if any(map(math.isnan, differences)) else max(differences)
@@ -285,21 +199,8 @@ def largest_difference(first: Sequence[float], second: Sequence[float]) -> float
 # Results
 
 
-def machine(device: str, dtype: str, threads: int) -> dict[str, Any]:
-    """
-    What the figures were measured on, and the rate of matrix products there.
-
-    Args:
-        device (`str`):
-            'cpu' or 'cuda'.
-        dtype (`str`):
-            Type of the matrices.
-        threads (`int`):
-            Threads, on the CPU.
-
-    Returns:
-        `dict[str, Any]`: For JSON.
-    """
+def describe_machine(device: str, dtype: str, threads: int) -> dict[str, Any]:
+    """What the figures were measured on, for JSON: its name, cores and versions, and its [`matmul_rate`]."""
     versions = {name: version(name) for name in ("torch", "transformers", "trl")}
     cpu = re.search(r"model name\s*: (.+)", CPU_INFO.read_text()) if CPU_INFO.exists() else None
     name = torch.cuda.get_device_name() if device == "cuda" else cpu[1] if cpu else platform.machine()
@@ -311,17 +212,7 @@ def summarize_arms(
     results: Mapping[str, list[Round]], decoder: Decoder, rate: float, backward: bool
 ) -> dict[str, dict[str, Any]]:
     """
-    The figures of every arm over all its rounds, beside the first arm's.
-
-    Args:
-        results (`Mapping[str, list[Round]]`):
-            Rounds of each arm; the first is the reference.
-        decoder ([`~toolkit.planning.memory.Decoder`]):
-            Shape of the model.
-        rate (`float`):
-            [`matmul_rate`] of the machine.
-        backward (`bool`):
-            Whether gradients were taken.
+    The figures of every arm over all its rounds, beside the first arm's; `rate` is the machine's [`matmul_rate`].
 
     Returns:
         `dict[str, dict[str, Any]]`: For JSON, by arm: `per_second`, all items over all seconds; `ratio`, a
@@ -347,17 +238,7 @@ def summarize_arms(
 
 
 def print_arms(title: str, unit: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
-    """
-    Print what [`summarize_arms`] found.
-
-    Args:
-        title (`str`):
-            Title of the table.
-        unit (`str`):
-            What is counted: 'pairs' or 'responses'.
-        figures (`Mapping[str, Mapping[str, Any]]`):
-            Figures by arm.
-    """
+    """Print what [`summarize_arms`] found; `unit` is what is counted, 'pairs' or 'responses'."""
     columns = (f"{unit}/s", "ratio", "least to most", "real tokens", "with padding", "peak MB", "% of matmul rate")
     rows = [
         (

@@ -3,15 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl import RLOOConfig, RLOOTrainer
 
-from .common import BenchmarkArguments
+from .common import Arm, BenchmarkArguments, trainer_options
 from .rounds import Meter, Turns, now
 
 PARTS = ("generation", "log-probabilities without gradient", "rewards", "forward", "backward", "rest")
@@ -19,21 +18,7 @@ PARTS = ("generation", "log-probabilities without gradient", "rewards", "forward
 
 @dataclass
 class PolicyBenchmarkArguments(BenchmarkArguments):
-    """
-    Arguments of the benchmark of REINFORCE, beside those of every benchmark.
-
-    Args:
-        batch_size (`int`, *optional*, defaults to `32`):
-            Responses of a step.
-        num_generations (`int`, *optional*, defaults to `4`):
-            Responses to a prompt.
-        max_completion_length (`int`, *optional*, defaults to `64`):
-            Most tokens of a response.
-        beta (`float`, *optional*, defaults to `0.0`):
-            Weight of the divergence from the reference; 0 needs no reference. TRL's default is 0.05.
-        steps (`int`, *optional*, defaults to `4`):
-            Steps of a round.
-    """
+    """Arguments of the benchmark of REINFORCE, beside those of every benchmark."""
 
     batch_size: int = field(default=32, metadata={"help": "Responses of a step."})
     num_generations: int = field(default=4, metadata={"help": "Responses to a prompt."})
@@ -45,40 +30,22 @@ class PolicyBenchmarkArguments(BenchmarkArguments):
     steps: int = field(default=4, metadata={"help": "Steps of a round."})
 
 
-class PolicyArm(NamedTuple):
-    """A way to tune a policy: trainer, configuration, what makes its reward function of a folder, and options."""
-
-    trainer: type[RLOOTrainer]
-    config: type[RLOOConfig]
-    reward: Callable[[str], Any]
-    options: dict[str, Any]
-
-
 class Stopwatch:
-    """
-    Seconds that a trainer spends in each of `PARTS`, and what it samples and runs the policy on.
+    """Seconds that a trainer spends in each of `PARTS`, by methods replaced on it; what it samples and runs on."""
 
-    Args:
-        trainer ([`~trl.RLOOTrainer`]):
-            The trainer, whose methods are timed on this instance.
-        device (`str`):
-            'cpu' or 'cuda'.
-    """
-
-    def __init__(self, trainer: RLOOTrainer, device: str) -> None:
+    def __init__(self, trainer: Any, device: str) -> None:  # an RLOOTrainer, on which methods are replaced
         self.device = device
         trainer._generate_single_turn = self._timed("generation", trainer._generate_single_turn, self._count_sampled)
-        frozen = self._timed("log-probabilities without gradient", trainer._get_per_token_logps_and_entropies)
-        plain = trainer._get_per_token_logps_and_entropies
+        with_gradient = trainer._get_per_token_logps_and_entropies  # a part of "forward"
+        without = self._timed("log-probabilities without gradient", with_gradient)
         trainer._get_per_token_logps_and_entropies = lambda *args, **kwargs: (
-            plain if torch.is_grad_enabled() else frozen
-        )(*args, **kwargs)
+            with_gradient(*args, **kwargs) if torch.is_grad_enabled() else without(*args, **kwargs)
+        )
         trainer._calculate_rewards = self._timed("rewards", trainer._calculate_rewards)
         trainer._compute_loss = self._timed("forward", trainer._compute_loss)
         trainer.accelerator.backward = self._timed("backward", trainer.accelerator.backward)
-        trainer.accelerator.unwrap_model(trainer.model).base_model.register_forward_pre_hook(
-            self._count_run, with_kwargs=True
-        )
+        decoder = trainer.accelerator.unwrap_model(trainer.model).base_model
+        decoder.register_forward_pre_hook(self._count_run, with_kwargs=True)
         self.start()
 
     def start(self) -> None:
@@ -107,19 +74,7 @@ class Stopwatch:
 
 
 class StepsCallback(TrainerCallback):
-    """
-    Makes every few steps a round; the first few warm up.
-
-    Args:
-        turns ([`~toolkit.experiments.benchmarks.rounds.Turns`]):
-            Gives the word.
-        meter ([`~toolkit.experiments.benchmarks.rounds.Meter`]):
-            Measures time and memory.
-        watch ([`Stopwatch`]):
-            Measures the parts.
-        steps (`int`):
-            Steps of a round.
-    """
+    """Makes every few steps a round; the first few warm up."""
 
     def __init__(self, turns: Turns, meter: Meter, watch: Stopwatch, steps: int) -> None:
         self.turns, self.meter, self.watch, self.steps = turns, meter, watch, steps
@@ -140,28 +95,14 @@ class StepsCallback(TrainerCallback):
 
 
 def policy_rounds(
-    turns: Turns, arm: PolicyArm, args: PolicyBenchmarkArguments, model: str, reward: str, prompts: Dataset
+    turns: Turns, arm: Arm, args: PolicyBenchmarkArguments, model: str, reward: str, prompts: Dataset
 ) -> None:
     """
-    Work of an arm that tunes a policy at a learning rate of 0, so that all arms go on sampling the same responses.
-
-    Args:
-        turns ([`~toolkit.experiments.benchmarks.rounds.Turns`]):
-            Gives the word.
-        arm ([`PolicyArm`]):
-            The trainer.
-        args ([`PolicyBenchmarkArguments`]):
-            What all arms share.
-        model (`str`):
-            Hub name or folder of the policy.
-        reward (`str`):
-            Folder of the reward model.
-        prompts (`datasets.Dataset`):
-            Prompts.
+    Work of an arm that tunes a policy on a reward model's folder, at a learning rate of 0, so that all arms go on
+    sampling the same responses.
     """
     config = arm.config(
-        output_dir=args.output_dir,
-        seed=args.seed,
+        **trainer_options(args),
         learning_rate=0.0,
         per_device_train_batch_size=args.batch_size,
         num_generations=args.num_generations,
@@ -169,11 +110,6 @@ def policy_rounds(
         beta=args.beta,
         max_steps=(args.rounds + 1) * args.steps,
         activation_checkpointing=False,
-        use_cpu=args.device == "cpu",
-        bf16=args.dtype == "bfloat16",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
         **arm.options,
     )
     trainer = arm.trainer(model, arm.reward(reward), config, train_dataset=prompts)
@@ -185,33 +121,18 @@ def policy_rounds(
 
 def fitting_prompts(pairs: Dataset, tokenizer: Any, max_tokens: int, size: int) -> Dataset:
     """
-    The first different prompts that fit.
-
-    Args:
-        pairs (`datasets.Dataset`):
-            Pairs in the order in which they are to be taken.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the policy.
-        max_tokens (`int`):
-            Most tokens of a prompt.
-        size (`int`):
-            Number of prompts.
-
-    Returns:
-        `datasets.Dataset`: Column `prompt`.
+    The first `size` different prompts of at most `max_tokens` tokens, as the column `prompt`.
 
     Raises:
         `ValueError`: If fewer fit.
     """
     kept: dict[str, Any] = {}
     for prompt in pairs["prompt"]:
-        plain = isinstance(prompt, str)
-        ids = (
-            tokenizer(prompt)
-            if plain
-            else tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
-        )
-        if len(ids["input_ids"]) <= max_tokens:
+        if isinstance(prompt, str):
+            encoding = tokenizer(prompt)
+        else:
+            encoding = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
+        if len(encoding["input_ids"]) <= max_tokens:
             kept.setdefault(str(prompt), prompt)
         if len(kept) == size:
             return Dataset.from_dict({"prompt": list(kept.values())})

@@ -1,4 +1,4 @@
-"""Tables and the picture of how the cost of a step grows."""
+"""Tables and pictures of the experiments: how the cost of a step grows, and how fast policies learn."""
 
 import math
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
+from torch import Tensor
 
 from ...pages.tables import print_table
 from .scaling import SHARED, UNSHARED
@@ -24,13 +25,9 @@ _SWEEPS = {
 
 def print_scaling(sweeps: Mapping[str, list[dict[str, Any]]]) -> None:
     """
-    Print a table of each sweep.
-
-    Args:
-        sweeps (`Mapping[str, list[dict[str, Any]]]`):
-            By the name of what varies, the points:
-            [`~toolkit.experiments.benchmarks.scaling.summarize_point`] with the fields of
-            [`~toolkit.experiments.benchmarks.scaling.Point`].
+    Print a table of each sweep, by the name of what varies: its points are
+    [`~toolkit.experiments.benchmarks.scaling.summarize_point`] with the fields of
+    [`~toolkit.experiments.benchmarks.scaling.Point`].
     """
     columns = ("layout", "tokens", "s a step", "least to most", "floor s", "x floor", "peak MB")
     gains = ("faster", "least to most", "by FLOPs", "memory")
@@ -59,17 +56,7 @@ def print_scaling(sweeps: Mapping[str, list[dict[str, Any]]]) -> None:
 
 
 def plot_scaling(path: Path, sweeps: Mapping[str, list[dict[str, Any]]], title: str) -> None:
-    """
-    Picture of time (above, with its floor) and memory (below) against what varies, a column a sweep.
-
-    Args:
-        path (`Path`):
-            PNG file to write.
-        sweeps (`Mapping[str, list[dict[str, Any]]]`):
-            As in [`print_scaling`].
-        title (`str`):
-            Title of the picture.
-    """
+    """Picture of time (above, with its floor) and memory (below) against what varies, a column a sweep."""
     figure = Figure(figsize=(13, 7.2), layout="constrained")
     grid = figure.subplots(2, len(sweeps), sharex="col", sharey="row", squeeze=False)
     for (above, below), (sweep, points) in zip(grid.T, sweeps.items(), strict=True):
@@ -122,3 +109,34 @@ def _place(sweep: str, point: Mapping[str, Any]) -> float:
 
 def _label(sweep: str, point: Mapping[str, Any]) -> str:
     return f"{100 * point[sweep]:.0f}" if sweep == "prompt_share" else f"{point[sweep]}"
+
+
+def plot_learning_curves(
+    path: Path, curves: Mapping[str, tuple[Tensor, Tensor]], panels: Mapping[str, list[str]], level: float
+) -> None:
+    """
+    Picture of several methods' learning curves, mean and range over seeds, against generated tokens.
+
+    A method has the tokens generated up to each step, and a measurement there, both of shape `(S, T)` for `S` seeds; a
+    step is drawn at the mean of its seeds' tokens. A panel has at most three methods; those without a curve are left
+    out. `level` is where the dotted line is drawn.
+    """
+    rows = -(-len(panels) // 3)
+    figure = Figure(figsize=(13, 0.5 + 3.8 * rows), layout="constrained")
+    grid = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for axes, (title, methods) in zip(grid.flat, panels.items(), strict=False):
+        axes.axhline(level, color="black", linewidth=0.8, linestyle=":")
+        for method, colour, style in zip(methods, ("#555555", "#E69F00", "#0072B2"), ("--", "-", "-"), strict=False):
+            if method not in curves:
+                continue
+            tokens, values = curves[method]
+            steps = tokens.double().mean(0) / 1000
+            axes.plot(steps, values.mean(0), color=colour, linestyle=style, label=method)
+            axes.fill_between(steps, values.amin(0), values.amax(0), color=colour, alpha=0.18, linewidth=0)
+        axes.set(title=title, xlabel="generated tokens, thousands")
+        axes.tick_params(labelbottom=True)
+        axes.legend(loc="lower right")
+    figure.supylabel("gold reward, mean of 5 steps")
+    figure.savefig(path, dpi=110)

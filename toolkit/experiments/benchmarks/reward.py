@@ -1,7 +1,7 @@
-"""What the benchmarks run: their arguments, model and data, and our trainer, TRL's, and both ways of scoring."""
+"""Reward training and scoring as benchmarks: what ours and TRL's run on, and the work of an arm of each."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,36 +18,22 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from trl import RewardConfig, RewardTrainer, RLOOConfig, RLOOTrainer
+from trl import RewardTrainer, RLOOConfig, RLOOTrainer
 
 from ...arguments import make_once
-from ...data.messages import Messages
+from ...data.messages import Messages, text_of
 from ...data.tokens import encode_response, response_marker_ids, segment_boundary_ids
 from ...reward.head import MultiScaleSettings
 from ...reward.loading import AutoModelForMultiScaleReward
 from ...reward.scorer import RewardFunction
 from ...sandbox.models import new_decoder
-from .common import BenchmarkArguments, texts_of
+from .common import Arm, BenchmarkArguments, trainer_options
 from .rounds import Meter, Turns
 
 
 @dataclass
 class TrainingBenchmarkArguments(BenchmarkArguments):
-    """
-    Arguments of the benchmark of training, beside those of every benchmark.
-
-    Args:
-        batch_size (`int`, *optional*, defaults to `8`):
-            Pairs of a step.
-        warmup_steps (`int`, *optional*, defaults to `3`):
-            Steps before the first round.
-        activation_checkpointing (`bool`, *optional*, defaults to `False`):
-            Whether activations are computed again in the backward pass.
-        check_steps (`int`, *optional*, defaults to `50`):
-            Steps over which losses are compared.
-        arms (`list[str]`, *optional*):
-            Arms to measure, all where it is not given. Ratios are to the first.
-    """
+    """Arguments of the benchmark of training, beside those of every benchmark."""
 
     batch_size: int = field(default=8, metadata={"help": "Pairs of a step."})
     warmup_steps: int = field(default=3, metadata={"help": "Steps before the first round."})
@@ -63,15 +49,7 @@ class TrainingBenchmarkArguments(BenchmarkArguments):
 
 @dataclass
 class ScoringBenchmarkArguments(BenchmarkArguments):
-    """
-    Arguments of the benchmark of scoring, beside those of every benchmark.
-
-    Args:
-        prompts (`int`, *optional*, defaults to `128`):
-            Prompts, each with four responses.
-        call_size (`int`, *optional*, defaults to `64`):
-            Responses of a generation batch, which a trainer has scored in one call.
-    """
+    """Arguments of the benchmark of scoring, beside those of every benchmark."""
 
     prompts: int = field(default=128, metadata={"help": "Prompts, each with four responses."})
     call_size: int = field(
@@ -79,30 +57,12 @@ class ScoringBenchmarkArguments(BenchmarkArguments):
     )
 
 
-class Arm(NamedTuple):
-    """A way to train: whose trainer and configuration, and its options beside those that all arms share."""
-
-    trainer: type[RewardTrainer]
-    config: type[RewardConfig]
-    options: dict[str, Any]
-
-
 # Data
 
 
 def fitting_pairs(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, size: int) -> Dataset:
     """
-    The first pairs of which both sides fit.
-
-    Args:
-        pairs (`datasets.Dataset`):
-            Pairs in the order in which they are to be taken.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the model.
-        max_length (`int`):
-            Most tokens of a prompt with a response.
-        size (`int`):
-            Number of pairs.
+    The first `size` pairs of which both sides have at most `max_length` tokens, prompt included.
 
     Returns:
         `datasets.Dataset`: With the column `length`, the tokens of the longer side, to which TRL pads both.
@@ -138,19 +98,8 @@ def scoring_rows(
     """
     Responses of mixed lengths, several to a prompt: those of other pairs, cut somewhere and ended there.
 
-    Args:
-        pairs (`datasets.Dataset`):
-            Pairs to take prompts and responses from.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the model.
-        max_length (`int`):
-            Most tokens of a prompt with a response.
-        prompts (`int`):
-            Number of prompts.
-        seed (`int`):
-            Seed of the choice of responses and of their lengths.
-        per_prompt (`int`, *optional*, defaults to `4`):
-            Responses to each.
+    The seed is of the choice of responses and of their lengths; a prompt with a response has at most `max_length`
+    tokens.
 
     Returns:
         `list[ScoringRow]`: Those to one prompt stand together. Plain prompts have become the user's messages.
@@ -159,7 +108,7 @@ def scoring_rows(
         `ValueError`: If there are fewer prompts of at most half of `max_length`.
     """
     rng, rows, seen = random.Random(seed), list[ScoringRow](), set[str]()
-    texts = [texts_of(row[side])[-1].strip() for row in pairs for side in ("chosen", "rejected")]
+    texts = [text_of(row[side]).strip() for row in pairs for side in ("chosen", "rejected")]
     for row in pairs:
         prompt = row["prompt"]
         prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
@@ -172,7 +121,7 @@ def scoring_rows(
             cut = tokenizer(rng.choice(texts), add_special_tokens=False)["input_ids"][
                 : rng.randint(2, max_length // 2)
             ]
-            text = tokenizer.decode(cut, skip_special_tokens=True).strip()
+            text = str(tokenizer.decode(cut, skip_special_tokens=True)).strip()
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]
             completion = [{"role": "assistant", "content": text}]
             fits = len(encode_response(tokenizer, prompt, completion).input_ids) <= max_length
@@ -188,25 +137,16 @@ def scoring_rows(
 
 
 def response_scale_model(folder: Path, model: str) -> str:
-    """
-    A reward model with the response scale alone, which stock classes read to the same scores; made once.
-
-    Args:
-        folder (`Path`):
-            Where it is saved.
-        model (`str`):
-            Hub name or folder of a causal model.
-
-    Returns:
-        `str`: `folder`.
-    """
+    """Folder of a reward model with the response scale alone, which stock classes read to the same scores."""
     return make_once(folder, _save_reward_model, model)
 
 
 def _save_reward_model(folder: Path, name: str) -> None:
     torch.manual_seed(0)  # of the new head
     tokenizer = AutoTokenizer.from_pretrained(name)
-    model = AutoModelForMultiScaleReward.from_pretrained(name, MultiScaleSettings(scales=["response"], context="none"))
+    model: Any = AutoModelForMultiScaleReward.from_pretrained(
+        name, MultiScaleSettings(scales=["response"], context="none")
+    )
     model.set_layout(response_marker_ids(tokenizer), segment_boundary_ids(tokenizer))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -216,19 +156,7 @@ def _save_reward_model(folder: Path, name: str) -> None:
 
 
 class RoundsCallback(TrainerCallback):
-    """
-    Makes every epoch but the first a round; the first ends after a few steps and warms up.
-
-    Args:
-        turns ([`~toolkit.experiments.benchmarks.rounds.Turns`]):
-            Gives the word.
-        meter ([`~toolkit.experiments.benchmarks.rounds.Meter`]):
-            Measures.
-        pairs (`int`):
-            Pairs of an epoch.
-        warmup_steps (`int`):
-            Steps of the first epoch.
-    """
+    """Makes every epoch over so many pairs a round, but the first, which ends after a few steps and warms up."""
 
     def __init__(self, turns: Turns, meter: Meter, pairs: int, warmup_steps: int) -> None:
         self.turns, self.meter, self.pairs, self.warmup_steps = turns, meter, pairs, warmup_steps
@@ -249,21 +177,7 @@ class RoundsCallback(TrainerCallback):
 
 
 def train_rounds(turns: Turns, arm: Arm, args: TrainingBenchmarkArguments, model: str, data: str) -> None:
-    """
-    Work of a training arm: rounds over all pairs, each in an order of its own.
-
-    Args:
-        turns ([`~toolkit.experiments.benchmarks.rounds.Turns`]):
-            Gives the word.
-        arm ([`Arm`]):
-            The trainer.
-        args ([`TrainingBenchmarkArguments`]):
-            What all arms share.
-        model (`str`):
-            Hub name or folder of the causal model.
-        data (`str`):
-            Folder of [`fitting_pairs`].
-    """
+    """Work of a training arm: rounds over all pairs of [`fitting_pairs`] in a folder, each in an order of its own."""
     trainer = _trainer(arm, args, model, data, num_train_epochs=args.rounds + 1)
     meter = Meter(trainer.model, args.device)
     trainer.add_callback(RoundsCallback(turns, meter, len(trainer.train_dataset), args.warmup_steps))
@@ -271,7 +185,7 @@ def train_rounds(turns: Turns, arm: Arm, args: TrainingBenchmarkArguments, model
 
 
 def train_losses(turns: Turns, arms: list[Arm], args: TrainingBenchmarkArguments, model: str, data: str) -> None:
-    """Work that reports the losses of the first steps of each of several arms. Arguments as in [`train_rounds`]."""
+    """Work that reports the losses of the first steps of each of several arms."""
     for arm in arms:
         trainer = _trainer(arm, args, model, data, max_steps=args.check_steps, logging_steps=1)
         meter = Meter(trainer.model, args.device)
@@ -282,18 +196,13 @@ def train_losses(turns: Turns, arms: list[Arm], args: TrainingBenchmarkArguments
         turns.report(meter.stop(args.check_steps * args.batch_size, losses))
 
 
-def _trainer(arm: Arm, args: TrainingBenchmarkArguments, model: str, data: str, **options: Any) -> RewardTrainer:
+def _trainer(arm: Arm, args: TrainingBenchmarkArguments, model: str, data: str, **options: Any) -> Any:
+    """The arm's [`~trl.RewardTrainer`], whose model and data TRL types as unions."""
     config = arm.config(
-        output_dir=args.output_dir,
-        seed=args.seed,
+        **trainer_options(args),
         per_device_train_batch_size=args.batch_size // arm.options.get("gradient_accumulation_steps", 1),
         max_length=args.max_length,
         activation_checkpointing=args.activation_checkpointing,
-        use_cpu=args.device == "cpu",
-        bf16=args.dtype == "bfloat16",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
         **arm.options,
         **options,
     )
@@ -301,7 +210,7 @@ def _trainer(arm: Arm, args: TrainingBenchmarkArguments, model: str, data: str, 
     if arm.trainer is RewardTrainer and config.train_sampling_strategy == "group_by_length":
         # Transformers looks for `length` after it has removed what the model does not take.
         config.remove_unused_columns = False
-        trainer = RewardTrainer(model, config, train_dataset=pairs)
+        trainer: Any = RewardTrainer(model, config, train_dataset=pairs)
         trainer.train_dataset = trainer.train_dataset.select_columns(["chosen_ids", "rejected_ids", "length"])
     else:
         trainer = arm.trainer(model, config, train_dataset=pairs.remove_columns("length"))
@@ -317,21 +226,7 @@ def _trainer(arm: Arm, args: TrainingBenchmarkArguments, model: str, data: str, 
 def score_with_ours(
     turns: Turns, args: BenchmarkArguments, model: str, rows: list[ScoringRow], call_size: int
 ) -> None:
-    """
-    Work of an arm that scores with [`~toolkit.RewardFunction`].
-
-    Args:
-        turns ([`~toolkit.experiments.benchmarks.rounds.Turns`]):
-            Gives the word.
-        args ([`BenchmarkArguments`]):
-            What all arms share.
-        model (`str`):
-            Folder of [`response_scale_model`].
-        rows (`list[ScoringRow]`):
-            Responses of a round.
-        call_size (`int`):
-            Responses of a call.
-    """
+    """Work of an arm that scores rows with [`~toolkit.RewardFunction`], `call_size` of them a call."""
     init_kwargs = {"dtype": args.dtype}
     function = RewardFunction(model, device=args.device, max_length=args.max_length, model_init_kwargs=init_kwargs)
     _score_rounds(turns, Meter(function.model, args.device), function, rows, call_size, args.rounds)
@@ -339,20 +234,17 @@ def score_with_ours(
 
 def score_with_trl(turns: Turns, args: BenchmarkArguments, model: str, rows: list[ScoringRow], call_size: int) -> None:
     """
-    Work of an arm that scores as TRL's trainers do with a model in `reward_funcs`, by their own method. Arguments as
-    in [`score_with_ours`], a call being the generation batch of one process.
+    Work of an arm that scores as TRL's trainers do with a model in `reward_funcs`, by their own method. A call is the
+    generation batch of one process.
     """
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)
     stock = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=getattr(torch, args.dtype))
     config = RLOOConfig(
-        output_dir=args.output_dir,
+        **trainer_options(args) | {"bf16": False},  # the weights have the type
         per_device_train_batch_size=call_size,
         num_generations=4,
         beta=0.0,
-        use_cpu=args.device == "cpu",
-        bf16=False,
         activation_checkpointing=False,
-        report_to="none",
     )
     trainer = RLOOTrainer(
         new_decoder(tokenizer, hidden_size=32, layers=1, max_length=args.max_length),  # it has nothing to do
@@ -365,18 +257,13 @@ def score_with_trl(turns: Turns, args: BenchmarkArguments, model: str, rows: lis
 
     def score(prompts: list[Messages], completions: list[Messages], ids: list[list[int]]) -> list[float]:
         inputs = [{"prompt": prompt} for prompt in prompts]
-        return trainer._calculate_rewards(inputs, prompts, completions, ids)[:, 0].tolist()
+        return list(trainer._calculate_rewards(inputs, prompts, completions, ids)[:, 0].tolist())
 
     _score_rounds(turns, Meter(stock, args.device), score, rows, call_size, args.rounds)
 
 
 def _score_rounds(
-    turns: Turns,
-    meter: Meter,
-    score: Callable[..., Iterable[float]],
-    rows: list[ScoringRow],
-    call_size: int,
-    rounds: int,
+    turns: Turns, meter: Meter, score: Callable[..., list[Any]], rows: list[ScoringRow], call_size: int, rounds: int
 ) -> None:
     calls = [list(zip(*rows[i : i + call_size], strict=True)) for i in range(0, len(rows), call_size)]
     score(*map(list, calls[0]))

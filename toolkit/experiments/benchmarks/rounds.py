@@ -17,6 +17,7 @@ import datasets
 import torch
 import transformers
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 
@@ -37,16 +38,8 @@ class Round(NamedTuple):
 
 def turn_order(names: list[str], rounds: int) -> list[list[str]]:
     """
-    Who goes when: forwards and backwards in turn, so that a machine that slows down steadily favours no one.
-
-    Args:
-        names (`list[str]`):
-            Names of the arms.
-        rounds (`int`):
-            Number of rounds.
-
-    Returns:
-        `list[list[str]]`: Order of the names in each round.
+    Order of the names in each round: forwards and backwards in turn, so that a machine that slows down steadily
+    favours no one.
     """
     return [names[:: -1 if i % 2 else 1] for i in range(rounds)]
 
@@ -78,16 +71,7 @@ def visible_squares(branch_ids: Tensor) -> Tensor:
 
 
 def now(device: str) -> float:
-    """
-    Seconds on a clock that goes on.
-
-    Args:
-        device (`str`):
-            'cpu' or 'cuda', whose work is waited for.
-
-    Returns:
-        `float`
-    """
+    """Seconds on a clock that goes on, once a GPU's work is done."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -99,12 +83,6 @@ class Meter:
 
     On the CPU memory is the process's resident set. What the allocator keeps for later use is returned to the system
     before a round (`malloc_trim`), and what it keeps within a round counts, since the machine must have it.
-
-    Args:
-        model ([`~torch.nn.Module`]):
-            The model, whose forward passes are counted.
-        device (`str`):
-            'cpu' or 'cuda'.
     """
 
     def __init__(self, model: nn.Module, device: str) -> None:
@@ -135,18 +113,7 @@ class Meter:
         self._start = now(self.device)
 
     def stop(self, items: int, values: Iterable[float] = ()) -> Round:
-        """
-        End a round.
-
-        Args:
-            items (`int`):
-                Pairs or responses that were done.
-            values (`Iterable[float]`, *optional*):
-                Losses or scores to compare.
-
-        Returns:
-            [`Round`]
-        """
+        """End a round in which so many pairs or responses were done, with losses or scores to compare."""
         seconds = now(self.device) - self._start
         peak = float(torch.cuda.max_memory_allocated()) if self.device == "cuda" else _resident("VmHWM")
         real = sum(int((branches >= 0).sum()) for branches in self._branches)
@@ -223,11 +190,12 @@ def measure(work: dict[str, tuple[Work, tuple[Any, ...]]], rounds: int, threads:
             processes[name].start()
             end.close()
             pipes[name].poll(None)  # until it is ready, so that no arm warms up while another does
-        for order in turn_order(list(work), rounds):
-            for name in order:
-                _receive(name, pipes[name])
-                pipes[name].send("go")
-                results[name].append(_receive(name, pipes[name]))
+        turns = [name for order in turn_order(list(work), rounds) for name in order]
+        for name in (bar := tqdm(turns, unit="turn")):
+            bar.set_description(name)
+            _receive(name, pipes[name])
+            pipes[name].send("go")
+            results[name].append(_receive(name, pipes[name]))
         for process in processes.values():
             process.join()
         return results

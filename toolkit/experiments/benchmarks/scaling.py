@@ -1,8 +1,7 @@
 """How a step of reward training grows: points to measure, pairs of exact lengths, the step, and what is made of it."""
 
 import random
-import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from ...reward.head import MultiScaleSettings
 from ...reward.losses import multi_scale_loss
 from ...reward.model import reward_model_class
 from ...sandbox.models import new_decoder, train_tokenizer
-from .common import CONTEXT_LENGTH, Spread, check_device, model_flops, speed_ratios
+from .common import CONTEXT_LENGTH, check_device, model_flops, speed_ratios, spread
 from .rounds import Meter, Round, now, turn_order
 
 UNSHARED, SHARED = "ours, unshared", "ours"
@@ -29,37 +28,7 @@ SPECIAL_TOKENS, VOCABULARY = 3, 259  # the tokenizer has these and the 256 bytes
 
 @dataclass
 class ScalingArguments:
-    """
-    What is varied, around which point, and where it is measured.
-
-    Args:
-        response_lengths (`list[int]`, *optional*, defaults to `[64, 128, 256, 512, 1024]`):
-            Tokens of a response.
-        prompt_shares (`list[float]`, *optional*, defaults to `[0.0, 0.25, 0.5, 0.75, 0.9]`):
-            Share of the prompt in a row; the prompt has at least one token.
-        sizes (`list[str]`, *optional*, defaults to `["64x2", "128x4", "256x4", "256x8", "384x6"]`):
-            Hidden size, a multiple of 32, and layers of the decoders.
-        base_response_length (`int`, *optional*, defaults to `128`):
-            Tokens of a response while something else is varied.
-        base_prompt_share (`float`, *optional*, defaults to `0.5`):
-            Share of the prompt while something else is varied.
-        base_size (`str`, *optional*, defaults to `"256x4"`):
-            Hidden size and layers while something else is varied.
-        pairs (`int`, *optional*, defaults to `2`):
-            Pairs of a step.
-        repeats (`int`, *optional*, defaults to `5`):
-            Times that each layout is measured at each point.
-        device (`str`, *optional*, defaults to `"cpu"`):
-            'cpu' or 'cuda'; of several GPUs the first is used.
-        dtype (`str`, *optional*, defaults to `"float32"`):
-            'float32', or 'bfloat16' by autocast over float32 weights, as TRL does.
-        threads (`int`, *optional*, defaults to `1`):
-            Threads, on the CPU.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the tokens and the weights.
-        output_dir (`str`, *optional*, defaults to `"runs/scaling"`):
-            Folder of the results.
-    """
+    """What is varied, around which point, and where it is measured."""
 
     response_lengths: list[int] = field(
         default_factory=lambda: [64, 128, 256, 512, 1024], metadata={"help": "Tokens of a response."}
@@ -120,16 +89,7 @@ class Point(NamedTuple):
 
 
 def sweeps_of(args: ScalingArguments) -> dict[str, list[Point]]:
-    """
-    The points of each sweep, in which one field of [`Point`] varies.
-
-    Args:
-        args ([`ScalingArguments`]):
-            What is varied, and around which point.
-
-    Returns:
-        `dict[str, list[Point]]`: By the name of the field that varies.
-    """
+    """The points of each sweep, in which one field of [`Point`] varies, by the name of that field."""
     base = Point(args.base_response_length, args.base_prompt_share, args.base_size)
     return {
         "response_length": [base._replace(response_length=length) for length in args.response_lengths],
@@ -140,20 +100,9 @@ def sweeps_of(args: ScalingArguments) -> dict[str, list[Point]]:
 
 def synthetic_pairs(point: Point, pairs: int, seed: int) -> list[dict[str, Any]]:
     """
-    Pairs of random tokens, of exact lengths.
-
-    Args:
-        point ([`Point`]):
-            Their lengths.
-        pairs (`int`):
-            Number of pairs.
-        seed (`int`):
-            Seed of the tokens.
-
-    Returns:
-        `list[dict[str, Any]]`: What [`~toolkit.data.tokens.tokenize_pair`] makes of a pair, as far as
-        [`~toolkit.data.batches.MultiScaleCollator`] needs it. The responses differ from their first token on, so that
-        the prompt is all that a pair shares.
+    Pairs of random tokens, of exact lengths: what [`~toolkit.data.tokens.tokenize_pair`] makes of a pair, as far as
+    [`~toolkit.data.batches.MultiScaleCollator`] needs it. The responses differ from their first token on, so that the
+    prompt is all that a pair shares.
     """
     rng, ids, start = random.Random(seed), range(SPECIAL_TOKENS, VOCABULARY), point.prompt_length
     rows = []
@@ -165,27 +114,17 @@ def synthetic_pairs(point: Point, pairs: int, seed: int) -> list[dict[str, Any]]
     return rows
 
 
-def new_reward_model(tokenizer: PreTrainedTokenizerFast, size: str, seed: int) -> PreTrainedModel:
+def new_reward_model(tokenizer: PreTrainedTokenizerFast, size: str, seed: int) -> Any:
     """
-    Our reward model on a Qwen3-shaped decoder with random weights.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerFast`]):
-            Its tokenizer.
-        size (`str`):
-            Hidden size and layers, as in '256x4'.
-        seed (`int`):
-            Seed of the weights.
-
-    Returns:
-        [`~transformers.PreTrainedModel`]
+    Our reward model on a Qwen3-shaped decoder with random weights; `size` as in '256x4'. Its class is made for the
+    decoder's, so there is no name for its type.
     """
     hidden, layers = map(int, size.split("x"))
     with torch.device("meta"):  # only its configuration is needed
         config = new_decoder(tokenizer, hidden, layers, CONTEXT_LENGTH).config
     config.multi_scale = asdict(MultiScaleSettings())
     torch.manual_seed(seed)
-    model = reward_model_class(type(config))(config)
+    model: Any = reward_model_class(type(config))(config)  # type: ignore[arg-type]  # a class is hashable
     model.set_layout(response_marker_ids(tokenizer), segment_boundary_ids(tokenizer))
     return model.train()
 
@@ -194,22 +133,10 @@ def train_step(
     model: PreTrainedModel, collator: MultiScaleCollator, pairs: list[dict[str, Any]], device: str, dtype: str
 ) -> float:
     """
-    A step of reward training but the optimizer's: collate, forward, loss, backward.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Reward model.
-        collator ([`~toolkit.data.batches.MultiScaleCollator`]):
-            Lays out the pairs.
-        pairs (`list[dict[str, Any]]`):
-            From [`synthetic_pairs`].
-        device (`str`):
-            'cpu' or 'cuda'.
-        dtype (`str`):
-            'float32', or 'bfloat16' for autocast.
+    A step of reward training but the optimizer's: collate, forward, loss, backward. The gradients are dropped.
 
     Returns:
-        `float`: The loss, in nats. Gradients are dropped.
+        `float`: The loss, in nats.
     """
     batch = {name: tensor.to(device) for name, tensor in collator(pairs).items()}
     with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
@@ -225,12 +152,6 @@ def train_step(
 def measure_point(point: Point, args: ScalingArguments) -> tuple[Decoder, dict[str, list[Round]]]:
     """
     Measure both layouts at a point, on one model and the same pairs, in turn.
-
-    Args:
-        point ([`Point`]):
-            Lengths and size.
-        args ([`ScalingArguments`]):
-            What all points share.
 
     Returns:
         `tuple[Decoder, dict[str, list[Round]]]`: Shape of the decoder, and the rounds of each layout, a step each,
@@ -260,23 +181,9 @@ def measure_point(point: Point, args: ScalingArguments) -> tuple[Decoder, dict[s
     return decoder_shape(model), results
 
 
-def spread(values: Iterable[float]) -> Spread:
-    """Median, least and greatest of some values."""
-    values = list(values)
-    return Spread(statistics.median(values), min(values), max(values))
-
-
 def summarize_point(rounds: Mapping[str, list[Round]], decoder: Decoder, rate: float) -> dict[str, Any]:
     """
-    Cost of a step in each layout, beside its floor, and what sharing prompts gains.
-
-    Args:
-        rounds (`Mapping[str, list[Round]]`):
-            From [`measure_point`].
-        decoder ([`~toolkit.planning.memory.Decoder`]):
-            Shape of the model.
-        rate (`float`):
-            Floating-point operations a second of the machine, [`~toolkit.experiments.benchmarks.common.matmul_rate`].
+    Cost of a step in each layout of [`measure_point`], beside its floor by the machine's rate, and what sharing gains.
 
     Returns:
         `dict[str, Any]`: For JSON. `layouts` has for each `seconds` and `peak_bytes`, a [`Spread`] over the steps;
