@@ -1,14 +1,24 @@
 """prefscale: reward models that score at several scales, and REINFORCE that learns from them, on TRL's trainers."""
 
-from .policy.config import ReinforceConfig
-from .policy.trainer import ReinforceTrainer
-from .reward.config import PREFERENCE_MODELS, MultiScaleRewardConfig
-from .reward.head import MultiScaleSettings
-from .reward.loading import AutoModelForMultiScaleReward
-from .reward.model import MultiScaleRewardOutput
-from .reward.scorer import ResponseScore, RewardFunction
-from .reward.shared_base import SharedBaseRewardFunction
-from .reward.trainer import MultiScaleRewardTrainer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .data.loading import load_pairs, load_prompts
+    from .judges.duels import compare_policies
+    from .judges.labels import label_pairs
+    from .pages.explain import explain
+    from .policy.config import ReinforceConfig
+    from .policy.sampling import sample_responses
+    from .policy.trainer import ReinforceTrainer
+    from .reward.config import PREFERENCE_MODELS, MultiScaleRewardConfig
+    from .reward.evaluation import evaluate_pairs
+    from .reward.head import MultiScaleSettings
+    from .reward.loading import AutoModelForMultiScaleReward
+    from .reward.model import MultiScaleRewardOutput
+    from .reward.scorer import ResponseScore, RewardFunction
+    from .reward.shared_base import SharedBaseRewardFunction
+    from .reward.trainer import MultiScaleRewardTrainer
 
 __all__ = [
     "PREFERENCE_MODELS",
@@ -22,4 +32,45 @@ __all__ = [
     "ResponseScore",
     "RewardFunction",
     "SharedBaseRewardFunction",
+    "compare_policies",
+    "evaluate_pairs",
+    "explain",
+    "label_pairs",
+    "load_pairs",
+    "load_prompts",
+    "sample_responses",
 ]
+
+# A name is imported when it is first asked for: TRL and Transformers take seconds, which a command that shows its
+# options, or a program that wants one loss, need not wait for. Editors and type checkers read the imports above.
+_MODULES = {
+    "PREFERENCE_MODELS": "reward.config",
+    "AutoModelForMultiScaleReward": "reward.loading",
+    "MultiScaleRewardConfig": "reward.config",
+    "MultiScaleRewardOutput": "reward.model",
+    "MultiScaleRewardTrainer": "reward.trainer",
+    "MultiScaleSettings": "reward.head",
+    "ReinforceConfig": "policy.config",
+    "ReinforceTrainer": "policy.trainer",
+    "ResponseScore": "reward.scorer",
+    "RewardFunction": "reward.scorer",
+    "SharedBaseRewardFunction": "reward.shared_base",
+    "compare_policies": "judges.duels",
+    "evaluate_pairs": "reward.evaluation",
+    "explain": "pages.explain",
+    "label_pairs": "judges.labels",
+    "load_pairs": "data.loading",
+    "load_prompts": "data.loading",
+    "sample_responses": "policy.sampling",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    value = globals()[name] = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
