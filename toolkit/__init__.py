@@ -1,5 +1,7 @@
 """prefscale: reward models that score at several scales, and REINFORCE that learns from them, on TRL's trainers."""
 
+import logging
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -74,3 +76,17 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+# Accelerate imports DeepSpeed, and PEFT imports bitsandbytes, wherever they are installed, whatever a run needs.
+
+
+def _concerns_the_run(record: logging.LogRecord) -> bool:
+    """Not so DeepSpeed's remark, on being imported, that there is no GPU, where it is not what trains."""
+    used = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    return used or not record.getMessage().startswith("Setting accelerator to CPU")
+
+
+logging.getLogger("DeepSpeed").addFilter(_concerns_the_run)
+# Says on being imported which library it loaded, or why it could not; that reason is in the error of every later use.
+logging.getLogger("bitsandbytes.cextension").setLevel(logging.CRITICAL)

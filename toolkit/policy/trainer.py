@@ -18,6 +18,7 @@ from ..reward.loading import keep_gradients_in_4bit
 from ..reward.scorer import ResponseScore, RewardFunction, rewards_of
 from ..reward.shared_base import SharedBaseRewardFunction
 from ..training.checkpoints import ExactResume
+from ..training.progress import show_progress
 from .alignment import align_by_offsets, settled_length
 from .config import ReinforceConfig
 from .losses import clipped_policy_loss, reinforce_loss
@@ -67,6 +68,7 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
 
     def __init__(self, model: Any, reward_funcs: Any, args: ReinforceConfig, **kwargs: Any) -> None:
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, **kwargs)
+        show_progress(self)
         if self._is_vlm:
             raise ValueError(f"{type(self).__name__} works on text only, but the policy takes images.")
         keep_gradients_in_4bit(self.model)  # which is in evaluation mode while it generates
