@@ -1,20 +1,20 @@
-"""Tables in the terminal and pictures of a run; only what draws imports Matplotlib, which takes its time."""
+"""Tables in the terminal and pictures of a run."""
 
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from ..judges.duels import PolicyComparison
 from ..stats.curves import trailing_mean
 from ..stats.metrics import PairAccuracy
-
-if TYPE_CHECKING:
-    from ..judges.duels import PolicyComparison
+from .page import COLOUR_OF
 
 
 def accuracies_of(metrics: Mapping[str, float], scales: list[str], prefix: str = "eval_") -> dict[str, PairAccuracy]:
@@ -87,7 +87,7 @@ def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]
     console.print(table)
 
 
-def print_comparison(comparison: "PolicyComparison", title: str) -> None:
+def print_comparison(comparison: PolicyComparison, title: str) -> None:
     """
     Print what a judge says of two policies, with 95% intervals.
 
@@ -105,7 +105,7 @@ def print_comparison(comparison: "PolicyComparison", title: str) -> None:
 
 
 def plot_loop(
-    path: Path, accuracies: Mapping[str, PairAccuracy], log: list[dict[str, Any]], comparison: "PolicyComparison"
+    path: Path, accuracies: Mapping[str, PairAccuracy], log: list[dict[str, Any]], comparison: PolicyComparison
 ) -> None:
     """
     Picture of the whole loop: what the reward model learned, what the policy made of it, and how its text changed.
@@ -120,10 +120,6 @@ def plot_loop(
         comparison ([`PolicyComparison`]):
             Gold reward of the policy before and after, on held-out prompts.
     """
-    from matplotlib.figure import Figure
-
-    from .page import COLOUR_OF
-
     steps = [row["step"] for row in log]
     gold = [row["rewards/gold_judge/mean"] for row in log]
     model_reward = [row["rewards/RewardFunction/mean"] for row in log]
@@ -206,8 +202,6 @@ def plot_learning_curves(
         level (`float`):
             Where the dotted line is drawn.
     """
-    from matplotlib.figure import Figure
-
     rows = -(-len(panels) // 3)
     figure = Figure(figsize=(13, 0.5 + 3.8 * rows), layout="constrained")
     grid = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False)
