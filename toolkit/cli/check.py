@@ -24,7 +24,7 @@ def _check(args: argparse.Namespace) -> None:
     }
     lengths = {column: torch.tensor([len(text) for text in cells]).float() for column, cells in texts.items()}
     form = "plain text" if isinstance(pairs[0]["prompt"], str) else "messages"
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (name, f"{cells.mean():.0f}", f"{cells.median():.0f}", f"{cells.max():.0f}") for name, cells in lengths.items()
     ]
     print_table(

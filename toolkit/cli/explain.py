@@ -3,14 +3,14 @@
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..data.messages import Messages
     from ..reward.scorer import RewardFunction
 
-    # The reward model, the prompt, and the responses by the names that they are shown by.
-    Explained = tuple[RewardFunction, str | Messages, Mapping[str, str | Messages]]
+    # The reward model, the prompt, and the responses, text or messages, by the names that they are shown by.
+    Explained = tuple[RewardFunction, str | Messages, Mapping[str, Any]]
 
 
 def add_explain(command: argparse.ArgumentParser) -> None:

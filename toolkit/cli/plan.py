@@ -116,7 +116,7 @@ def _print_parts(title: str, plan: "MemoryPlan", policy: bool) -> None:
     held = {name.replace("_", " "): size for name, size in plan._asdict().items()} | {"overhead": sum(plan.overhead)}
     of_policies = () if policy else ("generation", "reward model", "reference model")
     shown = [(name, size) for name, size in held.items() if name not in of_policies]
-    rows = [(name, f"{size / GIGABYTE:.2f}") for name, size in [*shown, ("total", plan.total)]]
+    rows: list[tuple[str, ...]] = [(name, f"{size / GIGABYTE:.2f}") for name, size in [*shown, ("total", plan.total)]]
     print_table(title, ("on each GPU", "GB of 10⁹ bytes"), rows)
     names = ("CUDA and NCCL (assumed)", "reduction buckets", "gathered weights", "step")
     parts = zip(names, plan.overhead, strict=True)
