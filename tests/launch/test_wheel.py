@@ -50,7 +50,7 @@ def test_every_command_answers(installed, command):
 
 
 def test_a_page_can_be_written_and_types_are_declared(installed, tmp_path):
-    (tmp_path / "trainer_state.json").write_text('{"log_history": [{"step": 1, "loss": 0.5}]}')
+    (tmp_path / "trainer_state.json").write_text('{"log_history": [{"step": 1, "loss": 0.5, "accuracy": 0.5}]}')
     done = run(installed, installed / "bin" / "prefscale", "report", tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / done.stdout.strip()).is_file()
