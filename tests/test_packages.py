@@ -53,6 +53,13 @@ PUBLIC_NAMES = [
     "ResponseScore",
     "RewardFunction",
     "SharedBaseRewardFunction",
+    "compare_policies",
+    "evaluate_pairs",
+    "explain",
+    "label_pairs",
+    "load_pairs",
+    "load_prompts",
+    "sample_responses",
 ]
 
 

@@ -194,7 +194,8 @@ def import_callable(path: str) -> Callable[..., Any]:
         raise ValueError(f"Cannot import '{path}': {error}. Give `module.name` of a function.") from error
     if not callable(found):
         raise ValueError(f"'{path}' is a {type(found).__name__}, not a function.")
-    return found
+    function: Callable[..., Any] = found
+    return function
 
 
 def make_once(folder: Path, make: Callable[..., None], *args: Any) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from tqdm.auto import tqdm
 from transformers.trainer_utils import SaveStrategy
 from trl import ModelConfig, RewardTrainer, TrlParser
 
@@ -39,7 +40,7 @@ def trl_accuracy(trainer: RewardTrainer) -> dict[str, float]:
     """Accuracy of TRL's model over all held-out pairs, as our trainer counts it."""
     model, scores = trainer.model.eval(), {"chosen": [], "rejected": []}
     with torch.no_grad():
-        for batch in trainer.get_eval_dataloader():
+        for batch in tqdm(trainer.get_eval_dataloader(), desc="Scoring"):
             logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
             for side, part in zip(scores, logits.chunk(2), strict=True):
                 scores[side].append(part)

@@ -57,6 +57,7 @@ def train(args: EfficiencyArguments, method: str, rate: float, seed: int) -> lis
     """What one run logs at each step; from its file where there is one."""
     file = Path(args.output_dir) / f"{method}-{rate:g}-seed{seed}.json"
     if not file.exists():
+        print(f"{method}, learning rate {rate:g}, seed {seed}", flush=True)
         baseline, _, prefix = method.replace("trl", "leave_one_out").partition("+")  # TRL's trainer reads neither
         generations = 2 if baseline == "leave_one_out" else 1
         config = ReinforceConfig(

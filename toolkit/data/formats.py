@@ -12,7 +12,6 @@ from weakref import WeakSet
 
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from transformers.utils.logging import get_logger
-from trl.data_utils import extract_prompt
 
 from .messages import Messages, text_of
 from .row_errors import RowError, describe
@@ -269,6 +268,8 @@ def _divide(row: dict[str, Any], form: dict[str, str]) -> dict[str, Any]:
     elif "prompt" not in form or not plain:
         prompt = chosen[:0]
         if chosen and chosen[:1] == rejected[:1]:  # else TRL's function may take a space from the end of `chosen`
+            from trl.data_utils import extract_prompt  # with which come Transformers' models, in seconds
+
             divided: dict[str, Any] = extract_prompt({"chosen": chosen, "rejected": rejected})
             prompt, chosen, rejected = divided.values()
             if not isinstance(prompt, str):

@@ -14,6 +14,7 @@ from ..data.packing import why_not_shared
 from ..reward.loading import keep_gradients_in_4bit
 from ..reward.shared_base import SharedBaseRewardFunction
 from ..training.checkpoints import ExactResume
+from ..training.progress import show_progress
 from .config import ReinforceConfig
 from .losses import clipped_policy_loss, reinforce_loss
 from .passes import prefill_once, prompts_together, response_log_probs, unpadded
@@ -68,6 +69,7 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
 
     def __init__(self, model: Any, reward_funcs: Any, args: ReinforceConfig, **kwargs: Any) -> None:
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, **kwargs)
+        show_progress(self)
         if self._is_vlm:
             raise ValueError(f"{type(self).__name__} works on text only, but the policy takes images.")
         keep_gradients_in_4bit(self.model)  # which is in evaluation mode while it generates

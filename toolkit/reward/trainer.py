@@ -19,6 +19,7 @@ from ..data.preparation import tokenize_pairs
 from ..data.tokens import response_marker_ids, segment_boundary_ids
 from ..stats.metrics import PairScores, summarize_pairs
 from ..training.checkpoints import ExactResume
+from ..training.progress import show_progress
 from .config import MultiScaleRewardConfig
 from .loading import load_tokenizer, save_adapter_settings
 from .losses import score_pairs, strength_weights
@@ -104,6 +105,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
                 "padding token of its own if the model will be used with them."
             )
         self.add_callback(CoarseWarmup(args.coarse_warmup))
+        show_progress(self)
         self._train_pairs: list[PairScores] = []  # since the last log
         # Some batches have more pairs than others where tokens are counted; a step still weighs all its pairs alike.
         self._uneven_batches = bool(args.max_tokens_per_batch) or args.train_sampling_strategy == "batch_rebalance"

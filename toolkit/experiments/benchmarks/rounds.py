@@ -183,6 +183,7 @@ def measure(work: dict[str, tuple[Work, tuple[Any, ...]]], rounds: int, threads:
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # with several GPUs Transformers would share out each batch
     processes, pipes = {}, {}
     results: dict[str, list[Round]] = {name: [] for name in work}
+    bar = tqdm(total=(1 + rounds) * len(work), desc="Warming up", unit="turn")  # an arm's first is to get ready
     try:
         for name, (function, arguments) in work.items():
             pipes[name], end = context.Pipe()
@@ -190,16 +191,19 @@ def measure(work: dict[str, tuple[Work, tuple[Any, ...]]], rounds: int, threads:
             processes[name].start()
             end.close()
             pipes[name].poll(None)  # until it is ready, so that no arm warms up while another does
-        turns = [name for order in turn_order(list(work), rounds) for name in order]
-        for name in (bar := tqdm(turns, unit="turn")):
-            bar.set_description(name)
-            _receive(name, pipes[name])
-            pipes[name].send("go")
-            results[name].append(_receive(name, pipes[name]))
+            bar.update()
+        for order in turn_order(list(work), rounds):
+            for name in order:
+                _receive(name, pipes[name])
+                bar.set_description(name)
+                pipes[name].send("go")
+                results[name].append(_receive(name, pipes[name]))
+                bar.update()
         for process in processes.values():
             process.join()
         return results
     finally:
+        bar.close()
         for process in processes.values():
             process.terminate()
 

@@ -1,0 +1,70 @@
+"""What a fresh process imports and prints: no more than it needs."""
+
+import json
+
+import pytest
+
+from tests.conftest import run_python
+
+SLOW = ("torch", "transformers", "trl", "datasets", "peft", "accelerate", "deepspeed", "bitsandbytes", "matplotlib")
+
+
+def run_and_list(code: str) -> tuple[list[str], list[str]]:
+    """Run code in a fresh process: the lines that it prints, and which of the slow packages it imports."""
+    then = f"import json, sys; print(json.dumps([name for name in {SLOW} if name in sys.modules]))"
+    done = run_python("-c", f"{code}\n{then}")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    *printed, imported = done.stdout.splitlines()
+    return printed, json.loads(imported)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], *([name, "--help"] for name in ("check", "plan"))])
+def test_help_imports_nothing_slow(words):
+    printed, imported = run_and_list(
+        f"from toolkit.cli.main import main\ntry: main({words})\nexcept SystemExit as end: assert end.code == 0"
+    )
+    assert printed
+    assert imported == []
+
+
+def test_every_command_has_a_line_in_the_help(monkeypatch, capsys):
+    from toolkit.cli.main import main
+
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
+    assert [name for name, _ in lines] == ["check", "sandbox", "explain", "plan", "report"]
+
+
+@pytest.mark.parametrize("module", ["toolkit.reward.losses", "toolkit.stats.metrics", "toolkit.sandbox.world"])
+def test_mathematics_imports_torch_at_most(module):
+    printed, imported = run_and_list(f"import {module}")
+    assert printed == []
+    assert set(imported) <= {"torch"}
+
+
+def test_check_imports_no_models(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({"prompt": "p", "chosen": "good", "rejected": "bad"}) + "\n")
+    code = f"from toolkit.cli.main import main; main(['check', {str(path)!r}])"
+    code = f"import datasets; datasets.disable_progress_bars()\n{code}"
+    printed, imported = run_and_list(code)
+    assert printed[0].endswith("pairs.jsonl: 1 pairs, plain text, all rows in order")
+    assert not {"trl", "peft", "deepspeed", "bitsandbytes"} & set(imported)
+
+
+def test_libraries_that_are_not_used_say_nothing():
+    # Accelerate imports DeepSpeed to look whether a model is DeepSpeed's; it must have something to say elsewhere
+    code = """
+import logging
+import toolkit
+from accelerate.utils import extract_model_from_parallel
+from torch import nn
+extract_model_from_parallel(nn.Linear(1, 1))
+logging.getLogger("bitsandbytes.cextension").warning("No prebuilt binary for CUDA 14.0, loading CUDA 13.0 instead.")
+"""
+    printed, imported = run_and_list(code)
+    assert printed == []
+    assert "deepspeed" in imported

@@ -1,0 +1,59 @@
+"""What is installed from a wheel, far from the sources, is whole."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder with the package as a wheel installs it, and nothing else."""
+    folder = tmp_path_factory.mktemp("wheel")
+    sources = folder / "sources"
+    shutil.copytree(ROOT / "toolkit", sources / "toolkit", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, sources)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    build = [*pip, "wheel", sources, "--no-deps", "--no-build-isolation", "--wheel-dir", folder]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = folder.glob("prefscale-*.whl")
+    subprocess.run([*pip, "install", wheel, "--no-deps", "--target", folder / "site"], check=True, capture_output=True)
+    return folder / "site"
+
+
+def run(installed, *command):
+    environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *map(str, command)], cwd=installed.parent, env=environment, capture_output=True, text=True
+    )
+
+
+def test_every_public_name_is_there(installed):
+    done = run(
+        installed,
+        "-c",
+        "import toolkit; print(toolkit.__file__, *[name for name in toolkit.__all__ if not hasattr(toolkit, name)])",
+    )
+    assert done.stdout.split() == [str(installed / "toolkit" / "__init__.py")], done.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "sandbox", "explain", "plan", "report"])
+def test_every_command_answers(installed, command):
+    done = run(installed, installed / "bin" / "prefscale", command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"usage: prefscale {command}" in done.stdout
+
+
+def test_a_page_can_be_written_and_types_are_declared(installed, tmp_path):
+    (tmp_path / "trainer_state.json").write_text('{"log_history": [{"step": 1, "loss": 0.5, "accuracy": 0.5}]}')
+    done = run(installed, installed / "bin" / "prefscale", "report", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / done.stdout.strip()).is_file()
+    templates = {path.name for path in (ROOT / "toolkit" / "pages" / "templates").iterdir()}
+    assert {path.name for path in (installed / "toolkit" / "pages" / "templates").iterdir()} == templates
+    assert (installed / "toolkit" / "py.typed").is_file()

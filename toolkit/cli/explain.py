@@ -1,0 +1,69 @@
+"""`prefscale explain`: what every token and segment adds to a response's score."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..data.messages import Messages
+    from ..reward.scorer import RewardFunction
+
+    # The reward model, the prompt, and the responses, text or messages, by the names that they are shown by.
+    Explained = tuple[RewardFunction, str | Messages, Mapping[str, Any]]
+
+
+def add_explain(command: argparse.ArgumentParser) -> None:
+    """Add what the command takes, and what it does."""
+    command.add_argument("model", help="folder or hub name of a multi-scale reward model or adapter")
+    command.add_argument("--prompt", help="prompt")
+    command.add_argument("--response", action="append", default=[], help="response; twice to compare two")
+    command.add_argument(
+        "--file", help="in place of a prompt and responses: set of preference pairs to take them from"
+    )
+    command.add_argument("--row", type=int, help="with --file: number of the pair, counted from 1")
+    command.add_argument("--html", help="file to write as a page, too (.html)")
+    command.set_defaults(run=_explain)
+
+
+def _explain(args: argparse.Namespace) -> None:
+    from ..pages.explain import explain, print_explanations, render_html
+
+    reward, prompt, responses = _from_file(args) if args.file is not None else _from_options(args)
+    explanations = explain(reward, prompt, list(responses.values()))
+    print_explanations(prompt, list(responses), explanations)
+    if args.html is not None:
+        page = render_html(args.model, prompt, list(responses), explanations)
+        try:
+            Path(args.html).write_text(page, encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"Cannot write '{args.html}' ({error.strerror}). Correct `--html`.") from None
+
+
+def _from_file(args: argparse.Namespace) -> "Explained":
+    from ..data.loading import load_pairs
+    from ..pages.explain import load_reward_function
+
+    if args.prompt is not None or args.response:
+        raise ValueError("`--file` brings its own prompt and responses. Leave out `--prompt` and `--response`.")
+    pairs = load_pairs(args.file)
+    if args.row is None or not 1 <= args.row <= len(pairs):
+        raise ValueError(f"'{args.file}' has {len(pairs)} pairs, but `--row` is {args.row}. Give 1 to {len(pairs)}.")
+    row = pairs[args.row - 1]
+    reward = load_reward_function(args.model, tools=row.get("tools"), **(row.get("chat_template_kwargs") or {}))
+    return reward, row["prompt"], {name: row[name] for name in ("chosen", "rejected")}
+
+
+def _from_options(args: argparse.Namespace) -> "Explained":
+    from ..pages.explain import load_reward_function
+
+    if args.prompt is None or len(args.response) not in (1, 2) or args.row is not None:
+        found = f"`--prompt` {args.prompt is not None:d} times, `--response` {len(args.response)} times"
+        raise ValueError(f"Found {found}. Give `--prompt` and one or two `--response`, or `--file` and `--row`.")
+    names = ["response 1", "response 2"] if len(args.response) == 2 else ["response"]
+    reward = load_reward_function(args.model)
+    responses = dict(zip(names, args.response, strict=True))
+    if reward.processing_class.chat_template is None:
+        return reward, args.prompt, responses
+    messages = {name: [{"role": "assistant", "content": response}] for name, response in responses.items()}
+    return reward, [{"role": "user", "content": args.prompt}], messages
