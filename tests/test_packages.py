@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import toolkit
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 
 MODULES = sorted((ROOT / "toolkit").rglob("*.py"))
 RECIPES = sorted((ROOT / "recipes").rglob("*.py"))

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from trl import ModelConfig, RewardConfig, RewardTrainer
 
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from tests.pages.test_page import assert_stands_alone, drawings, read
 from toolkit import MultiScaleRewardConfig, ReinforceConfig, RewardFunction
 from toolkit.arguments import DataArguments

@@ -9,7 +9,8 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from trl import RLOOConfig, RLOOTrainer
 
-from tests.conftest import logged, spread_head
+from tests.helpers import logged
+from tests.tiny import spread_head
 from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings, ReinforceTrainer, RewardFunction
 from toolkit.data.tokens import response_marker_ids, segment_boundary_ids
 from toolkit.policy.alignment import align_by_offsets, settled_length

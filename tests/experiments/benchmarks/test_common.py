@@ -9,7 +9,7 @@ import pytest
 import torch
 from trl import RewardConfig, RewardTrainer
 
-from tests.conftest import ROOT, Alone
+from tests.helpers import ROOT, Alone
 from toolkit.experiments.benchmarks.common import (
     BenchmarkArguments,
     largest_difference,

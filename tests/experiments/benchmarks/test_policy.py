@@ -2,7 +2,7 @@ import pytest
 from datasets import Dataset
 from trl import RLOOConfig, RLOOTrainer
 
-from tests.conftest import Alone
+from tests.helpers import Alone
 from toolkit import ReinforceConfig, ReinforceTrainer, RewardFunction
 from toolkit.experiments.benchmarks.policy import PolicyArm, PolicyBenchmarkArguments, fitting_prompts, policy_rounds
 from toolkit.experiments.benchmarks.reward import response_scale_model

@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields
 import pytest
 import torch
 
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from toolkit.data.batches import MultiScaleCollator
 from toolkit.data.packing import shared_prefix_length
 from toolkit.experiments.benchmarks.rounds import Round

@@ -3,14 +3,11 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
 from toolkit.experiments.study.grid import Cell, Study, run_stages
 
 
@@ -181,28 +178,3 @@ def test_a_process_that_is_killed_is_said_to_be(tmp_path):
     with pytest.raises(RuntimeError, match="was killed, as happens when memory runs out"):
         run_stages(study, iter([cells]), workers=1)
     assert study.result("a") == {"product": 3}
-
-
-def interrupt(folder: Path, settings: Settings, value: int) -> dict[str, int]:
-    os.killpg(os.getpgrp(), signal.SIGINT)  # what Ctrl-C sends, and to whom
-    signal.pause()
-    return {"never": value}
-
-
-def test_after_an_interruption_no_cell_begins(tmp_path):
-    program = """
-import signal
-import sys
-from pathlib import Path
-from tests.experiments.study.test_grid import Cell, Settings, Study, interrupt, multiply, run_stages
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored in what a shell runs in the background
-    cells = [Cell("a", interrupt, {"value": 1}), *(Cell(f"b{i}", multiply, {"value": i}) for i in range(4))]
-    run_stages(Study(Path(sys.argv[1]), Settings()), iter([cells]), workers=1)
-"""
-    (tmp_path / "program.py").write_text(program)
-    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "study")]
-    ended = subprocess.run(command, start_new_session=True, capture_output=True, text=True, cwd=ROOT)
-    assert ended.returncode != 0
-    assert "KeyboardInterrupt" in ended.stderr
-    assert list((tmp_path / "study" / "cells").iterdir()) == []

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from toolkit.cli.main import main
 from toolkit.experiments.study.grid import Study, run_stages
 from toolkit.experiments.study.page import open_study, write_study_report
