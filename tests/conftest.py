@@ -7,7 +7,6 @@ import copy
 import os
 from functools import partial
 from importlib import resources
-from pathlib import Path
 
 import pytest
 
@@ -17,23 +16,19 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Before torch is imported: a second thread gains nothing on models of this size, and processes run side by side.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-LAUNCH = ROOT / "tests" / "launch"
 ALL_SCALES = ("token", "segment", "response")
+LAUNCH = ROOT / "tests" / "launch"
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(tryfirst=True)  # before `-m` and pytest-xdist look at the marks
 def pytest_collection_modifyitems(items):
-    """What starts processes is marked `launch` and runs first, so that the longest do not begin last."""
+    """Mark what starts processes and let it begin first: it is what takes longest."""
+    items.sort(key=lambda item: LAUNCH not in item.path.parents)
     for item in items:
         if LAUNCH in item.path.parents:
             item.add_marker("launch")
-        # Tests of a file share its fixtures, so they stay in one process; files with two processes follow each other.
-        item.add_marker(pytest.mark.xdist_group(group_of(item.path)))
-    items.sort(key=lambda item: LAUNCH not in item.path.parents)
-
-
-def group_of(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
+            if item.get_closest_marker("xdist_group") is None:
+                item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")

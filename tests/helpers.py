@@ -1,9 +1,11 @@
 """What several tests use and costs nothing to import; what builds models is in `tests/tiny.py`."""
 
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
 ARCHITECTURES = ("qwen3", "llama", "gpt_neox", "gpt2")
@@ -41,9 +43,19 @@ def logged(trainer, key: str) -> list[float]:
     return [entry[key] for entry in trainer.state.log_history if key in entry]
 
 
+def load_recipe(name: str) -> ModuleType:
+    """A recipe as a module, such as `train_reward` or `experiments/study`."""
+    spec = importlib.util.spec_from_file_location(Path(name).name, ROOT / "recipes" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where the annotations of its dataclasses are looked up
+    spec.loader.exec_module(module)
+    return module
+
+
 def run_python(*arguments: str | Path, **options) -> subprocess.CompletedProcess:
     """A fresh process of the same interpreter, which finds the package where this one does."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment["COLUMNS"] = "200"  # of tables that are printed
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, **options)
 

@@ -1,26 +1,16 @@
 """Every recipe parses its YAML files; that they run is in `tests/launch/test_recipes.py`."""
 
-import importlib.util
 import json
-import sys
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from trl import ModelConfig, SFTConfig, TrlParser
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, load_recipe
 from toolkit import MultiScaleRewardConfig, ReinforceConfig
 from toolkit.arguments import DataArguments
 
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
-
-
-def load_recipe(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def classes_of(stem):

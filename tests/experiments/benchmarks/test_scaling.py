@@ -1,13 +1,12 @@
 """The benchmark of growing cost: its pairs and its floor by hand, and a tiny run."""
 
-import importlib.util
 import json
 from dataclasses import MISSING, fields
 
 import pytest
 import torch
 
-from tests.helpers import ROOT
+from tests.helpers import load_recipe
 from toolkit.data.batches import MultiScaleCollator
 from toolkit.data.packing import shared_prefix_length
 from toolkit.experiments.benchmarks.rounds import Round
@@ -129,11 +128,7 @@ def test_docstring_and_help_say_the_same():
 
 
 def test_the_recipe_measures_draws_and_prints_every_point(tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location(
-        "benchmark_scaling", ROOT / "recipes" / "experiments" / "benchmark_scaling.py"
-    )
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
+    recipe = load_recipe("experiments/benchmark_scaling")
     lists = {"response_lengths": [4, 8], "prompt_shares": [0.0, 0.5], "sizes": ["32x1", "64x1"]}
     base = {"base_response_length": 8, "base_size": "32x1"}
     recipe.main(ScalingArguments(**lists, **base, pairs=2, repeats=2, output_dir=str(tmp_path)))
