@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,7 @@ def module_of(path: Path) -> tuple[str, ...]:
     return path.relative_to(ROOT / "toolkit").with_suffix("").parts
 
 
+@cache
 def imports(path: Path) -> list[tuple[int, str]]:
     """Every import of a file, wherever it stands: its number of leading dots and the module that it names."""
     found = []
