@@ -99,9 +99,10 @@ def reward_model(tokenizer, tiny_folder):
     from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings
     from toolkit.data.tokens import response_marker_ids, segment_boundary_ids
 
-    def make(architecture: str = "qwen3", scales=ALL_SCALES, context="gate", **options):
+    def make(architecture: str = "qwen3", scales=ALL_SCALES, context="gate", attn_implementation="sdpa", **options):
         settings = MultiScaleSettings(scales=list(scales), context=context)
-        model = AutoModelForMultiScaleReward.from_pretrained(tiny_folder(architecture, **options), settings)
+        load = {"attn_implementation": attn_implementation}  # a saved configuration does not keep it
+        model = AutoModelForMultiScaleReward.from_pretrained(tiny_folder(architecture, **options), settings, **load)
         model.set_layout(response_marker_ids(tokenizer), segment_boundary_ids(tokenizer))
         return spread_head(model).eval()
 
