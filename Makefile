@@ -11,13 +11,20 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # Tiny models gain nothing from a second thread, and lose several times over when the machine is busy.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check setup clean
+# Tests are handed out one by one to a process for each core, groups of them (`xdist_group`) as a whole and in order.
+PARALLEL ?= --numprocesses logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+
+.PHONY: demo test test-fast check setup clean
 
 demo: $(INSTALLED)
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --cpu recipes/demo.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
+
+# All but what starts processes: what to run after every change.
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not launch"
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check toolkit recipes tests

@@ -20,7 +20,7 @@ import pytest
 from transformers import Qwen3Config
 
 import toolkit
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from toolkit.reward.model import MultiScaleMixin, reward_model_class
 
 # Asked for by `getattr`, too, but of ours in a model's configuration, and of the C library.

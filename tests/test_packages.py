@@ -2,12 +2,13 @@
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 import toolkit
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 
 MODULES = sorted((ROOT / "toolkit").rglob("*.py"))
 RECIPES = sorted((ROOT / "recipes").rglob("*.py"))
@@ -72,6 +73,7 @@ def module_of(path: Path) -> tuple[str, ...]:
     return path.relative_to(ROOT / "toolkit").with_suffix("").parts
 
 
+@cache
 def imports(path: Path) -> list[tuple[int, str]]:
     """Every import of a file, wherever it stands: its number of leading dots and the module that it names."""
     found = []
@@ -89,11 +91,24 @@ def internal_imports(path: Path) -> list[tuple[str, ...]]:
     return [(*module[: len(module) - level], *named.split(".")) for level, named in imports(path) if level]
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if len(module_of(p)) > 1 or p.stem != "__init__"], ids=name_of)
-def test_imports_point_down(path):
-    package = module_of(path)[0]
-    for named in internal_imports(path):
-        assert ORDER.index(named[0]) <= ORDER.index(package), f"{name_of(path)} may not import {'.'.join(named)}"
+def modules_in(package: str) -> list[Path]:
+    return [path for path in MODULES if module_of(path)[0] == package]
+
+
+def test_every_module_is_in_a_package_of_the_order():
+    assert {module_of(path)[0] for path in MODULES} == {*ORDER, "__init__"}
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_imports_point_down(package):
+    allowed = ORDER[: ORDER.index(package) + 1]
+    upwards = [
+        f"{name_of(path)} may not import {'.'.join(named)}"
+        for path in modules_in(package)
+        for named in internal_imports(path)
+        if named[0] not in allowed
+    ]
+    assert upwards == []
 
 
 def test_no_two_modules_import_each_other():
@@ -118,23 +133,34 @@ def test_only_the_command_line_imports_experiments():
     assert users <= {"cli", "experiments"}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_modules_of_the_package_are_imported_in_one_form(path):
+def test_modules_of_the_package_are_imported_in_one_form():
     # `from .module import name`, so that the tests above see them all
-    for level, module in imports(path):
-        assert level == 0 or module, f"{name_of(path)} imports from a package as a whole"
-        assert level > 0 or module.split(".")[0] != "toolkit", f"{name_of(path)} names the package it is in"
+    wholes, absolute = [], []
+    for path in MODULES:
+        wholes += [name_of(path) for level, module in imports(path) if level and not module]
+        absolute += [
+            name_of(path) for level, module in imports(path) if not level and module.split(".")[0] == "toolkit"
+        ]
+    assert wholes == [], "import from a package as a whole"
+    assert absolute == [], "name the package they are in"
 
 
-@pytest.mark.parametrize("name", ONLY_TORCH)
-def test_mathematics_needs_only_torch_and_the_standard_library(name):
-    roots = {module.split(".")[0] for level, module in imports(ROOT / "toolkit" / f"{name}.py") if not level}
-    assert roots - sys.stdlib_module_names <= {"torch"}
+def test_mathematics_needs_only_torch_and_the_standard_library():
+    allowed = sys.stdlib_module_names | {"torch"}
+    others = {
+        name: sorted(roots - allowed)
+        for name in ONLY_TORCH
+        if (roots := {m.split(".")[0] for level, m in imports(ROOT / "toolkit" / f"{name}.py") if not level}) - allowed
+    }
+    assert others == {}
 
 
-@pytest.mark.parametrize("path", [*MODULES, *RECIPES], ids=name_of)
-def test_files_stay_small(path):
-    assert len(path.read_text().splitlines()) <= (100 if path in RECIPES else 400)
+@pytest.mark.parametrize("package", [*ORDER, "recipes"])
+def test_files_stay_small(package):
+    paths, most = (RECIPES, 100) if package == "recipes" else (modules_in(package), 400)
+    lengths = {name_of(path): len(path.read_text().splitlines()) for path in paths}
+    assert lengths
+    assert {name: length for name, length in lengths.items() if length > most} == {}
 
 
 def test_the_public_names_are_these():

@@ -1,31 +1,16 @@
-"""Every recipe parses its YAML files, and the whole loop runs at a small size under `accelerate launch`."""
+"""Every recipe parses its YAML files; that they run is in `tests/launch/test_recipes.py`."""
 
-import html
-import importlib.util
 import json
-import os
-import re
-import subprocess
-import sys
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from trl import ModelConfig, SFTConfig, TrlParser
 
-from tests.conftest import ROOT
+from tests.helpers import ROOT, load_recipe
 from toolkit import MultiScaleRewardConfig, ReinforceConfig
 from toolkit.arguments import DataArguments
-from toolkit.sandbox.rows import HELD_OUT_SEED, sample_pairs
 
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
-
-
-def load_recipe(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def classes_of(stem):
@@ -66,93 +51,3 @@ def test_accelerate_files_hold_only_options_that_exist(path):
         stage = json.loads(file.read_text())["zero_optimization"]["stage"]
         assert path.stem.startswith(f"zero{stage}")
         assert deepspeed["zero3_init_flag"] == (stage == 3)
-
-
-def launch(recipe, *arguments, folder, processes=1):
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
-    if processes == 1:
-        command += ["--cpu", "--num_processes", "1", "--num_machines", "1"]
-        command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    else:
-        command += ["--config_file", str(ROOT / "deepspeed_configs" / "cpu_two_processes.yaml")]
-    command += [str(ROOT / "recipes" / f"{recipe}.py"), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    # Several processes now and then abort while the interpreter exits, with everything saved: what they wrote counts.
-    assert done.returncode == 0 or processes > 1, done.stderr[-3000:]
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo")
-    sizes = {"pairs": 64, "test_size": 24, "sft_steps": 3, "reinforce_steps": 2}
-    out = launch("demo", *(word for name, size in sizes.items() for word in (f"--{name}", size)), folder=folder)
-    return folder, out
-
-
-def test_the_demo_leaves_models_metrics_and_a_page(demo):
-    folder, out = demo
-    run = folder / "runs" / "demo"
-    metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["reward_model"]["eval_pairs"] == 24
-    assert len(metrics["log"]) == 2
-    page = (run / "report" / "index.html").read_text()
-    # what the judge says of held-out prompts stands in the curve of its reward, and the texts beside each other
-    curve = page.partition('alt="Reward by gold_judge by step: ')[2].partition('"')[0]
-    assert re.fullmatch(r"training prompts from .* to .*, held-out prompts from .* to .*\.", curve)
-    assert all(row["after"].strip() in html.unescape(page) for row in metrics["policy"]["examples"])
-    assert all((run / model / "model.safetensors").exists() for model in ("start", "reward", "policy"))
-    assert all(name in out for name in ("token", "segment", "response", "mix", "longer wins", "win rate"))
-
-
-def test_the_loop_of_rounds_goes_on_where_it_stopped_with_more_processes(demo):
-    folder, _ = demo
-    for name, steps in (("reward", 2), ("reinforce", 1)):
-        text = (ROOT / "recipes" / "configs" / f"sandbox_joint_{name}.yaml").read_text()
-        lines = [line for line in text.splitlines() if not line.startswith(("max_steps", "num_train_epochs"))]
-        (folder / f"{name}.yaml").write_text("\n".join([*lines, f"max_steps: {steps}", ""]))
-    arguments = ["--config", ROOT / "recipes" / "configs" / "sandbox_joint.yaml", "--train_size", 32]
-    arguments += ["--eval_size", 16, "--pairs_per_round", 24, "--max_new_tokens", 8]
-    arguments += ["--reward_config", "reward.yaml", "--reinforce_config", "reinforce.yaml"]
-    launch("train_jointly", *arguments, "--rounds", 1, folder=folder)
-    first = folder / "runs" / "joint" / "round-1"
-    written = (first / "reward" / "model.safetensors").stat().st_mtime_ns
-    out = launch("train_jointly", *arguments, "--rounds", 2, folder=folder, processes=2)
-    assert (first / "reward" / "model.safetensors").stat().st_mtime_ns == written
-    assert "Round 2" in out
-    accuracies = json.loads((folder / "runs" / "joint" / "round-2" / "accuracy.json").read_text())
-    assert list(accuracies) == ["trained once", "before this round", "after this round"]
-
-
-def test_training_and_evaluation_of_a_reward_model_agree(demo):
-    folder, _ = demo
-    config = ROOT / "recipes" / "configs" / "sandbox_reward.yaml"
-    sizes = ["--train_size", 32, "--eval_size", 30]
-    launch("train_reward", "--config", config, "--output_dir", "reward", *sizes, folder=folder)
-    trained = json.loads((folder / "reward" / "eval_results.json").read_text())
-    sample_pairs(30, seed=HELD_OUT_SEED).to_json(folder / "pairs.jsonl")  # a file, all of which is evaluated
-    arguments = ["--reward_model", "reward", "--dataset_name", "pairs.jsonl"]
-    launch("evaluate_reward", *arguments, "--output_file", "figures.json", folder=folder)
-    evaluated = json.loads((folder / "figures.json").read_text())
-    assert trained["num_processes"] == 1
-    assert evaluated["mix"]["value"] == trained["eval_accuracy"]
-    assert evaluated["token"]["value"] == trained["eval_accuracy/token"]
-    assert evaluated["longer wins"]["value"] == trained["eval_accuracy/longer_wins"]
-
-
-def test_reinforce_runs_from_its_yaml_file(demo):
-    folder, _ = demo
-    config = ROOT / "recipes" / "configs" / "sandbox_reinforce.yaml"
-    arguments = ["--per_device_train_batch_size", 8, "--train_size", 16, "--save_steps", 1]
-    # one command line that begins where there is nothing, and goes on where there is a checkpoint
-    arguments += ["--output_dir", "policy", "--resume_from_checkpoint", "true"]
-    launch("train_reinforce", "--config", config, *arguments, "--max_steps", 2, folder=folder)
-    assert (folder / "policy" / "model.safetensors").exists()
-    (folder / "policy" / "checkpoint-2" / "manifest.json").unlink()  # as if it had died in that save
-    arguments += ["--eval_strategy", "steps", "--eval_steps", 3, "--eval_size", 4, "--per_device_eval_batch_size", 4]
-    launch("train_reinforce", "--config", config, *arguments, "--max_steps", 3, folder=folder)
-    log = json.loads((folder / "policy" / "trainer_state.json").read_text())["log_history"]
-    assert [entry["step"] for entry in log if "reward" in entry] == [1, 2, 3]
-    assert [entry["step"] for entry in log if "eval_reward" in entry] == [3]
-    assert log[-1]["train_runtime"] > 0

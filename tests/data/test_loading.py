@@ -5,7 +5,7 @@ import math
 import pytest
 from datasets import Dataset, DatasetDict, Value
 
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from toolkit.data.formats import keep_normalized, normalize_pairs, normalize_prompts
 from toolkit.data.loading import load_pairs, load_prompts, load_table
 

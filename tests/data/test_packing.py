@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import AutoModel, BloomConfig, Gemma2Config, MistralConfig, RecurrentGemmaConfig
 
-from tests.conftest import pad_rows
+from tests.tiny import pad_rows
 from toolkit.data.packing import (
     branch_mask,
     fill_batches,

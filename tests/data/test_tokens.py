@@ -5,7 +5,8 @@ import torch
 from datasets import Dataset
 from trl import RewardConfig, RewardTrainer
 
-from tests.conftest import PAIRS, train_tokenizer
+from tests.helpers import PAIRS
+from tests.tiny import train_tokenizer
 from toolkit.data.positions import find_response_start, segment_ends
 from toolkit.data.tokens import (
     EncodedResponse,

@@ -18,7 +18,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from tests.launch.scripts.train import LORA_RANK, nf4
 from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings
 from toolkit.data.tokens import encode_response, response_marker_ids, segment_boundary_ids
@@ -132,8 +132,9 @@ def specification(work: Path, name: str, trainer: str, adapter: str, processes: 
     }
 
 
-def start(work: Path, stage: str, processes: int, name: str, spec: dict) -> subprocess.Popen:
-    (work / f"{name}.spec").write_text(json.dumps(spec))
+def start(work: Path, stage: str, processes: int, name: str, *specs: dict) -> subprocess.Popen:
+    """Start one launch of trainings that follow each other; what it prints goes to `<name>.log`."""
+    (work / f"{name}.spec").write_text(json.dumps(specs))
     command = [*launcher(work, stage, processes), str(TESTS / "scripts" / "train.py"), str(work / f"{name}.spec")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     # DeepSpeed compiles an operator at its first start, with the ninja that is installed beside it.
@@ -147,13 +148,18 @@ def run(
 ) -> list[dict]:
     """Results of every process of one run; from its files where it has been run before."""
     name = name_of(stage, processes, trainer, adapter, variant)
-    files = [work / f"{name}.result-{rank}.json" for rank in range(processes)]
-    if not all(file.is_file() for file in files):
+    if not all((work / f"{name}.result-{rank}.json").is_file() for rank in range(processes)):
         spec = specification(work, name, trainer, adapter, processes, **options)
         start(work, stage, processes, name, spec).wait()
+    return results_of(work, name, processes, name)
+
+
+def results_of(work: Path, name: str, processes: int, launched: str) -> list[dict]:
+    """What every process of a training has written, out of the launch that it was part of."""
+    files = [work / f"{name}.result-{rank}.json" for rank in range(processes)]
     # By its files, not its exit code: a process now and then aborts when it leaves, after all is done.
     if not all(file.is_file() for file in files):
-        raise RuntimeError(f"{name} wrote no result:\n{(work / f'{name}.log').read_text()[-3000:]}")
+        raise RuntimeError(f"{name} wrote no result:\n{(work / f'{launched}.log').read_text()[-3000:]}")
     results = [json.loads(file.read_text()) for file in files]
     assert [result["processes"] for result in results] == [processes] * processes
     return results

@@ -3,12 +3,27 @@
 import pytest
 import torch
 from datasets import load_dataset
+from peft import LoraConfig, load_peft_weights
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import RLOOConfig, RLOOTrainer
 
 from tests.launch import backends
-from tests.launch.backends import ROWS, STEPS, planned_states, reloaded_scores, run, series, worst_difference
-from toolkit import RewardFunction
+from tests.launch.backends import (
+    ROWS,
+    STEPS,
+    name_of,
+    planned_states,
+    reloaded_scores,
+    results_of,
+    series,
+    specification,
+    worst_difference,
+)
+from tests.launch.scripts import train
+from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer, RewardFunction
+
+# One after the other, never side by side: each has processes for two cores.
+pytestmark = pytest.mark.xdist_group("two processes")
 
 CASES = [
     ("reward", "none", "zero2"),
@@ -17,6 +32,8 @@ CASES = [
     ("reinforce", "lora", "zero2"),
     ("reinforce", "none", "zero3"),
 ]
+# Every process samples with its own seed, so a policy of one process sees other responses than that of two.
+REFERENCES = [("reinforce", "lora", "ddp"), ("reinforce", "none", "ddp")]
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +43,74 @@ def work(tmp_path_factory):
     return folder
 
 
-def reference_of(work, trainer: str, adapter: str) -> dict:
-    # Every process samples with its own seed, so a policy of one process sees other responses than that of two.
-    return run(work, "ddp", 1 if trainer == "reward" else 2, trainer, adapter)[0]
+@pytest.fixture(scope="module")
+def reward_adapter(work, cpu_options):
+    """Folder of a reward model trained with LoRA."""
+    config = MultiScaleRewardConfig(output_dir=str(work / "adapter"), max_steps=2, learning_rate=3e-2, **cpu_options)
+    pairs = load_dataset("json", data_files=str(work / "pairs.jsonl"), split="train", cache_dir=str(work / "cache"))
+    lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear")
+    trainer = MultiScaleRewardTrainer(str(work / "base"), config, pairs, peft_config=lora)
+    trainer.train()
+    trainer.save_model()
+    return config.output_dir
+
+
+@pytest.fixture(scope="module")
+def two(work, reward_adapter):
+    """Makes results of both processes, by name of the training; those of a stage follow each other in one launch."""
+    launched = set()
+
+    def results(name: str, stage: str) -> list[dict]:
+        if stage not in launched:
+            specs = [
+                specification(work, name_of(stage, 2, trainer, adapter), trainer, adapter, 2)
+                for trainer, adapter, other in [*CASES, *REFERENCES]
+                if other == stage
+            ]
+            if stage == "zero3":
+                shares = {"shared": True, "separate": False}
+                specs += [
+                    specification(work, way, "reinforce", "lora", 2, max_steps=4)
+                    | {"reward": reward_adapter, "share_base": share}
+                    for way, share in shares.items()
+                ]
+            launched.add(stage)
+            backends.start(work, stage, 2, stage, *specs).wait()
+        return results_of(work, name, 2, stage)
+
+    return results
+
+
+@pytest.fixture(scope="module")
+def run(two):
+    def results(stage: str, trainer: str, adapter: str) -> list[dict]:
+        return two(name_of(stage, 2, trainer, adapter), stage)
+
+    return results
+
+
+@pytest.fixture(scope="module")
+def alone(work):
+    """Makes results of a reward model's training in this process; made once."""
+    made = {}
+
+    def result(adapter: str) -> dict:
+        if adapter not in made:
+            name = name_of("ddp", 1, "reward", adapter)
+            train.main(specification(work, name, "reward", adapter, 1))
+            (made[adapter],) = results_of(work, name, 1, name)
+        return made[adapter]
+
+    return result
 
 
 @pytest.mark.parametrize(("trainer", "adapter", "stage"), CASES)
-def test_every_stage_trains_alike_and_saves_what_it_trained(work, trainer, adapter, stage):
-    results = run(work, stage, 2, trainer, adapter)
+def test_every_stage_trains_alike_and_saves_what_it_trained(work, run, alone, trainer, adapter, stage):
+    results = run(stage, trainer, adapter)
     assert len(series(results[0], "grad_norm")) == STEPS
-    assert worst_difference(results[0], reference_of(work, trainer, adapter), trainer) < 1e-5
-    saved = reloaded_scores(work, f"{trainer}-{adapter}-{stage}-2", trainer, adapter)
+    reference = alone(adapter) if trainer == "reward" else run("ddp", trainer, adapter)[0]
+    assert worst_difference(results[0], reference, trainer) < 1e-5
+    saved = reloaded_scores(work, name_of(stage, 2, trainer, adapter), trainer, adapter)
     assert len(saved) == ROWS
     # A policy's are sums over a row's tokens, in the hundreds, where float32 itself has steps of 3e-5.
     assert saved == pytest.approx(results[0]["scores"], abs=1e-5, rel=1e-6)
@@ -44,23 +118,23 @@ def test_every_stage_trains_alike_and_saves_what_it_trained(work, trainer, adapt
 
 
 @pytest.mark.parametrize(("trainer", "adapter", "stage"), CASES)
-def test_processes_hold_what_the_plan_says(work, trainer, adapter, stage):
-    results, plan = run(work, stage, 2, trainer, adapter), planned_states(work, trainer, adapter, stage, 2)
+def test_processes_hold_what_the_plan_says(work, run, trainer, adapter, stage):
+    results, plan = run(stage, trainer, adapter), planned_states(work, trainer, adapter, stage, 2)
     for part, planned in plan._asdict().items():
         assert max(result["held"][part] for result in results) == pytest.approx(planned, rel=0.02), part
 
 
-def test_the_state_is_divided_up(work):
-    whole = run(work, "ddp", 1, "reward", "none")[0]["held"]
+def test_the_state_is_divided_up(run, alone):
+    whole = alone("none")["held"]
     for stage, divided in (("zero2", 1), ("zero3", 2)):
-        for result in run(work, stage, 2, "reward", "none"):
+        for result in run(stage, "reward", "none"):
             assert result["held"]["weights"] == pytest.approx(whole["weights"] / divided, rel=0.01)
             # DeepSpeed's own float32 copy of the weights, and Adam's two moments
             assert result["held"]["optimizer"] == pytest.approx(3 * whole["weights"] / 2, rel=0.01)
 
 
-def test_the_reward_model_is_divided_up_under_zero3(work):
-    results = run(work, "zero3", 2, "reinforce", "none")
+def test_the_reward_model_is_divided_up_under_zero3(work, run):
+    results = run("zero3", "reinforce", "none")
     for result in results:
         assert result["reward_held"] == pytest.approx(result["reward_total"] / 2, rel=0.01)
     # the first process scored one row and the second three, in two batches: neither waits for the other for ever
@@ -70,9 +144,9 @@ def test_the_reward_model_is_divided_up_under_zero3(work):
     assert results[1]["uneven"] == pytest.approx(alone, abs=1e-5)
 
 
-def test_what_zero3_saves_drops_into_trl(work, tmp_path):
-    run(work, "zero3", 2, "reward", "none")
-    folder = str(work / "reward-none-zero3-2")
+def test_what_zero3_saves_drops_into_trl(work, run, tmp_path):
+    run("zero3", "reward", "none")
+    folder = str(work / name_of("zero3", 2, "reward", "none"))
     stock = AutoModelForSequenceClassification.from_pretrained(folder)
     assert stock.num_labels == 1
     prompts = load_dataset("json", data_files=str(work / "pairs.jsonl"), split="train", cache_dir=str(work / "cache"))
@@ -100,3 +174,21 @@ def test_what_zero3_saves_drops_into_trl(work, tmp_path):
     rewards = [entry["rewards/RewardFunction/mean"] for entry in trainer.state.log_history[:-1]]
     assert torch.tensor(rewards).isfinite().all()
     assert len(rewards) == 2
+
+
+def test_a_reward_adapter_on_the_policys_base_trains_as_the_separate_model_under_zero3(work, two):
+    shared, separate = two("shared", "zero3"), two("separate", "zero3")
+    for key in ("loss", "grad_norm", "reward", "kl"):
+        expected = series(separate[0], key)
+        assert len(expected) == 4
+        torch.testing.assert_close(series(shared[0], key), expected)
+    for rank in range(2):
+        assert shared[rank]["reward_held"] == pytest.approx(shared[rank]["reward_total"] / 2, rel=0.02)
+        # one row on the first process and three on the second, which makes a pass more
+        assert len(shared[rank]["uneven"]) == 1 + 2 * rank
+        assert shared[rank]["uneven"] == pytest.approx(separate[rank]["uneven"], abs=1e-5)
+    saved, expected = (load_peft_weights(str(work / name), device="cpu") for name in ("shared", "separate"))
+    assert not [path for path in (work / "shared").iterdir() if path.is_dir()]
+    assert saved.keys() == expected.keys()
+    for key, value in saved.items():
+        torch.testing.assert_close(value, expected[key])

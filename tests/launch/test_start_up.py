@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.conftest import run_python
+from tests.helpers import run_python
 
 SLOW = ("torch", "transformers", "trl", "datasets", "peft", "accelerate", "deepspeed", "bitsandbytes", "matplotlib")
 

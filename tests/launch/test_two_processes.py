@@ -3,13 +3,14 @@
 import json
 import math
 import socket
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import run_python
+from tests.helpers import run_python
+from tests.launch.scripts import train_both
 
-SCRIPT = Path(__file__).parent / "scripts" / "train_both.py"
+# One after the other, never side by side: each has processes for two cores.
+pytestmark = pytest.mark.xdist_group("two processes")
 
 # "MULTI_CPU" would silently run one process; this is what starts two with gloo.
 LAUNCH = """\
@@ -41,12 +42,12 @@ def results(tmp_path_factory, tiny_folder, chat_pairs):
     pairs.to_json(work / "pairs.jsonl")
     (work / "launch.yaml").write_text(LAUNCH.format(port=free_port()))
     base, launcher = tiny_folder(), ["-m", "accelerate.commands.launch", "--config_file", work / "launch.yaml"]
-    one = run_python(SCRIPT, work, base)
-    two = run_python(*launcher, SCRIPT, work, base)
+    train_both.main(work, base)
+    two = run_python(*launcher, train_both.__file__, work, base)
     # Judged by what was written: a process now and then aborts when it leaves, after all is done.
     files = {name: work / f"result-{name}.json" for name in ("1-0", "2-0", "2-1")}
-    for name, file in files.items():
-        assert file.is_file(), (one if name == "1-0" else two).stderr
+    for file in files.values():
+        assert file.is_file(), two.stderr
     return {name: json.loads(file.read_text()) for name, file in files.items()}
 
 

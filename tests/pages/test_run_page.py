@@ -1,11 +1,10 @@
-import importlib.util
 import json
 import shutil
 
 import pytest
 from trl import ModelConfig, RewardConfig, RewardTrainer
 
-from tests.conftest import ROOT
+from tests.helpers import load_recipe
 from tests.pages.test_page import assert_stands_alone, drawings, read
 from toolkit import MultiScaleRewardConfig, ReinforceConfig, RewardFunction
 from toolkit.arguments import DataArguments
@@ -14,13 +13,6 @@ from toolkit.pages.run_page import write_run_report
 from toolkit.training.checkpoints import write_manifest
 
 ACCESS = "hf_" + 30 * "a"  # shaped like an access token
-
-
-def load_recipe(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

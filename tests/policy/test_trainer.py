@@ -9,7 +9,8 @@ from peft import LoraConfig
 from transformers import AutoModelForSequenceClassification
 from trl import RLOOConfig, RLOOTrainer
 
-from tests.conftest import logged, spread_head
+from tests.helpers import logged
+from tests.tiny import spread_head
 from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings, ReinforceTrainer, RewardFunction
 from toolkit.data.tokens import response_marker_ids, segment_boundary_ids
 from toolkit.policy.config import BASELINES
@@ -82,9 +83,12 @@ def moved(trainer, before: dict[str, torch.Tensor]) -> set[str]:
     return {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.1])
-@pytest.mark.parametrize("prefix", [False, True])
-@pytest.mark.parametrize("baseline", BASELINES)
+# Every baseline with each of the two, and one with both and with neither
+WAYS = [*((name, *way) for name in BASELINES for way in ((False, 0.1), (True, 0.0)))]
+WAYS += [("leave_one_out", False, 0.0), ("moving_average", True, 0.1)]
+
+
+@pytest.mark.parametrize(("baseline", "prefix", "beta"), WAYS)
 def test_every_baseline_trains(policy_trainer, baseline, prefix, beta):
     generations = 2 if baseline == "leave_one_out" else 1
     options = {"baseline": baseline, "prefix_baseline": prefix, "beta": beta, "num_generations": generations}

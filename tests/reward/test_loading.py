@@ -8,7 +8,8 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 
-from tests.conftest import ROOT, logged, pad_rows, run_python
+from tests.helpers import logged
+from tests.tiny import pad_rows
 from toolkit import (
     AutoModelForMultiScaleReward,
     MultiScaleRewardConfig,
@@ -59,18 +60,6 @@ def merged_folder(trained, tokenizer, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def fresh(trained, merged_folder, batch, tmp_path_factory):
-    """What a fresh process says of the saved adapter and of the merged model."""
-    folder = tmp_path_factory.mktemp("fresh")
-    torch.save({"folders": [trained[1], merged_folder], "batch": batch}, folder / "request.pt")
-    script = ROOT / "tests" / "launch" / "scripts" / "score_saved.py"
-    done = run_python(script, folder / "request.pt", folder / "answer.pt")
-    assert (folder / "answer.pt").is_file(), done.stderr
-    answer = torch.load(folder / "answer.pt")
-    return {"adapter": answer[trained[1]], "merged": answer[merged_folder]}
-
-
 def test_the_steps_moved_adapter_and_head(trained, tiny_folder, batch, scores):
     trainer, _ = trained
     parameters = dict(trainer.model.named_parameters())
@@ -97,20 +86,6 @@ def test_whole_head_is_in_the_adapter_file(trained):
     assert {value.dtype for key, value in saved.items() if ".score." in key} == {torch.float32}
     assert Path(trained[1], "multi_scale.json").is_file()
     assert not Path(trained[1], "config.json").exists()  # with it, stock loaders would look for a whole model
-
-
-@pytest.mark.parametrize("form", ["adapter", "merged"])
-def test_a_fresh_process_gives_the_same_scores(fresh, scores, form):
-    torch.testing.assert_close(fresh[form]["score"], scores.logits, atol=1e-5, rtol=0)
-    for name in ("scale_scores", "gate", "prefix_values"):
-        torch.testing.assert_close(fresh[form][name], scores[name], atol=1e-5, rtol=0)
-    torch.testing.assert_close(fresh[form]["score_by_marker"], scores.logits, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("form", ["adapter", "merged"])
-def test_stock_class_reads_the_response_scale(fresh, scores, form):
-    expected = scores.scale_scores[:, SCALES.index("response")]
-    torch.testing.assert_close(fresh[form]["stock"][:, 0], expected, atol=1e-5, rtol=0)
 
 
 def test_an_adapter_loads_over_the_head_that_it_replaces(trained, batch, scores):

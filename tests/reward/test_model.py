@@ -14,7 +14,8 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
-from tests.conftest import ARCHITECTURES, ROOT, pad_rows, run_python, spread_head
+from tests.helpers import ARCHITECTURES
+from tests.tiny import pad_rows, spread_head
 from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings
 from toolkit.data.tokens import encode_response
 from toolkit.reward.loading import save_adapter_settings
@@ -236,38 +237,6 @@ def test_begins_from_a_classification_checkpoint_with_its_head(tiny_folder, batc
     inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
     with torch.no_grad():
         torch.testing.assert_close(model(**batch).logits, stock(**inputs).logits)
-
-
-@pytest.fixture(scope="module")
-def fresh_scores(reward_folder, batch, tmp_path_factory):
-    """What a fresh process says of the saved reward models of every architecture."""
-    folder = tmp_path_factory.mktemp("fresh")
-    request = {"folders": [reward_folder(architecture) for architecture in ARCHITECTURES], "batch": batch}
-    torch.save(request, folder / "request.pt")
-    script = ROOT / "tests" / "launch" / "scripts" / "score_saved.py"
-    done = run_python(script, folder / "request.pt", folder / "answer.pt")
-    assert (folder / "answer.pt").is_file(), done.stderr
-    return torch.load(folder / "answer.pt")
-
-
-@ARCHITECTURE
-def test_a_fresh_process_gives_the_same_scores(reward_model, reward_folder, fresh_scores, batch, architecture):
-    here, there = score(reward_model(architecture), batch), fresh_scores[reward_folder(architecture)]
-    torch.testing.assert_close(there["score"], here.logits)
-    for name in ("scale_scores", "gate", "prefix_values"):
-        torch.testing.assert_close(there[name], here[name])
-
-
-@ARCHITECTURE
-def test_the_saved_marker_finds_the_response(reward_folder, fresh_scores, architecture):
-    answer = fresh_scores[reward_folder(architecture)]
-    torch.testing.assert_close(answer["score_by_marker"], answer["score"])
-
-
-@ARCHITECTURE
-def test_stock_class_reads_the_response_scale(reward_folder, fresh_scores, architecture):
-    answer = fresh_scores[reward_folder(architecture)]
-    torch.testing.assert_close(answer["stock"][:, 0], answer["scale_scores"][:, SCALES.index("response")])
 
 
 @ARCHITECTURE

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from tests.conftest import logged
+from tests.helpers import logged
 from toolkit import AutoModelForMultiScaleReward, MultiScaleRewardConfig, MultiScaleRewardTrainer, RewardFunction
 from toolkit.data.tokens import encode_response
 from toolkit.policy.prefix_baseline import align_by_offsets, settled_length

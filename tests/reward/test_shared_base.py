@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from tests.conftest import logged
-from tests.launch import backends
+from tests.helpers import logged
 from toolkit import (
     MultiScaleRewardConfig,
     MultiScaleRewardTrainer,
@@ -273,41 +272,6 @@ def test_training_is_that_with_the_separate_model(trainer_with, options):
     for name, parameter in shared.model.named_parameters():
         if parameter.requires_grad:
             torch.testing.assert_close(parameter, trained_by_separate[name])
-
-
-def test_zero3_trains_as_with_the_separate_model(tmp_path, cpu_options):
-    backends.prepare(tmp_path)
-    base, adapter = str(tmp_path / "base"), str(tmp_path / "adapter")
-    config = MultiScaleRewardConfig(output_dir=adapter, max_steps=2, learning_rate=3e-2, **cpu_options)
-    pairs = load_dataset("json", data_files=str(tmp_path / "pairs.jsonl"), split="train", cache_dir=str(tmp_path))
-    trainer = MultiScaleRewardTrainer(base, config, pairs, peft_config=lora("SEQ_CLS"))
-    trainer.train()
-    trainer.save_model()
-
-    shared, separate = (
-        backends.specification(tmp_path, name, "reinforce", "lora", 2, max_steps=4)
-        | {"reward": adapter, "share_base": name == "shared"}
-        for name in ("shared", "separate")
-    )
-    backends.start(tmp_path, "zero3", 2, "both", {**shared, "then": separate}).wait()
-    files = [tmp_path / f"{name}.result-{rank}.json" for name in ("shared", "separate") for rank in range(2)]
-    assert all(file.is_file() for file in files), (tmp_path / "both.log").read_text()[-3000:]
-    results = [json.loads(file.read_text()) for file in files]
-    assert [result["processes"] for result in results] == [2, 2, 2, 2]
-    for key in ("loss", "grad_norm", "reward", "kl"):
-        expected = backends.series(results[2], key)
-        assert len(expected) == 4
-        torch.testing.assert_close(backends.series(results[0], key), expected)
-    for rank in range(2):
-        assert results[rank]["reward_held"] == pytest.approx(results[rank]["reward_total"] / 2, rel=0.02)
-        # one row on the first process and three on the second, which makes a pass more
-        assert len(results[rank]["uneven"]) == 1 + 2 * rank
-        assert results[rank]["uneven"] == pytest.approx(results[2 + rank]["uneven"], abs=1e-5)
-    saved, expected = (load_peft_weights(str(tmp_path / name), device="cpu") for name in ("shared", "separate"))
-    assert not [path for path in (tmp_path / "shared").iterdir() if path.is_dir()]
-    assert saved.keys() == expected.keys()
-    for key, value in saved.items():
-        torch.testing.assert_close(value, expected[key])
 
 
 @pytest.mark.parametrize(("trainer_class", "config_class"), [(RLOOTrainer, RLOOConfig), (GRPOTrainer, GRPOConfig)])

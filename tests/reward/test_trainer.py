@@ -13,7 +13,8 @@ from transformers import BitsAndBytesConfig
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 from trl import RewardConfig, RewardTrainer
 
-from tests.conftest import logged, pad_rows
+from tests.helpers import logged
+from tests.tiny import pad_rows
 from toolkit import PREFERENCE_MODELS, AutoModelForMultiScaleReward, MultiScaleRewardTrainer, MultiScaleSettings
 from toolkit.reward.model import base_reward_model
 from toolkit.stats.metrics import PairScores

@@ -1,7 +1,5 @@
-"""The arithmetic of the benchmarks by hand, and the recipe for training with two arms at a tiny size."""
+"""The arithmetic of the benchmarks by hand, and what their arms run on."""
 
-import importlib.util
-import json
 import math
 from dataclasses import fields
 
@@ -9,7 +7,7 @@ import pytest
 import torch
 from trl import RewardConfig, RewardTrainer
 
-from tests.conftest import ROOT, Alone
+from tests.helpers import Alone
 from toolkit.experiments.benchmarks.common import (
     BenchmarkArguments,
     largest_difference,
@@ -26,7 +24,7 @@ from toolkit.experiments.benchmarks.reward import (
     score_with_trl,
     scoring_rows,
 )
-from toolkit.experiments.benchmarks.rounds import Meter, Round, measure, turn_order, visible_squares
+from toolkit.experiments.benchmarks.rounds import Meter, Round, turn_order, visible_squares
 from toolkit.planning.memory import Decoder
 from toolkit.planning.plan import build_model, decoder_shape
 
@@ -172,32 +170,3 @@ def test_both_ways_of_scoring_give_the_same_scores(chat_pairs, tokenizer, tiny_f
     assert ours.rounds[1].values == pytest.approx(theirs.rounds[0].values, abs=1e-5)
     assert ours.rounds[0].real_tokens <= theirs.rounds[0].real_tokens == theirs.rounds[1].real_tokens
     assert ours.rounds[0].padded_tokens < theirs.rounds[0].padded_tokens
-
-
-def test_an_arm_that_fails_says_why():
-    with pytest.raises(RuntimeError, match=r"(?s)Arm 'broken' failed.*TypeError: must be real number, not Turns"):
-        measure({"broken": (math.sqrt, ())}, rounds=1, threads=1)
-
-
-def test_the_recipe_measures_two_arms_and_compares_losses(tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location(
-        "benchmark_reward", ROOT / "recipes" / "experiments" / "benchmark_reward.py"
-    )
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-    sizes = {"hidden_size": 32, "layers": 1, "vocab_size": 400, "train_size": 12, "batch_size": 4, "check_steps": 3}
-    names = ["TRL, group_by_length", "ours"]
-    recipe.main(TrainingBenchmarkArguments(**sizes, arms=names, warmup_steps=1, rounds=2, output_dir=str(tmp_path)))
-    results = json.loads((tmp_path / "training.json").read_text())
-    assert list(results["arms"]) == names
-    theirs, ours = results["arms"].values()
-    assert [r["items"] for r in theirs["rounds"] + ours["rounds"]] == [12] * 4
-    # the same pairs in every round, whatever the order, and each prompt once instead of twice
-    assert len({r["real_tokens"] for r in theirs["rounds"]}) == len({r["real_tokens"] for r in ours["rounds"]}) == 1
-    assert ours["real_tokens"] < theirs["real_tokens"]
-    assert all(len(side) == 3 for check in results["checks"].values() for side in check["losses"])
-    assert all(check["difference"] < recipe.TOLERANCE for check in results["checks"].values())
-    printed = capsys.readouterr().out
-    assert all(text in printed for text in ["Reward training, cpu, float32, threads 1", *names, *recipe.CHECKS])
-    with pytest.raises(ValueError, match=r"`arms` names \['theirs'\]"):
-        recipe.main(TrainingBenchmarkArguments(arms=["theirs"]))

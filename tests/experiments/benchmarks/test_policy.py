@@ -2,7 +2,7 @@ import pytest
 from datasets import Dataset
 from trl import RLOOConfig, RLOOTrainer
 
-from tests.conftest import Alone
+from tests.helpers import Alone
 from toolkit import ReinforceConfig, ReinforceTrainer, RewardFunction
 from toolkit.experiments.benchmarks.common import Arm
 from toolkit.experiments.benchmarks.policy import PolicyBenchmarkArguments, fitting_prompts, policy_rounds

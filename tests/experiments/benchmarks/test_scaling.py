@@ -1,13 +1,13 @@
 """The benchmark of growing cost: its pairs and its floor by hand, and a tiny run."""
 
-import importlib.util
 import json
 from dataclasses import fields
+from functools import cache
 
 import pytest
 import torch
 
-from tests.conftest import ROOT
+from tests.helpers import load_recipe
 from toolkit.data.batches import MultiScaleCollator
 from toolkit.data.packing import shared_prefix_length
 from toolkit.experiments.benchmarks.rounds import Round
@@ -124,12 +124,9 @@ def test_every_option_says_what_it_is():
     assert all(field.metadata["help"] for field in fields(ScalingArguments))
 
 
-def test_the_recipe_measures_draws_and_prints_every_point(tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location(
-        "benchmark_scaling", ROOT / "recipes" / "experiments" / "benchmark_scaling.py"
-    )
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
+def test_the_recipe_measures_draws_and_prints_every_point(tmp_path, capsys, monkeypatch):
+    recipe = load_recipe("experiments/benchmark_scaling")
+    monkeypatch.setattr(recipe, "matmul_rate", cache(recipe.matmul_rate))  # the same at every point
     lists = {"response_lengths": [4, 8], "prompt_shares": [0.0, 0.5], "sizes": ["32x1", "64x1"]}
     base = {"base_response_length": 8, "base_size": "32x1"}
     recipe.main(ScalingArguments(**lists, **base, pairs=2, repeats=2, output_dir=str(tmp_path)))

@@ -1,17 +1,22 @@
-"""The store of a study: what ends is kept, what is wrong is named."""
+"""
+The store of a study: what ends is kept, what is wrong is named. Cells run in threads here, so that no process has to
+start; `tests/launch/test_grid.py` has those that are about processes.
+"""
 
 import json
-import os
-import signal
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from toolkit.experiments.study import grid
 from toolkit.experiments.study.grid import Cell, Study, run_stages
+
+
+@pytest.fixture(autouse=True)
+def _in_threads(monkeypatch):
+    monkeypatch.setattr(grid, "ProcessPoolExecutor", lambda workers, *_: ThreadPoolExecutor(workers))
 
 
 @dataclass
@@ -37,17 +42,6 @@ def two_stages(study: Study):
     yield [Cell(f"first-{seed}", multiply, {"value": seed}) for seed in study.settings.seeds]
     total = sum(study.result(f"first-{seed}")["product"] for seed in study.settings.seeds)
     yield [Cell("sum", multiply, {"value": total})]
-
-
-def test_a_later_stage_reads_the_results_of_earlier_ones_and_nothing_runs_twice(tmp_path):
-    study = Study(tmp_path, Settings())
-    assert study.result("sum") is None
-    run_stages(study, two_stages(study), workers=2)
-    assert study.results(["first-1", "first-2", "sum", "other"]) == [{"product": 3}, {"product": 6}, {"product": 27}]
-    again = Study(tmp_path, Settings())
-    run_stages(again, two_stages(again), workers=1)
-    assert (tmp_path / "runs-1").read_text() == "x"
-    assert "multiplying 9" in "".join(file.read_text() for file in (tmp_path / "logs").iterdir())
 
 
 def test_a_cell_that_fails_is_named_and_the_others_are_kept(tmp_path):
@@ -169,40 +163,3 @@ def test_a_model_that_is_needed_twice_is_made_once(tmp_path):
     run_stages(study, iter(stages), workers=2)
     assert study.result("end") == {"found": "base base"}
     assert (tmp_path / "made").read_text().split() == ["base"] * 2  # in either run
-
-
-def die(folder: Path, settings: Settings, value: int) -> dict[str, int]:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return {"never": value}
-
-
-def test_a_process_that_is_killed_is_said_to_be(tmp_path):
-    study, cells = Study(tmp_path, Settings()), [Cell("a", multiply, {"value": 1}), Cell("b", die, {"value": 2})]
-    with pytest.raises(RuntimeError, match="was killed, as happens when memory runs out"):
-        run_stages(study, iter([cells]), workers=1)
-    assert study.result("a") == {"product": 3}
-
-
-def interrupt(folder: Path, settings: Settings, value: int) -> dict[str, int]:
-    os.killpg(os.getpgrp(), signal.SIGINT)  # what Ctrl-C sends, and to whom
-    signal.pause()
-    return {"never": value}
-
-
-def test_after_an_interruption_no_cell_begins(tmp_path):
-    program = """
-import signal
-import sys
-from pathlib import Path
-from tests.experiments.study.test_grid import Cell, Settings, Study, interrupt, multiply, run_stages
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored in what a shell runs in the background
-    cells = [Cell("a", interrupt, {"value": 1}), *(Cell(f"b{i}", multiply, {"value": i}) for i in range(4))]
-    run_stages(Study(Path(sys.argv[1]), Settings()), iter([cells]), workers=1)
-"""
-    (tmp_path / "program.py").write_text(program)
-    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "study")]
-    ended = subprocess.run(command, start_new_session=True, capture_output=True, text=True, cwd=ROOT)
-    assert ended.returncode != 0
-    assert "KeyboardInterrupt" in ended.stderr
-    assert list((tmp_path / "study" / "cells").iterdir()) == []

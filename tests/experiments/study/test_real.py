@@ -4,7 +4,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from toolkit.experiments.study.models import STUDY_MODELS, ranked_right
 from toolkit.experiments.study.real import (
     MOST_RESPONSE,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from toolkit.experiments.study.page import write_study_report
 
 RESULTS = ROOT / "docs" / "results"

@@ -1,9 +1,9 @@
-"""Train one trainer as a JSON file says, and write what it logged, held and scored: `train.py SPEC.json`.
+"""Train as a JSON file says, and write what was logged, held and scored: `train.py SPECS.json`.
 
-The file has `trainer` (reward or reinforce), `adapter` (none, lora or qlora), `base` (folder of a causal model with
-its tokenizer), `pairs` (a JSON file), `reward` (folder of a reward model, for reinforce), `share_base` (whether that
-is an adapter to be put on the policy's base), `options` (of the trainer's configuration), `resume`, `result`, into
-which process k writes `result-k.json` when all is done, and `then`, such entries for another training after it.
+The file has a list of trainings that follow each other, each with `trainer` (reward or reinforce), `adapter` (none,
+lora or qlora), `base` (folder of a causal model with its tokenizer), `pairs` (a JSON file), `reward` (folder of a
+reward model, for reinforce), `share_base` (whether that is an adapter to be put on the policy's base), `options` (of
+the trainer's configuration), `resume`, and `result`, into which process k writes `result-k.json` when it is done.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from datasets import load_dataset
 from peft import LoraConfig
-from transformers import BitsAndBytesConfig, TrainerCallback
+from transformers import BitsAndBytesConfig, TrainerCallback, set_seed
 
 from toolkit import (
     MultiScaleRewardConfig,
@@ -108,6 +108,7 @@ def scores(trainer, kind: str, batch: dict[str, torch.Tensor]) -> list[float]:
 
 def main(spec: dict) -> None:
     torch.set_num_threads(1)
+    set_seed(spec["options"]["seed"])  # a new head's weights, whatever was trained before
     kind, adapter = spec["trainer"], spec["adapter"]
     pairs = load_dataset("json", data_files=spec["pairs"], split="train", cache_dir=f"{spec['pairs']}.cache")
     peft_config = None
@@ -151,6 +152,5 @@ def main(spec: dict) -> None:
 
 
 if __name__ == "__main__":
-    first = json.loads(Path(sys.argv[1]).read_text())
-    for entries in (first, first["then"]) if "then" in first else (first,):
-        main(entries)
+    for training in json.loads(Path(sys.argv[1]).read_text()):
+        main(training)

@@ -8,9 +8,10 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 
 from toolkit import (
     MultiScaleRewardConfig,
@@ -20,59 +21,57 @@ from toolkit import (
     RewardFunction,
 )
 
-torch.set_num_threads(1)
-work, base = Path(sys.argv[1]), sys.argv[2]
-processes, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0)))
-pairs = load_dataset("json", data_files=str(work / "pairs.jsonl"), split="train", cache_dir=str(work / "cache"))
-shared = {"use_cpu": True, "bf16": False, "report_to": "none", "logging_steps": 1, "save_strategy": "no"}
-shared |= {"activation_checkpointing": False, "per_device_train_batch_size": 4 // processes, "disable_tqdm": True}
+PROCESSES, RANK = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0)))
+SHARED = {"use_cpu": True, "bf16": False, "report_to": "none", "logging_steps": 1, "save_strategy": "no"}
+SHARED |= {"activation_checkpointing": False, "per_device_train_batch_size": 4 // PROCESSES, "disable_tqdm": True}
 
-reward_config = MultiScaleRewardConfig(
-    output_dir=str(work / f"reward-{processes}"),
-    max_steps=6,
-    learning_rate=1e-3,
-    per_device_eval_batch_size=2,
-    **shared,
-)
-trainer = MultiScaleRewardTrainer(base, reward_config, pairs, eval_dataset=pairs.select(range(7)))
-trainer.train()
-evaluation = trainer.evaluate()
-reward_log = trainer.state.log_history
-weight = trainer.model.score.weight.detach().sum().item()
-trainer.save_model(str(work / f"reward-{processes}"))
-trainer.accelerator.wait_for_everyone()
 
-reinforce_config = ReinforceConfig(
-    output_dir=str(work / f"policy-{processes}"),
-    max_steps=3,
-    learning_rate=1e-3,
-    num_generations=1,
-    max_completion_length=8,
-    baseline="moving_average",
-    prefix_baseline=True,
-    normalize_rewards=True,
-    beta=0.05,
-    # One generation for two steps, and a save between them.
-    steps_per_generation=2,
-    **{**shared, "save_strategy": "steps"},
-    save_steps=1,
-)
-function = RewardFunction(str(work / f"reward-{processes}"))
-policy = ReinforceTrainer(base, function, reinforce_config, train_dataset=pairs.select_columns(["prompt"]))
-policy.train()
-resumed = ReinforceTrainer(base, function, reinforce_config, train_dataset=pairs.select_columns(["prompt"]))
-resumed.train(resume_from_checkpoint=f"{reinforce_config.output_dir}/checkpoint-1")
-result = {
-    "processes": trainer.accelerator.num_processes,
-    "policy_processes": policy.accelerator.num_processes,
-    "reward_log": reward_log,
-    "evaluation": evaluation,
-    "weight": weight,
-    "policy_log": policy.state.log_history,
-    "policy_state": [policy._moving_average, policy._reward_moments, policy._prefix_baseline.fit.moment.tolist()],
-    "policy_weight": policy.model.get_input_embeddings().weight.detach().double().sum().item(),
-    "resumed_difference": max(
-        (a - b).abs().max().item() for a, b in zip(policy.model.parameters(), resumed.model.parameters(), strict=True)
-    ),
-}
-(work / f"result-{processes}-{rank}.json").write_text(json.dumps(result))
+def train_reward(folder: str, base: str, pairs: Dataset) -> dict[str, Any]:
+    """Train, evaluate on seven pairs, save."""
+    options = {"max_steps": 6, "learning_rate": 1e-3, "per_device_eval_batch_size": 2, **SHARED}
+    config = MultiScaleRewardConfig(output_dir=folder, **options)
+    trainer = MultiScaleRewardTrainer(base, config, pairs, eval_dataset=pairs.select(range(7)))
+    trainer.train()
+    evaluation = trainer.evaluate()
+    trainer.save_model(folder)
+    trainer.accelerator.wait_for_everyone()
+    return {
+        "processes": trainer.accelerator.num_processes,
+        "reward_log": trainer.state.log_history,
+        "evaluation": evaluation,
+        "weight": trainer.model.score.weight.detach().sum().item(),
+    }
+
+
+def train_policy(folder: str, base: str, reward: str, pairs: Dataset) -> dict[str, Any]:
+    """Train, and go on once more from the first step's checkpoint."""
+    options = {"max_steps": 3, "learning_rate": 1e-3, "num_generations": 1, "max_completion_length": 8, "beta": 0.05}
+    options |= {"baseline": "moving_average", "prefix_baseline": True, "normalize_rewards": True}
+    # One generation for two steps, and a save between them
+    options |= {"steps_per_generation": 2, **SHARED, "save_strategy": "steps", "save_steps": 1}
+    config, function = ReinforceConfig(output_dir=folder, **options), RewardFunction(reward)
+    whole, resumed = (
+        ReinforceTrainer(base, function, config, train_dataset=pairs.select_columns(["prompt"])) for _ in range(2)
+    )
+    whole.train()
+    resumed.train(resume_from_checkpoint=f"{folder}/checkpoint-1")
+    parameters = zip(whole.model.parameters(), resumed.model.parameters(), strict=True)
+    return {
+        "policy_processes": whole.accelerator.num_processes,
+        "policy_log": whole.state.log_history,
+        "policy_state": [whole._moving_average, whole._reward_moments, whole._prefix_baseline.fit.moment.tolist()],
+        "policy_weight": whole.model.get_input_embeddings().weight.detach().double().sum().item(),
+        "resumed_difference": max((a - b).abs().max().item() for a, b in parameters),
+    }
+
+
+def main(work: Path, base: str) -> None:
+    pairs = load_dataset("json", data_files=str(work / "pairs.jsonl"), split="train", cache_dir=str(work / "cache"))
+    reward, policy = (str(work / f"{name}-{PROCESSES}") for name in ("reward", "policy"))
+    result = train_reward(reward, base, pairs) | train_policy(policy, base, reward, pairs)
+    (work / f"result-{PROCESSES}-{RANK}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), sys.argv[2])

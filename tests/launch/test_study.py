@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from toolkit.cli.main import main
 from toolkit.experiments.study.grid import Study, run_stages
 from toolkit.experiments.study.page import open_study, write_study_report
@@ -14,6 +14,7 @@ from toolkit.experiments.study.sandbox import SandboxStudy, policy_rate, reward_
 
 SETTINGS = SandboxStudy(
     seeds=[1],
+    search_seeds=[0],
     models=["simple contrast", "multi-scale"],
     table_size=16,
     curve_models=["multi-scale"],
@@ -24,7 +25,7 @@ SETTINGS = SandboxStudy(
     pairs_per_step=16,
     test_pairs=24,
     search_pairs=16,
-    sft_steps=3,
+    sft_steps=1,
     policy_steps=5,
     responses_per_step=8,
     max_new_tokens=12,
