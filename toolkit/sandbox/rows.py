@@ -1,6 +1,6 @@
 """The sandbox: data sets, a tokenizer, a tiny decoder and a judge for a world whose true reward is known.
 
-The world's texts and the gold reward are in [`sandbox_world`]; docs/sandbox.md describes both.
+The world's texts and the gold reward are in [`~toolkit.sandbox.world`]; docs/sandbox.md describes both.
 """
 
 import random
