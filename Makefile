@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DOCS := .venv-docs
 
 # What the package index gives for this machine, which may be a build for CUDA. Another one: make setup TORCH='torch==…'.
 TORCH ?= torch==2.13.0
@@ -11,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # Tiny models gain nothing from a second thread, and lose several times over when the machine is busy.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check setup clean
+.PHONY: demo test check docs setup clean
 
 demo: $(INSTALLED)
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --cpu recipes/demo.py
@@ -24,6 +25,11 @@ check: $(INSTALLED)
 	$(BIN)/ruff check toolkit recipes tests
 	$(BIN)/mypy
 
+# Pages in site/. They are made from the code as text, so this environment needs neither torch nor TRL.
+docs: $(DOCS)/.installed
+	$(DOCS)/bin/python docs/architecture.py
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
 setup: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -34,5 +40,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+$(DOCS)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --upgrade pip
+	$(DOCS)/bin/pip install --quiet --constraint constraints.txt --group docs
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DOCS) site runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache

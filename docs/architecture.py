@@ -107,7 +107,9 @@ def draw() -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{1.5 * width:g}" '
         f'height="{1.5 * height:g}" role="img"><title>{title}</title><style>{style}</style>'
-        f'<rect width="{width}" height="{height}" fill="#fff" style="stroke:none"/>\n' + "\n".join(parts) + "\n</svg>\n"
+        f'<rect width="{width}" height="{height}" fill="#fff" style="stroke:none"/>\n'
+        + "\n".join(parts)
+        + "\n</svg>\n"
     )
 
 
