@@ -2,7 +2,7 @@
 
 Arguments become a definition list, errors a list, and a cross-reference such as ``[`RewardFunction`]`` a link to the
 one object of that name, looked for in the class, then in the module, then in the package. The comments beside a named
-tuple's fields become their list, and the comment above a constant its docstring.
+tuple's fields become their list, and the comment above a constant or a type its docstring.
 """
 
 import re
@@ -33,7 +33,7 @@ class Docstrings(griffe.Extension):
         for found in objects:
             if found.is_class and found.docstring is not None:
                 found.docstring.value += _fields(found)
-            elif found.is_attribute and found.docstring is None and found.name.isupper():
+            elif found.is_attribute and found.docstring is None and found.parent.is_module and found.name[0].isupper():
                 found.docstring = griffe.Docstring(_comment_above(found), parent=found)
         for found in objects:
             if found.docstring is not None:

@@ -22,6 +22,8 @@ PAGES = {
 }
 # Studies of the project itself, and the command line, whose reference is `prefscale --help`, have no page.
 WITHOUT_REFERENCE = ("experiments", "cli")
+# Pages that name code below `toolkit`, such as `data.loading.load_pairs`, which is linked and so must exist.
+NAMING = ("architecture.md", "contributing.md")
 LINK = re.compile(r"(\]\()(?!https?:|mailto:|#)([^)#\s]+)")
 
 
@@ -39,6 +41,8 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
     here = page.file.src_uri
+    if here in NAMING:
+        markdown = re.sub(rf"`((?:{'|'.join(_packages())})(?:\.\w+)+)`", r"[`\1`][toolkit.\1]", markdown)
     return LINK.sub(partial(_site_link, here), markdown) if not here.startswith("reference/") else markdown
 
 
