@@ -16,7 +16,7 @@ import griffe
 logger = griffe.get_logger("docs.docstrings")
 
 SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Example):\n((?: +.*\n|\n)+)", re.MULTILINE)
-ITEM = re.compile(r"^(\w+)(?: \((.*?)\))?:[ \n]", re.MULTILINE)
+ITEM = re.compile(r"^(\w+(?:, \w+)*)(?: \((.*?)\))?:[ \n]", re.MULTILINE)
 ERROR = re.compile(r"^(?=`\w+`:)", re.MULTILINE)
 REFERENCE = re.compile(r"\[`(~?)([\w.]+)`\]")
 TITLES = {"Args": "Arguments"}
@@ -85,14 +85,14 @@ def _section(found: griffe.Object, match: re.Match[str]) -> str:
 
 def _definitions(found: griffe.Object, section: str, body: str) -> str:
     before, *items = ITEM.split(body)
-    names = items[::3]
+    names = [name for several in items[::3] for name in several.split(", ")]
     if before.strip():
         logger.warning(f"{found.path}: {section} begins with {before.strip()!r} rather than a name.")
     if found.is_function and (unknown := set(names) - {parameter.name for parameter in found.parameters}):
         logger.warning(f"{found.path}: the docstring has {sorted(unknown)}, which the signature has not.")
     return "\n".join(
         f"**`{name}`**" + (f" ({kind})" if kind else "") + f"\n:   {indent(dedent(said).strip(), '    ').strip()}\n"
-        for name, kind, said in zip(names, items[1::3], items[2::3], strict=True)
+        for name, kind, said in zip(items[::3], items[1::3], items[2::3], strict=True)
     )
 
 
