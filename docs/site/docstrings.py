@@ -105,7 +105,8 @@ def _link(found: griffe.Object, pkg: griffe.Module, homes: dict[str, list[str]],
     if target is not None and target.count(".") == 1:  # a public name, whose home is a module
         target = _home(found, target.rpartition(".")[2], homes) or target
     if target is None:
-        logger.warning(f"{found.path}: {match[0]} is no name of the package, or one of several.")
+        if not path.isupper():  # griffe passes over constants that are assigned several at once
+            logger.warning(f"{found.path}: {match[0]} is no name of the package, or one of several.")
         return f"`{shown}`"
     return f"[`{shown}`][{target}]"
 

@@ -70,7 +70,7 @@ class TaskPairs:
     """
     Pairs of one task, divided by prompt: no prompt of a test pair is in a training pair.
 
-    Prompts are cut to their first `PROMPT_LENGTH` characters; pairs with a response of over `MOST_RESPONSE` are
+    Prompts are cut to their first [`PROMPT_LENGTH`] characters; pairs with a response of over [`MOST_RESPONSE`] are
     left out.
 
     Args:
