@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # Tiny models gain nothing from a second thread, and lose several times over when the machine is busy.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check docs setup clean
+.PHONY: demo test check setup clean
 
 demo: $(INSTALLED)
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --cpu recipes/demo.py
@@ -25,6 +25,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff check toolkit recipes tests
 	$(BIN)/mypy
 
+.PHONY: docs
 # Pages in site/. They are made from the code as text, so this environment needs neither torch nor TRL.
 docs: $(DOCS)/.installed
 	$(DOCS)/bin/python docs/architecture.py
