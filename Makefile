@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DOCS := .venv-docs
 
 # What the package index gives for this machine, which may be a build for CUDA. Another one: make setup TORCH='torch==…'.
 TORCH ?= torch==2.13.0
@@ -31,6 +32,12 @@ check: $(INSTALLED)
 	$(BIN)/ruff check toolkit recipes tests
 	$(BIN)/mypy
 
+.PHONY: docs
+# Pages in site/. They are made from the code as text, so this environment needs neither torch nor TRL.
+docs: $(DOCS)/.installed
+	$(DOCS)/bin/python docs/architecture.py
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
 setup: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -41,5 +48,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+$(DOCS)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --upgrade pip
+	$(DOCS)/bin/pip install --quiet --constraint constraints.txt --group docs
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DOCS) site runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache
