@@ -1,6 +1,6 @@
 """TRL's `RLOOTrainer` with per-token credit, any baseline, and one generation a prompt where that is enough."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.logging import get_logger
@@ -8,6 +8,7 @@ from accelerate.utils import gather
 from datasets import IterableDataset
 from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
 from trl import RLOOTrainer
 
 from ..data.packing import why_not_shared
@@ -81,7 +82,8 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
             for module in self.model.modules():
                 if isinstance(getattr(module, "attention_dropout", None), float):
                     module.attention_dropout = 0.0
-        self._decoder: Any = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        self._decoder = cast(PreTrainedModel, base)
         self._shared_prompts = why_not_shared(self._decoder) is None
         plain = not args.use_vllm and not args.use_transformers_continuous_batching and not args.cache_implementation
         if self._shared_prompts and plain:
@@ -191,7 +193,7 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
 
         to_go = reward_to_go(rewards[local], kl, mask, self.beta)
         # A response that was not scored, or has no other one to compare with, moves nothing.
-        advantages = ((to_go - baseline[local][:, None]) * mask).nan_to_num()
+        advantages: Tensor = ((to_go - baseline[local][:, None]) * mask).nan_to_num()
         scored = mask * ~(rewards - baseline)[local].isnan()[:, None]
         if self._prefix_baseline:
             advantages, explained = self._prefix_baseline.subtract(advantages, output["completion_ids"], scored)
@@ -203,7 +205,7 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
         return advantages
 
     def _weighted(self, rewards_per_func: Tensor) -> Tensor:
-        weighted: Tensor = rewards_per_func * self.reward_weights.to(rewards_per_func.device)
+        weighted = rewards_per_func * self.reward_weights.to(rewards_per_func.device)
         return weighted.nansum(1).masked_fill(rewards_per_func.isnan().all(1), torch.nan)
 
     def _shape(self, rewards: Tensor, moments: Moments) -> Tensor:
