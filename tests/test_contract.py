@@ -224,6 +224,8 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
     "transformers.pytorch_utils": {"Conv1D": ("class", "planning/plan: linear layers of GPT-2")},
     "transformers.integrations": {
         "is_deepspeed_zero3_enabled": ("takes", "reward/scorer, reward/shared_base: weights in pieces"),
+    },
+    "transformers.integrations.deepspeed": {
         "unset_hf_deepspeed_config": ("takes", "judges/closed_loop: a second trainer in one process"),
     },
     "transformers.utils": {"ModelOutput": ("class", "reward/model: the output of a reward model")},
@@ -379,7 +381,8 @@ def _form_change(owner: str, name: str, form: str) -> str | None:
     holder = resolve(owner)
     if inspect.isclass(holder) and name not in vars(holder):
         return f"{owner} has no `{name}` of its own any more"
-    value = inspect.getattr_static(holder, name)
+    # Modules load what they hold when they are asked, so only of a class is what it holds read without asking.
+    value = inspect.getattr_static(holder, name) if inspect.isclass(holder) else getattr(holder, name)
     value = value if isinstance(value, property) else getattr(holder, name)
     if form.startswith("takes"):
         wanted = [parameter for parameter in form.removeprefix("takes").strip().split(", ") if parameter]
