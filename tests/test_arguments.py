@@ -39,6 +39,9 @@ def test_files_are_read_whole_and_cut_to_size(tmp_path):
     args = DataArguments(dataset_name=train, eval_dataset_name=test, train_size=6)
     assert (len(training_pairs(args, seed=0)), len(held_out_pairs(args, seed=0))) == (6, 4)
     assert held_out_prompts(args, seed=0)["prompt"][:] == ["p0", "p1", "p2", "p3"]
+    first, again, other = (training_pairs(args, seed)["prompt"][:] for seed in (0, 0, 1))
+    assert first == again != other  # drawn, and by the seed
+    assert len(set(first)) == 6
 
 
 def test_a_file_alone_has_no_held_out_rows(tmp_path):
