@@ -23,9 +23,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PARALLEL)
 
-# All but what starts processes: what to run after every change.
+# All but what starts processes or trains: what to run after every change.
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest $(PARALLEL) -m "not launch"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not launch and not training"
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check toolkit recipes tests

@@ -7,8 +7,8 @@ model learns from preference pairs, REINFORCE tunes the decoder on it, and the g
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer, TrlParser
 
 from toolkit import (
@@ -22,7 +22,6 @@ from toolkit import (
 from toolkit.judges.duels import compare_policies
 from toolkit.pages.run_page import write_run_report
 from toolkit.pages.tables import accuracies_of, print_accuracy, print_comparison
-from toolkit.reward.scales import SCALES
 
 COMMON = {
     "use_cpu": True, "bf16": False, "activation_checkpointing": False, "report_to": "none", "save_strategy": "no",
@@ -42,12 +41,12 @@ class DemoArguments:
     seed: int = field(default=0, metadata={"help": "Seed."})
 
 
-def train_start(args: DemoArguments, out: Path) -> PreTrainedModel:
+def train_start(args: DemoArguments, out: Path, tokenizer: Any) -> Any:
     config = SFTConfig(
         str(out / "start"), max_steps=args.sft_steps, per_device_train_batch_size=32, learning_rate=3e-3,
         warmup_steps=20, logging_steps=50, seed=args.seed, **COMMON,
     )  # fmt: skip
-    tokenizer, rows = sandbox.sandbox_tokenizer(), sandbox.sample_demonstrations(32 * args.sft_steps, args.seed)
+    rows = sandbox.sample_demonstrations(32 * args.sft_steps, args.seed)
     sft = SFTTrainer(sandbox.sandbox_decoder(), config, train_dataset=rows, processing_class=tokenizer)
     sft.train()
     sft.save_model()
@@ -55,18 +54,16 @@ def train_start(args: DemoArguments, out: Path) -> PreTrainedModel:
 
 
 def main(args: DemoArguments) -> None:
-    out = Path(args.output_dir)
+    out, tokenizer = Path(args.output_dir), sandbox.sandbox_tokenizer()
     print("1. Supervised fine-tuning of a tiny decoder")
-    start = train_start(args, out)
+    start = train_start(args, out, tokenizer)
     print("2. The multi-scale reward model")
     config = MultiScaleRewardConfig(
         str(out / "reward"), num_train_epochs=2, per_device_train_batch_size=32, per_device_eval_batch_size=64,
         learning_rate=1e-3, warmup_steps=20, logging_steps=25, seed=args.seed, **COMMON,
     )  # fmt: skip
-    pairs, test_pairs = (
-        sandbox.sample_pairs(args.pairs, args.seed),
-        sandbox.sample_pairs(args.test_size, sandbox.HELD_OUT_SEED),
-    )
+    pairs = sandbox.sample_pairs(args.pairs, args.seed)
+    test_pairs = sandbox.sample_pairs(args.test_size, sandbox.HELD_OUT_SEED)
     reward = MultiScaleRewardTrainer(str(out / "start"), config, train_dataset=pairs, eval_dataset=test_pairs)
     reward.train()
     reward.save_model()
@@ -85,18 +82,15 @@ def main(args: DemoArguments) -> None:
     reinforce.save_model()
 
     print("4. Held-out prompts, before and after")
-    held_out, tokenizer = (
-        sandbox.sample_prompts(args.test_size, sandbox.HELD_OUT_SEED)["prompt"],
-        sandbox.sandbox_tokenizer(),
-    )
+    held_out = list(sandbox.sample_prompts(args.test_size, sandbox.HELD_OUT_SEED)["prompt"])
     comparison = compare_policies(
-        start, reinforce.model, tokenizer, list(held_out), sandbox.gold_judge, max_new_tokens=48, seed=args.seed
+        start, reinforce.model, tokenizer, held_out, sandbox.gold_judge, max_new_tokens=48, seed=args.seed
     )
     policy = comparison._asdict() | {"judge": sandbox.gold_judge.__name__}
     log = [row for row in reinforce.state.log_history if "reward" in row]
     metrics = {"reward_model": reward_metrics, "policy": policy, "log": log}
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
-    print_accuracy(accuracies_of(reward_metrics, SCALES))
+    print_accuracy(accuracies_of(reward_metrics, reward.args.scales))
     print_comparison(comparison, f"Gold reward of the policy on {args.test_size} held-out prompts")
     print(f"Models and metrics.json are in {out}/, and {write_run_report(out)} shows what came of them.")
 

@@ -18,6 +18,19 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 ALL_SCALES = ("token", "segment", "response")
 LAUNCH = ROOT / "tests" / "launch"
+# Nine tenths of the time of what starts no process
+TRAINING = {
+    "experiments/benchmarks/test_policy",
+    "experiments/benchmarks/test_scaling",
+    "experiments/study/test_real",
+    "experiments/study/test_results",
+    "pages/test_run_page",
+    "policy/test_trainer",
+    "reward/test_shared_base",
+    "reward/test_trainer",
+    "test_call_order",
+    "training/test_checkpoints",
+}
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` and pytest-xdist look at the marks
@@ -29,6 +42,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker("launch")
             if item.get_closest_marker("xdist_group") is None:
                 item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        if item.path.relative_to(ROOT / "tests").with_suffix("").as_posix() in TRAINING:
+            item.add_marker("training")
 
 
 @pytest.fixture(scope="session")

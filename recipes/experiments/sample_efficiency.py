@@ -22,8 +22,9 @@ from toolkit.pages.tables import print_table
 from toolkit.policy.config import BASELINES
 from toolkit.stats.curves import tokens_to_level, trailing_mean
 from toolkit.stats.metrics import correlation
+from toolkit.training.run_record import write_json
 
-METHODS = ["trl", *(f"{name}{prefix}" for prefix in ("+prefix", "") for name in BASELINES)]
+METHODS = ["trl", *(name + prefix for prefix in ("+prefix", "") for name in BASELINES)]
 GOLD, MODEL, TOKENS = "rewards/gold_judge/mean", "rewards/RewardFunction/mean", "generated_tokens"
 
 
@@ -55,8 +56,7 @@ class Measured:
 
 def train(args: EfficiencyArguments, method: str, rate: float, seed: int) -> list[dict[str, float]]:
     """What one run logs at each step; from its file where there is one."""
-    file = Path(args.output_dir) / f"{method}-{rate:g}-seed{seed}.json"
-    if not file.exists():
+    if not (file := Path(args.output_dir, f"{method}-{rate:g}-seed{seed}.json")).exists():
         print(f"{method}, learning rate {rate:g}, seed {seed}", flush=True)
         baseline, _, prefix = method.replace("trl", "leave_one_out").partition("+")  # TRL's trainer reads neither
         generations = 2 if baseline == "leave_one_out" else 1
@@ -72,8 +72,7 @@ def train(args: EfficiencyArguments, method: str, rate: float, seed: int) -> lis
         measured = type("Measured", (Measured, RLOOTrainer if method == "trl" else ReinforceTrainer), {})
         trainer = measured(args.start, rewards, config, train_dataset=prompts)
         trainer.train()
-        file.with_suffix(".part").write_text(json.dumps([row for row in trainer.state.log_history if "reward" in row]))
-        file.with_suffix(".part").rename(file)
+        write_json(file, [row for row in trainer.state.log_history if "reward" in row])
     return json.loads(file.read_text())
 
 
@@ -94,7 +93,7 @@ def main(args: EfficiencyArguments) -> None:
     title = f"Tokens to a gold reward of {level:.2f}, median (range) of the seeds, inf where it is not reached"
     print_table(title, ("method", "learning rate", "tokens", "of TRL's", "gold at the end", "model's reward"), rows)
     panels = {name: ["trl", name, f"{name}+prefix"] for name in BASELINES}
-    plot_learning_curves(Path(args.output_dir) / "curves.png", curves, panels, level)
+    plot_learning_curves(Path(args.output_dir, "curves.png"), curves, panels, level)
 
 
 if __name__ == "__main__":
