@@ -12,8 +12,8 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # Tiny models gain nothing from a second thread, and lose several times over when the machine is busy.
 export OMP_NUM_THREADS ?= 1
 
-# Tests are handed out one by one to a process for each core, groups of them (`xdist_group`) as a whole and in order.
-PARALLEL ?= --numprocesses logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+# Files are handed out, the launches first, to a process for each core.
+PARALLEL ?= --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast check setup clean
 

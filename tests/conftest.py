@@ -30,6 +30,7 @@ TRAINING = {
     "reward/test_trainer",
     "test_call_order",
     "training/test_checkpoints",
+    "training/test_progress",
 }
 
 
@@ -40,8 +41,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if LAUNCH in item.path.parents:
             item.add_marker("launch")
-            if item.get_closest_marker("xdist_group") is None:
-                item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if item.path.relative_to(ROOT / "tests").with_suffix("").as_posix() in TRAINING:
             item.add_marker("training")
 

@@ -22,9 +22,6 @@ from tests.launch.backends import (
 from tests.launch.scripts import train
 from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer, RewardFunction
 
-# One after the other, never side by side: each has processes for two cores.
-pytestmark = pytest.mark.xdist_group("two processes")
-
 CASES = [
     ("reward", "none", "zero2"),
     ("reward", "lora", "zero3"),

@@ -14,9 +14,6 @@ import pytest
 from tests.helpers import ROOT, run_python
 from toolkit.sandbox.rows import HELD_OUT_SEED, sample_pairs
 
-# One after the other, never side by side: each has processes for two cores.
-pytestmark = pytest.mark.xdist_group("two processes")
-
 
 def launch(recipe, *arguments, folder, processes=1):
     options = ["--config_file", ROOT / "deepspeed_configs" / "cpu_two_processes.yaml"]

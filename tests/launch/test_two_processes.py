@@ -9,9 +9,6 @@ import pytest
 from tests.helpers import run_python
 from tests.launch.scripts import train_both
 
-# One after the other, never side by side: each has processes for two cores.
-pytestmark = pytest.mark.xdist_group("two processes")
-
 # "MULTI_CPU" would silently run one process; this is what starts two with gloo.
 LAUNCH = """\
 compute_environment: LOCAL_MACHINE
