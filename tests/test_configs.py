@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from dataclasses import fields
 
@@ -82,8 +83,12 @@ def test_two_configurations_share_no_list(on_cpu):
             r"`context='head'` conditions the response head, but `scales` is .*Add 'response'",
         ),
         ({"loss_type": "hinge"}, r"`loss_type` is 'hinge'\. Use 'pairwise' or 'pointwise'"),
-        ({"scale_loss_weight": -0.5}, r"`scale_loss_weight` is -0\.5\. It must not be negative"),
-        ({"coarse_warmup": 1.5}, r"`coarse_warmup` is 1\.5\. It is a share, from 0 to 1"),
+        ({"scale_loss_weight": -0.5}, r"`scale_loss_weight` is -0\.5\. It must be a finite number of at least 0"),
+        ({"scale_loss_weight": math.nan}, r"`scale_loss_weight` is nan\. It must be a finite number of at least 0"),
+        ({"label_smoothing_factor": 2.0}, r"`label_smoothing_factor` is 2\.0\. It must lie between 0 and 0\.5"),
+        ({"center_rewards_coefficient": -1.0}, r"`center_rewards_coefficient` is -1\.0\. It must be a finite number"),
+        ({"max_length": 0}, r"`max_length` is 0\. It must be a finite number of at least 1"),
+        ({"coarse_warmup": 1.5}, r"`coarse_warmup` is 1\.5\. It must lie between 0 and 1"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
@@ -100,11 +105,15 @@ def test_reward_options_that_make_no_sense_are_refused(options, message, on_cpu)
             {"num_generations": 1},
             r"`baseline='leave_one_out'` needs other responses .*Set `num_generations` to 2 or more",
         ),
+        ({"beta": math.nan}, r"`beta` is nan\. It must be a finite number of at least 0"),
+        ({"beta": -0.1}, r"`beta` is -0\.1\. It must be a finite number of at least 0"),
+        ({"reward_weights": [1.0, math.inf]}, r"`reward_weights` is inf\. It must be a finite number"),
+        ({"max_completion_length": 0}, r"`max_completion_length` is 0\. It must be a finite number of at least 1"),
         ({"moving_average_decay": 1.5}, r"`moving_average_decay` is 1\.5\. It must lie between 0 and 1"),
         ({"moving_average_decay": -0.1}, r"`moving_average_decay` is -0\.1\. It must lie between 0 and 1"),
         ({"prefix_decay": 1.01}, r"`prefix_decay` is 1\.01\. It must lie between 0 and 1"),
         ({"prefix_decay": -1.0}, r"`prefix_decay` is -1\.0\. It must lie between 0 and 1"),
-        ({"prefix_penalty": -0.01}, r"`prefix_penalty` is -0\.01\. It must not be negative"),
+        ({"prefix_penalty": -0.01}, r"`prefix_penalty` is -0\.01\. It must be a finite number of at least 0"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

@@ -19,7 +19,7 @@ from .data.formats import keep_normalized
 from .data.loading import load_pairs, load_prompts
 from .sandbox.rows import HELD_OUT_SEED, sample_pairs, sample_prompts
 from .training.checkpoints import last_complete_checkpoint
-from .training.options import help_from_docstring
+from .training.options import check_number, help_from_docstring
 
 logger = get_logger(__name__)
 
@@ -48,6 +48,10 @@ class DataArguments(ScriptArguments):
     eval_dataset_name: str | None = None
     train_size: int | None = None
     eval_size: int = 2000
+
+    def __post_init__(self) -> None:
+        for name in ("train_size", "eval_size"):
+            check_number(name, getattr(self, name), 1)
 
 
 def training_pairs(args: DataArguments, seed: int, drop_unusable: bool = False) -> Dataset:

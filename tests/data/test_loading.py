@@ -231,7 +231,9 @@ def test_blank_lines_hold_no_row_but_count(tmp_path, bad, column):
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 @pytest.mark.parametrize("column", ["margin", "strength"])
 def test_a_number_must_be_finite(value, column):
-    with pytest.raises(ValueError, match=rf"row 2, column '{column}': found a number: {value}. Write a finite number"):
+    with pytest.raises(
+        ValueError, match=rf"row 2, column '{column}': found a number: {value}. Write a number up to 1e\+06"
+    ):
         pairs(PLAIN | {column: 1.0}, PLAIN | {column: value})
 
 
@@ -558,3 +560,17 @@ def test_a_response_does_not_go_on_with_the_speaker_of_the_prompt():
     row = {"prompt": turns("A"), "chosen": turns("B", "c"), "rejected": turns("B", "d")}
     with pytest.raises(ValueError, match="begins with a message from 'user', as the prompt ends"):
         normalize_pairs(Dataset.from_list([row]), "pairs")
+
+
+@pytest.mark.parametrize("change", [str.strip, lambda text: text.replace("\n", "\r\n"), lambda text: "\n" + text])
+def test_transcripts_are_known_however_they_begin_and_lines_end(change):
+    row = {"chosen": "\n\nHuman: A\nb?\n\nAssistant: Yes.", "rejected": "\n\nHuman: A\nb?\n\nAssistant: No."}
+    changed = {column: change(text) for column, text in row.items()}
+    expected = normalize_pairs(Dataset.from_list([row]), "pairs").to_list()
+    assert normalize_pairs(Dataset.from_list([changed]), "pairs").to_list() == expected
+    assert expected[0]["prompt"] == [{"role": "user", "content": "A\nb?"}]
+
+
+def test_text_that_only_speaks_of_a_human_is_no_transcript():
+    row = {"prompt": "Who?", "chosen": "Human: a person.", "rejected": "The\n\nAssistant: a machine."}
+    assert normalize_pairs(Dataset.from_list([row]), "pairs").to_list() == [row]

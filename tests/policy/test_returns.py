@@ -8,6 +8,7 @@ from toolkit.policy.returns import (
     RidgeStatistics,
     batch_mean_baseline,
     batch_ridge_statistics,
+    check_rewards,
     decay_and_add,
     leave_one_out_baseline,
     moving_average,
@@ -282,3 +283,19 @@ def test_whitening_by_hand():
 def test_equal_advantages_are_whitened_to_nothing():
     whitened = whiten(torch.full((2, 3), 7.0), torch.tensor(7.0), torch.tensor(0.0), torch.ones(2, 3))
     assert torch.equal(whitened, torch.zeros(2, 3))
+
+
+def test_an_infinite_reward_is_named_with_its_function_and_step():
+    rewards = torch.tensor([[1.0, 2.0], [0.5, -math.inf]])
+    with pytest.raises(ValueError, match=r"'judge' returned -inf for response 2 of 2 after step 7\. Return a finite"):
+        check_rewards(rewards, ["model", "judge"], 7, scored_before=True)
+
+
+def test_responses_that_one_function_scored_are_enough():
+    nothing = torch.full((2, 1), math.nan)
+    check_rewards(torch.tensor([[math.nan, 1.0], [math.nan, math.nan]]), ["model", "judge"], 0, scored_before=False)
+    check_rewards(nothing, ["judge"], 3, scored_before=True)
+    with pytest.raises(
+        ValueError, match=r"None of the reward functions \['judge'\] has scored any response up to step 3"
+    ):
+        check_rewards(nothing, ["judge"], 3, scored_before=False)

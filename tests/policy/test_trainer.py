@@ -476,8 +476,24 @@ def test_unscored_responses_move_nothing(policy_trainer, baseline):
 
     trainer = policy_trainer(nothing, baseline=baseline, beta=0.1)
     before = parameters_of(trainer)
-    trainer.train()
+    with pytest.raises(
+        ValueError, match=r"None of the reward functions \['nothing'\] has scored any response up to step 1"
+    ):
+        trainer.train()
     assert moved(trainer, before) == set()
+
+
+def test_an_infinite_reward_stops_the_run(policy_trainer):
+    def overflows(completions, **kwargs):
+        return [1.0, float("inf"), *[0.0] * (len(completions) - 2)]
+
+    with pytest.raises(ValueError, match="'overflows' returned inf for response 2 of 4 after step 0"):
+        policy_trainer(overflows).train()
+
+
+def test_no_reward_function_is_refused(policy_trainer):
+    with pytest.raises(ValueError, match="`reward_funcs` is empty"):
+        policy_trainer([])
 
 
 def test_an_unscored_response_stays_out_of_the_others(policy_trainer):

@@ -555,3 +555,28 @@ def test_the_coarse_scales_gradient_grows_over_the_warmup(reward_trainer, plain_
     torch.testing.assert_close(gradients(1, [1, 2]), coarse / 4)
     torch.testing.assert_close(gradients(7, [1, 2]), coarse)
     torch.testing.assert_close(gradients(0, [0, 1, 2]), whole - coarse)  # the token scale's is never held back
+
+
+@pytest.mark.parametrize("values", [[5.0, 0.1] * 12, [0.0] * 24, ["high"] * 24])
+def test_columns_by_the_trainers_own_names_have_no_say(reward_trainer, plain_pairs, reward_folder, caplog, values):
+    plain_pairs = plain_pairs.add_column("strength", [1.0, 3.0] * 12)
+    named = plain_pairs.add_column("weight", values).add_column("shared_tokens", [1] * 24)
+    with caplog.at_level(logging.WARNING):
+        batch, scored = first_pairs(reward_trainer(named, model=reward_folder()))
+    _, expected = first_pairs(reward_trainer(plain_pairs, model=reward_folder()))
+    assert torch.equal(scored.loss, expected.loss)
+    assert batch["weight"].tolist() == [0.5, 1.5, 0.5, 1.5]
+    assert "'train': the columns ['weight', 'shared_tokens'] have names that the trainer uses itself" in caplog.text
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(reward_trainer, plain_pairs):
+    trainer = reward_trainer(plain_pairs)
+    with torch.no_grad():
+        trainer.model.score.weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="The loss of a pair is not finite after step 0"):
+        trainer.train()
+
+
+def test_a_training_without_a_step_is_refused(reward_trainer, plain_pairs):
+    with pytest.raises(ValueError, match="leaves none of the 3 pairs, which are fewer than a batch of 4"):
+        reward_trainer(plain_pairs.select(range(3)), dataloader_drop_last=True)

@@ -1,9 +1,11 @@
+import math
+import re
 from dataclasses import dataclass, fields
 
 import pytest
 from trl import TrlParser
 
-from toolkit.training.options import help_from_docstring
+from toolkit.training.options import check_number, help_from_docstring
 
 
 @dataclass
@@ -44,3 +46,21 @@ def test_an_option_without_a_text_is_named():
             """Options without a text."""
 
             size: int = 1
+
+
+@pytest.mark.parametrize(
+    ("value", "bounds", "message"),
+    [
+        (math.nan, (), "`size` is nan. It must be a finite number."),
+        (0, (1,), "`size` is 0. It must be a finite number of at least 1."),
+        (2.5, (0, 0.5), "`size` is 2.5. It must lie between 0 and 0.5."),
+    ],
+)
+def test_a_number_out_of_its_range_is_named(value, bounds, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_number("size", value, *bounds)
+
+
+@pytest.mark.parametrize("value", [None, 0, 0.5])
+def test_a_number_in_its_range_passes(value):
+    check_number("size", value, 0, 0.5)

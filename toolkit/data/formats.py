@@ -4,7 +4,6 @@ After [`normalize_pairs`] a table has the columns `prompt`, `chosen` and `reject
 `{role, content}` messages, and `margin` and `strength` as floats where the data has them.
 """
 
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +23,10 @@ TEXT_COLUMNS = ("prompt", "chosen", "rejected")
 NUMBER_COLUMNS = ("margin", "strength")
 TEXT, MESSAGES, TRANSCRIPT = "plain text", "messages", "a Human/Assistant transcript"
 ROLES = {"Human": "user", "Assistant": "assistant"}
+# Those of HH-RLHF begin with a blank line, which may be missing where an answer follows; lines may end in either way
+_BEGINS = re.compile(r"\r?\n\r?\nHuman:|\s*Human:.*?\r?\n\r?\nAssistant:", re.DOTALL)
 FLOAT = Value("float64")
+GREATEST = 1e6  # of a margin, in nats, or a strength: beyond it losses and means of weights overflow
 INDEX = "index of the row"  # a column while rows are dropped
 MESSAGES_FEATURE = List({"role": Value("string"), "content": Value("string")})
 NO_PREFERENCE = "Write what was preferred, remove the row, or set `drop_unusable_pairs` to leave such rows out."
@@ -200,7 +202,7 @@ def _kind(value: Any, column: str) -> str:
         return MESSAGES
     if not isinstance(value, str):
         raise RowError(column, describe(value), "Write text or a list of {role, content} messages.")
-    return TRANSCRIPT if value.startswith("\n\nHuman:") else TEXT
+    return TRANSCRIPT if _BEGINS.match(value) else TEXT
 
 
 def _conversation(value: Any, column: str, kind: str) -> Messages:
@@ -216,7 +218,8 @@ def _conversation(value: Any, column: str, kind: str) -> Messages:
             if others := sorted(key for key in fields.keys() - {"role", "content"} if fields[key]):
                 logger.warning_once(f"Of messages, role and content are read; what they have beside is not: {others}.")
         return [{"role": message["role"], "content": message["content"]} for message in value]
-    _, *turns = re.split(r"\n\n(Human|Assistant):", value)
+    lines = value.replace("\r\n", "\n").lstrip()
+    _, *turns = re.split(r"\n\n(Human|Assistant):", f"\n\n{lines}")
     messages = [
         {"role": ROLES[who], "content": said.strip()} for who, said in zip(turns[::2], turns[1::2], strict=True)
     ]
@@ -294,8 +297,8 @@ def _after(prompt: Messages, response: Messages, column: str) -> Messages:
 
 
 def _number(value: Any, column: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise RowError(column, describe(value), "Write a finite number, or remove the column.")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= GREATEST:
+        raise RowError(column, describe(value), f"Write a number up to {GREATEST:g}, or remove the column.")
     if column == "strength" and value < 0:
         raise RowError(column, describe(value), "Write its size, and swap the responses where the sign says so.")
     return float(value)

@@ -6,8 +6,8 @@ from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from .formats import normalize_pairs
-from .tokens import tokenize_pair
+from .formats import keep_normalized, normalize_pairs
+from .tokens import PAIR_COLUMNS, tokenize_pair
 
 logger = get_logger(__name__)
 
@@ -28,7 +28,8 @@ def tokenize_pairs(
 
     Args:
         dataset (`datasets.Dataset`):
-            Pairs in any of TRL's preference formats.
+            Pairs in any of TRL's preference formats. Columns by the names that are written here are left out, which a
+            warning says; a data set with all of them was tokenized before and is returned as it is.
         name (`str`):
             Name of the data set, for messages.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
@@ -57,6 +58,15 @@ def tokenize_pairs(
             f"Data set '{name}' is streamed. Every pair is checked and the strengths are compared with their mean "
             "before training, so load it whole."
         )
+    if set(PAIR_COLUMNS) <= set(dataset.column_names):
+        return dataset  # tokenized before
+    own = {*PAIR_COLUMNS, "error", "weight", length_column_name}
+    if taken := [column for column in dataset.column_names if column in own]:
+        logger.warning(
+            f"Data set '{name}': the columns {taken} have names that the trainer uses itself, and are not read. Only "
+            "`margin` and `strength` have a say in the loss."
+        )
+        dataset = keep_normalized(dataset.remove_columns(taken), dataset)
     options: dict[str, Any] = {
         "tokenizer": tokenizer,
         "max_length": max_length,

@@ -231,6 +231,10 @@ def cut_prompt(
     ], over
 
 
+# What [`tokenize_pair`] adds to a row, beside the column for its length
+PAIR_COLUMNS = ("chosen_ids", "rejected_ids", "chosen_start", "rejected_start", "cut_tokens", "shared_tokens")
+
+
 def row_template_kwargs(row: dict[str, Any]) -> dict[str, Any]:
     """
     What a row of a data set gives to the chat template, in TRL's columns.

@@ -1,12 +1,15 @@
 """Configuration of the REINFORCE trainer."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from trl import RLOOConfig
+
+from ..training.options import check_number, help_from_docstring
 
 BASELINES = ("none", "batch_mean", "moving_average", "leave_one_out")
 
 
+@help_from_docstring
 @dataclass
 class ReinforceConfig(RLOOConfig):
     r"""
@@ -35,40 +38,13 @@ class ReinforceConfig(RLOOConfig):
             Whether to bring rewards to mean 0 and standard deviation 1 by running statistics of earlier batches.
     """
 
-    disable_dropout: bool = field(default=True, metadata={"help": "Whether to disable dropout in the model."})
-    baseline: str = field(
-        default="leave_one_out",
-        metadata={
-            "help": "What is subtracted from a response's return: 'none', 'batch_mean', 'moving_average' (of earlier "
-            "batches) or 'leave_one_out' (the other responses to the prompt)."
-        },
-    )
-    moving_average_decay: float = field(
-        default=0.9,
-        metadata={"help": "Share of the old average that a batch leaves, for the 'moving_average' baseline."},
-    )
-    prefix_baseline: bool = field(
-        default=False,
-        metadata={
-            "help": "Whether to subtract, at every token, what the reward model's value of the prefix before it "
-            "explains. Needs one `RewardFunction` among the reward functions."
-        },
-    )
-    prefix_decay: float = field(
-        default=0.9,
-        metadata={"help": "Weight that a batch keeps in the prefix fit when the next one comes."},
-    )
-    prefix_penalty: float = field(
-        default=0.01,
-        metadata={"help": "Ridge penalty of the prefix fit, relative to each feature's own scale."},
-    )
-    normalize_rewards: bool = field(
-        default=False,
-        metadata={
-            "help": "Whether to bring rewards to mean 0 and standard deviation 1 by running statistics of earlier "
-            "batches."
-        },
-    )
+    disable_dropout: bool = True
+    baseline: str = "leave_one_out"
+    moving_average_decay: float = 0.9
+    prefix_baseline: bool = False
+    prefix_decay: float = 0.9
+    prefix_penalty: float = 0.01
+    normalize_rewards: bool = False
 
     def __post_init__(self) -> None:
         if self.baseline not in BASELINES:
@@ -79,10 +55,13 @@ class ReinforceConfig(RLOOConfig):
                 "more, or use 'moving_average' or 'batch_mean'."
             )
         for name in ("moving_average_decay", "prefix_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}. It must lie between 0 and 1.")
-        if self.prefix_penalty < 0:
-            raise ValueError(f"`prefix_penalty` is {self.prefix_penalty}. It must not be negative.")
+            check_number(name, getattr(self, name), 0, 1)
+        for name in ("prefix_penalty", "beta", "epsilon", "epsilon_high", "learning_rate", "max_grad_norm"):
+            check_number(name, getattr(self, name), 0)
+        for name in ("max_completion_length", "num_iterations", "per_device_train_batch_size"):
+            check_number(name, getattr(self, name), 1)
+        for weight in self.reward_weights or []:
+            check_number("reward_weights", weight)
         try:
             super().__post_init__()  # type: ignore[no-untyped-call]
         except ValueError as error:

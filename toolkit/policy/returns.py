@@ -10,12 +10,44 @@ reward function scored has the reward `nan`: it enters no baseline, and its adva
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..data.positions import running_sum
+
+
+def check_rewards(rewards: Tensor, names: Sequence[str], step: int, scored_before: bool) -> None:
+    """
+    Refuse rewards from which nothing, or nothing but damage, would be learnt.
+
+    Args:
+        rewards (`torch.Tensor` of shape `(N, F)`, float):
+            Rewards of `N` responses by `F` functions; NaN for a response that a function did not score.
+        names (`Sequence[str]` of length `F`):
+            Names of the functions.
+        step (`int`):
+            Optimizer steps so far.
+        scored_before (`bool`):
+            Whether a batch without any reward may pass, since others had some.
+
+    Raises:
+        `ValueError`: If a reward is infinite, or no function has scored any response.
+    """
+    infinite = rewards.isinf().nonzero().tolist()
+    if infinite:
+        row, column = infinite[0]
+        raise ValueError(
+            f"Reward function '{names[column]}' returned {rewards[row, column].item()} for response {row + 1} of "
+            f"{len(rewards)} after step {step}. Return a finite number, or None for a response that shall not count."
+        )
+    if not scored_before and bool(rewards.isnan().all()):
+        raise ValueError(
+            f"None of the reward functions {list(names)} has scored any response up to step {step}: nothing would be "
+            "learnt. Return numbers."
+        )
 
 
 def reward_to_go(rewards: Tensor, kl: Tensor, completion_mask: Tensor, beta: float) -> Tensor:

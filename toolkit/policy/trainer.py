@@ -24,6 +24,7 @@ from .reductions import mean_and_std, reduced_sums
 from .returns import (
     Moments,
     batch_mean_baseline,
+    check_rewards,
     leave_one_out_baseline,
     moving_average,
     reward_to_go,
@@ -69,6 +70,8 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
     _train_sampler: Any
 
     def __init__(self, model: Any, reward_funcs: Any, args: ReinforceConfig, **kwargs: Any) -> None:
+        if isinstance(reward_funcs, list | tuple) and not reward_funcs:
+            raise ValueError("`reward_funcs` is empty: nothing would be learnt. Give at least one reward function.")
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, **kwargs)
         show_progress(self)
         if self._is_vlm:
@@ -114,6 +117,9 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         self._rewards = super()._calculate_rewards(*args, **kwargs)
+        # A judge may fail once; what has scored nothing in the first two batches will not score
+        patient = not self.model.training or self._step == 0 or self._reward_moments.size > 0
+        check_rewards(self._rewards, self.reward_func_names, self.state.global_step, scored_before=patient)
         return self._rewards
 
     def _get_per_token_logps_and_entropies(

@@ -5,7 +5,7 @@ from typing import Any
 
 from trl import RewardConfig
 
-from ..training.options import help_from_docstring
+from ..training.options import check_number, help_from_docstring
 from .head import check_scales
 from .scales import SCALES
 
@@ -95,11 +95,12 @@ class MultiScaleRewardConfig(RewardConfig):
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]
         check_scales(self.scales, self.context)
-        if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
-            raise ValueError(f"`max_tokens_per_batch` is {self.max_tokens_per_batch}. It must be positive.")
+        for name in ("max_tokens_per_batch", "max_length", "pad_to_multiple_of", "per_device_train_batch_size"):
+            check_number(name, getattr(self, name), 1)
+        for name in ("scale_loss_weight", "center_rewards_coefficient", "learning_rate", "max_grad_norm"):
+            check_number(name, getattr(self, name), 0)
+        check_number("coarse_warmup", self.coarse_warmup, 0, 1)
+        # Above a half the other response would be the one that is preferred
+        check_number("label_smoothing_factor", self.label_smoothing_factor, 0, 0.5)
         if self.loss_type not in ("pairwise", "pointwise"):
             raise ValueError(f"`loss_type` is '{self.loss_type}'. Use 'pairwise' or 'pointwise'.")
-        if self.scale_loss_weight < 0:
-            raise ValueError(f"`scale_loss_weight` is {self.scale_loss_weight}. It must not be negative.")
-        if not 0 <= self.coarse_warmup <= 1:
-            raise ValueError(f"`coarse_warmup` is {self.coarse_warmup}. It is a share, from 0 to 1.")

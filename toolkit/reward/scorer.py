@@ -29,6 +29,7 @@ from ..data.tokens import (
     row_template_kwargs,
     turn_parts,
 )
+from ..training.options import check_number
 from .head import MultiScaleSettings
 from .loading import AutoModelForMultiScaleReward, load_tokenizer
 from .model import MultiScaleRewardOutput, base_reward_model
@@ -118,6 +119,9 @@ class RewardFunction:
         model_init_kwargs: dict[str, Any] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
+        check_number("batch_size", batch_size, 1)
+        check_number("max_tokens_per_batch", max_tokens_per_batch, 1)
+        check_number("max_length", max_length, 2)
         loaded: Any = model
         if isinstance(model, str):
             options = model_init_kwargs or {}

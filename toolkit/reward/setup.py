@@ -29,6 +29,16 @@ def check_arguments(peft_config: PeftConfig | None, kwargs: dict[str, Any]) -> N
         )
 
 
+def check_size(pairs: int, args: TrainingArguments) -> None:
+    """Refuse a training that `dataloader_drop_last` leaves without a step."""
+    batch = args.train_batch_size * args.world_size
+    if args.dataloader_drop_last and pairs < batch:
+        raise ValueError(
+            f"`dataloader_drop_last=True` leaves none of the {pairs} pairs, which are fewer than a batch of {batch}. "
+            "Set it to False, or make batches smaller."
+        )
+
+
 def shares_prompts(model: Any, args: MultiScaleRewardConfig) -> bool:
     """Whether both sides of a pair run in one row; refuses a model of other scales or one that cannot."""
     settings = model.settings

@@ -24,7 +24,7 @@ from .config import MultiScaleRewardConfig
 from .loading import load_tokenizer, save_adapter_settings
 from .losses import score_pairs, strength_weights
 from .model import base_reward_model
-from .setup import check_arguments, engine_dtype, load_for_training, settle_dtypes, shares_prompts
+from .setup import check_arguments, check_size, engine_dtype, load_for_training, settle_dtypes, shares_prompts
 from .warmup import CoarseWarmup
 
 logger = get_logger(__name__)
@@ -104,6 +104,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
                 "for the last token that is not padding and would read the one before EOS. Give the tokenizer a "
                 "padding token of its own if the model will be used with them."
             )
+        check_size(len(self.train_dataset), args)
         self.add_callback(CoarseWarmup(args.coarse_warmup))
         show_progress(self)
         self._train_pairs: list[PairScores] = []  # since the last log
@@ -118,11 +119,10 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         args: MultiScaleRewardConfig,
         dataset_name: str,
     ) -> Dataset:
-        if "shared_tokens" in dataset.column_names:
-            return dataset  # prepared before
+        given = dataset
         with args.main_process_first(desc=f"tokenizing {dataset_name}"):
             dataset = tokenize_pairs(
-                dataset,
+                given,
                 dataset_name,
                 processing_class,
                 max_length=args.max_length,
@@ -131,6 +131,8 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
                 length_column_name=args.length_column_name,
                 num_proc=args.dataset_num_proc,
             )
+        if dataset is given:
+            return dataset  # prepared before
         if args.weight_by_strength and "strength" in dataset.column_names:
             weights = strength_weights(torch.tensor(dataset["strength"][:], dtype=torch.float64))
             dataset = dataset.add_column("weight", weights.tolist())
@@ -164,6 +166,11 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
             self._total_train_tokens += tokens // self._tp_size
             self._train_pairs.append(self._gather_pairs(_detached(pairs)))
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+        if mode == "train" and not bool(pairs.loss.isfinite().all()):
+            raise ValueError(
+                f"The loss of a pair is not finite after step {self.state.global_step}: {pairs.loss.tolist()}. Lower "
+                "`learning_rate`, look at `margin` and `strength` of the data, and go on from the last checkpoint."
+            )
         if num_items_in_batch is None:
             loss = pairs.loss.mean()
         else:  # the mean over all pairs of the step, when the gradients of the processes have been averaged

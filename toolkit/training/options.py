@@ -1,5 +1,6 @@
-"""One text an option: `--help` says what the docstring says."""
+"""Options of dataclasses: `--help` says what the docstring says, and numbers have their range."""
 
+import math
 import re
 from dataclasses import fields
 from inspect import cleandoc
@@ -41,3 +42,30 @@ def help_from_docstring(config_class: C) -> C:
         text = " ".join(texts[name]).replace("%", "%%")  # argparse formats it
         field.metadata = MappingProxyType({**field.metadata, "help": text})
     return config_class
+
+
+def check_number(name: str, value: float | None, least: float = -math.inf, most: float = math.inf) -> None:
+    """
+    Refuse a number that is not finite or out of its range.
+
+    Args:
+        name (`str`):
+            Name of the option.
+        value (`float` or `None`):
+            Its value; `None` stands for an option that is not set.
+        least (`float`, *optional*):
+            Least value.
+        most (`float`, *optional*):
+            Greatest value.
+
+    Raises:
+        `ValueError`: Naming the option, what was found and what may stand there.
+    """
+    if value is None or (math.isfinite(value) and least <= value <= most):
+        return
+    bounds = {
+        (False, False): "It must be a finite number",
+        (True, False): f"It must be a finite number of at least {least:g}",
+        (True, True): f"It must lie between {least:g} and {most:g}",
+    }
+    raise ValueError(f"`{name}` is {value}. {bounds[least > -math.inf, most < math.inf]}.")
