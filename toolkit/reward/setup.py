@@ -29,13 +29,13 @@ def check_arguments(peft_config: PeftConfig | None, kwargs: dict[str, Any]) -> N
         )
 
 
-def check_size(pairs: int, args: TrainingArguments) -> None:
+def check_size(pairs: Any, args: TrainingArguments) -> None:
     """Refuse a training that `dataloader_drop_last` leaves without a step."""
     batch = args.train_batch_size * args.world_size
-    if args.dataloader_drop_last and pairs < batch:
+    if args.dataloader_drop_last and len(pairs) < batch:
         raise ValueError(
-            f"`dataloader_drop_last=True` leaves none of the {pairs} pairs, which are fewer than a batch of {batch}. "
-            "Set it to False, or make batches smaller."
+            f"`dataloader_drop_last=True` leaves none of the {len(pairs)} pairs, which are fewer than a batch of "
+            f"{batch}. Set it to False, or make batches smaller."
         )
 
 

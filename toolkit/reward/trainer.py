@@ -104,7 +104,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
                 "for the last token that is not padding and would read the one before EOS. Give the tokenizer a "
                 "padding token of its own if the model will be used with them."
             )
-        check_size(len(self.train_dataset), args)
+        check_size(self.train_dataset, args)
         self.add_callback(CoarseWarmup(args.coarse_warmup))
         show_progress(self)
         self._train_pairs: list[PairScores] = []  # since the last log
