@@ -391,9 +391,7 @@ def _form_change(owner: str, name: str, form: str) -> str | None:
     return None if form_of(value) == form else f"{owner}.{name} was {form} and is {form_of(value)}"
 
 
-@pytest.mark.parametrize(
-    ("owner", "name"), [(owner, name) for owner, names in CONTRACT.items() for name in names], ids=".".join
-)
+@pytest.mark.parametrize(("owner", "name"), [(owner, name) for owner, names in CONTRACT.items() for name in names])
 def test_the_libraries_have_what_is_relied_on(owner, name):
     form, reliance = CONTRACT[owner][name]
     changed = what_has_changed(owner, name, form)
