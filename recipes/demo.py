@@ -4,7 +4,6 @@ model learns from preference pairs, REINFORCE tunes the decoder on it, and the g
     make demo
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from toolkit import (
 from toolkit.judges.duels import compare_policies
 from toolkit.pages.run_page import write_run_report
 from toolkit.pages.tables import accuracies_of, print_accuracy, print_comparison
+from toolkit.training.progress import show_progress
+from toolkit.training.run_record import write_json
 
 COMMON = {
     "use_cpu": True, "bf16": False, "activation_checkpointing": False, "report_to": "none", "save_strategy": "no",
@@ -48,6 +49,7 @@ def train_start(args: DemoArguments, out: Path, tokenizer: Any) -> Any:
     )  # fmt: skip
     rows = sandbox.sample_demonstrations(32 * args.sft_steps, args.seed)
     sft = SFTTrainer(sandbox.sandbox_decoder(), config, train_dataset=rows, processing_class=tokenizer)
+    show_progress(sft)
     sft.train()
     sft.save_model()
     return sft.model
@@ -88,8 +90,7 @@ def main(args: DemoArguments) -> None:
     )
     policy = comparison._asdict() | {"judge": sandbox.gold_judge.__name__}
     log = [row for row in reinforce.state.log_history if "reward" in row]
-    metrics = {"reward_model": reward_metrics, "policy": policy, "log": log}
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
+    write_json(out / "metrics.json", {"reward_model": reward_metrics, "policy": policy, "log": log})
     print_accuracy(accuracies_of(reward_metrics, reward.args.scales))
     print_comparison(comparison, f"Gold reward of the policy on {args.test_size} held-out prompts")
     print(f"Models and metrics.json are in {out}/, and {write_run_report(out)} shows what came of them.")
