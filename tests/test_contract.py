@@ -237,7 +237,7 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
     },
     "transformers.utils.logging": {"get_logger": ("takes name", "data, reward/scorer: warnings")},
     "transformers.utils.peft_utils": {
-        "find_adapter_config_file": ("takes model_id", "reward/adapter_files, planning/plan: a folder or an adapter"),
+        "find_adapter_config_file": ("takes model_id", "reward/loading, planning/plan: a folder or an adapter"),
     },
     # ---- PEFT
     "peft.PeftModel": {
