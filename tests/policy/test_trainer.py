@@ -16,7 +16,7 @@ from toolkit.data.markers import response_marker_ids
 from toolkit.data.tokens import segment_boundary_ids
 from toolkit.policy.config import BASELINES
 from toolkit.policy.prefix_baseline import align_by_offsets, settled_length, values_at_tokens
-from toolkit.reward.scorer import ResponseScore
+from toolkit.reward.scores import ResponseScore
 
 
 @pytest.fixture(scope="module")

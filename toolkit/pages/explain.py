@@ -16,7 +16,8 @@ from ..data.messages import Messages, text_of
 from ..data.tokens import EncodedResponse
 from ..reward.contributions import score_contributions
 from ..reward.scales import SCALES
-from ..reward.scorer import ResponseScore, RewardFunction
+from ..reward.scorer import RewardFunction
+from ..reward.scores import ResponseScore
 from .page import render_template
 from .tables import print_table
 

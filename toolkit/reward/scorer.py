@@ -8,7 +8,6 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import extract_model_from_parallel, gather_object
 from peft import PeftModel
-from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -24,26 +23,9 @@ from ..training.options import check_number
 from .head import MultiScaleSettings
 from .loading import AutoModelForMultiScaleReward, load_tokenizer
 from .model import MultiScaleRewardOutput, base_reward_model
+from .scores import ResponseScore, response_score, rewards_of
 
 logger = get_logger(__name__)
-
-
-class ResponseScore(NamedTuple):
-    """Score of one response. `R` tokens of the response as the reward model reads it, `S` scales. On the CPU."""
-
-    reward: float
-    scale_scores: Tensor  # (S,) float32
-    gate: Tensor  # (S,) float32
-    prefix_values: Tensor  # (R, S) float32, gate-weighted value of the response up to and including each token; with
-    # `same_tokens` at the tokens that were sampled, of which there may be others than in the row
-    prompt_value: Tensor  # (S,) float32, gate-weighted value of the empty response
-    token_scores: Tensor  # (R,) float32
-    segment_scores: Tensor  # (R,) float32, 0 but at segment ends
-    segment_ends: Tensor  # (R,) bool, last token of each segment, an open one at the end included
-    ends: list[int]  # of each token, where it ends in the text, in characters
-    same_tokens: bool  # whether `prefix_values` stand at the tokens that the policy sampled
-    head_tokens: int  # with `same_tokens`, those before them that the template wrote, such as an empty thought
-    cut_tokens: int  # tokens that the prompt lost from its left to fit
 
 
 class _Row(NamedTuple):
@@ -355,7 +337,7 @@ class RewardFunction:
                 output = self._forward(groups or [[EncodedResponse([0, 0], 1, [])]])
                 for place, k in enumerate(k for group in chunk for k in group):
                     i, row, _, found = fed[k]
-                    found[i] = _response_score(output, place, row)
+                    found[i] = response_score(output, place, row)
         self.model.train(training)
         for i, score in followed.items():
             scores[i] = scores[i]._replace(prefix_values=score.prefix_values, prompt_value=score.prompt_value)
@@ -390,26 +372,3 @@ class RewardFunction:
 def _is_partitioned(model: PreTrainedModel | PeftModel) -> bool:
     """Whether the weights were partitioned as they were loaded, which Transformers does under ZeRO-3."""
     return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
-
-
-def rewards_of(scores: list[ResponseScore | None]) -> list[float | None]:
-    """Reward of each score; `None` where there is none."""
-    return [None if score is None else score.reward for score in scores]
-
-
-def _response_score(output: Any, k: int, row: _Row) -> ResponseScore:
-    response, gate = output.response_mask[k], output.gate[k]
-    return ResponseScore(
-        reward=output.logits[k, 0].item(),
-        scale_scores=output.scale_scores[k],
-        gate=gate,
-        prefix_values=output.prefix_values[k][response] * gate,
-        prompt_value=output.prompt_value[k] * gate,
-        token_scores=output.token_scores[k][response],
-        segment_scores=output.segment_scores[k][response],
-        segment_ends=output.segment_ends[k][response],
-        ends=row.encoded.ends,
-        same_tokens=row.same_tokens,
-        head_tokens=row.head_tokens,
-        cut_tokens=row.cut_tokens,
-    )

@@ -28,7 +28,8 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from .head import MultiScaleHead, MultiScaleSettings
 from .loading import keep_gradients_in_4bit, load_adapter_settings, load_tokenizer, restore_adapter_dtype
 from .model import reward_model_class
-from .scorer import ResponseScore, RewardFunction
+from .scorer import RewardFunction
+from .scores import ResponseScore
 
 ADAPTER_NAME = "shared_reward"
 HEAD_PREFIX = "base_model.model.score."  # of the head's keys in an adapter's file
