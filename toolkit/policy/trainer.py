@@ -18,7 +18,7 @@ from ..training.checkpoints import ExactResume
 from ..training.progress import show_progress
 from .config import ReinforceConfig
 from .losses import clipped_policy_loss, reinforce_loss
-from .passes import prefill_once, prompts_together, response_log_probs, unpadded
+from .passes import prefill_once, prompts_together, response_log_probs, unpadded, why_not_prefilled
 from .prefix_baseline import PrefixBaseline, only_source
 from .reductions import mean_and_std, reduced_sums
 from .returns import (
@@ -89,7 +89,7 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
         self._decoder = cast(PreTrainedModel, base)
         self._shared_prompts = why_not_shared(self._decoder) is None
         plain = not args.use_vllm and not args.use_transformers_continuous_batching and not args.cache_implementation
-        if self._shared_prompts and plain:
+        if plain and why_not_prefilled(self._decoder) is None:
             prefill_once(self._decoder)
         # One optimizer step uses up whole generation batches, so the policy that is trained is the one that sampled.
         uses = self.args.steps_per_generation * args.num_iterations

@@ -1,0 +1,243 @@
+"""What a decoder allows, proven on a small copy of it: few layers of each kind, narrow, with short windows.
+
+A list of architectures would go stale with every release of Transformers and say nothing of custom code; what a
+configuration says of itself is not what its code does. So the copy is run, on the CPU, once for every configuration.
+"""
+
+import copy
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .rotary import longest_fixed_row
+
+# Tokens of the probe: two responses to one prompt, both longer than the windows of a copy, in all fewer than its places
+PROMPT, RESPONSES, WINDOW, PLACES, VOCABULARY = 9, (17, 24), 8, 64, 64
+MOST_LAYERS = 16
+MOST_WEIGHTS = 60_000_000  # beyond them a copy is not small; experts are kept in their number
+TOLERANCE = 1e-4  # of hidden states, relative to their spread
+WINDOW_NAME = re.compile(r"window|chunk|local|stride|block|sparse|index_topk")
+NOT_A_WINDOW = re.compile(r"layer|expert|head|theta|rope|freq|token|_id|type|factor|chunk_size_feed_forward")
+WIDTH_NAME = re.compile(r"intermediate|ffn|n_inner")
+
+Found = TypeVar("Found")
+
+
+def small_config(config: Any) -> Any:
+    """
+    Configuration of a small copy of a decoder, with all its structure: kinds of layers, attention, positions, experts.
+
+    Args:
+        config ([`~transformers.PreTrainedConfig`]):
+            Configuration of the decoder, or of a model around it.
+
+    Returns:
+        [`~transformers.PreTrainedConfig`]: Its head size is that of the decoder, since rotary positions depend on it;
+        its windows have 8 tokens.
+
+    Raises:
+        `ValueError`: If it has more kinds of layers than a small copy can.
+    """
+    config = copy.deepcopy(config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    for name in config.sub_configs:
+        if getattr(config, name, None) is not None:
+            setattr(config, name, small_config(getattr(config, name)))
+    limit = longest_fixed_row(config) if getattr(config, "rope_parameters", None) else None
+    if getattr(config, "num_hidden_layers", None) is not None:
+        _fewer_layers(config)
+    if getattr(config, "num_attention_heads", None) and getattr(config, "hidden_size", None):
+        _fewer_heads(config)
+    for name, value in list(vars(config).items()):
+        if isinstance(value, bool) or not isinstance(value, int):
+            continue
+        if WINDOW_NAME.search(name) and not NOT_A_WINDOW.search(name):
+            setattr(config, name, min(value, WINDOW))
+        elif WIDTH_NAME.search(name):
+            setattr(config, name, min(value, 32))
+        elif "vocab_size" in name:
+            setattr(config, name, VOCABULARY)
+    for i, name in enumerate(("pad_token_id", "bos_token_id", "eos_token_id")):
+        if getattr(config, name, None) is not None:
+            setattr(config, name, i)
+    if getattr(config, "max_position_embeddings", None):
+        # A row that is longer than the frequencies are made for, where they depend on its length
+        config.max_position_embeddings = PLACES if limit is None else WINDOW
+    if limit is not None:
+        parameters = config.rope_parameters
+        for one in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):
+            if "original_max_position_embeddings" in one:
+                one["original_max_position_embeddings"] = WINDOW
+    return config
+
+
+def _fewer_layers(config: Any) -> None:
+    """The first layers, and one of every other kind that a list with an entry a layer tells of."""
+    count = config.num_hidden_layers
+    lists = {k: v for k, v in vars(config).items() if isinstance(v, list | tuple) and len(v) == count and count > 1}
+    kinds = [repr(kind) for kind in zip(*lists.values(), strict=True)] or [""] * count
+    kept = sorted({*range(min(count, 4 if lists else 8)), *(kinds.index(kind) for kind in set(kinds))})
+    if len(kept) > MOST_LAYERS:
+        raise ValueError(f"it has {len(set(kinds))} kinds of layers")
+    config.num_hidden_layers = len(kept)
+    for name, values in lists.items():
+        setattr(config, name, type(values)(values[i] for i in kept))
+
+
+def _fewer_heads(config: Any) -> None:
+    heads, width = config.num_attention_heads, config.hidden_size
+    fewer = 2
+    while width % heads == 0 and fewer * width // heads % 4:  # matrix products of experts go by 16 bytes
+        fewer *= 2
+    if heads <= fewer or width % heads:
+        return
+    for name in ("num_key_value_heads", "num_kv_heads"):
+        if getattr(config, name, None) is not None:
+            setattr(config, name, fewer if getattr(config, name) == heads else 1)
+    projected = getattr(config, "word_embed_proj_dim", width)
+    config.num_attention_heads, config.hidden_size = fewer, width // heads * fewer
+    if hasattr(config, "word_embed_proj_dim"):
+        config.word_embed_proj_dim = config.hidden_size if projected == width else config.hidden_size // 2
+
+
+def small_copy(model_class: Any, config: Any) -> Any:
+    """
+    A small decoder with random weights, in float32 on the CPU. No random state but its own is touched.
+
+    Args:
+        model_class (`type`):
+            Class of the decoder.
+        config ([`~transformers.PreTrainedConfig`]):
+            From [`small_config`].
+
+    Returns:
+        [`~transformers.PreTrainedModel`]: In evaluation mode.
+
+    Raises:
+        `ValueError`: If it is not small.
+    """
+    with torch.device("meta"):
+        weights = sum(parameter.numel() for parameter in model_class(copy.deepcopy(config)).parameters())
+    if weights > MOST_WEIGHTS:
+        raise ValueError(f"a copy with few and narrow layers still has {weights:,} weights")
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.manual_seed(0)
+        model = model_class(copy.deepcopy(config)).float().eval()
+        for parameter in model.parameters():
+            if parameter.dim() > 1:  # wide enough that what attention sees shows in what comes out
+                nn.init.normal_(parameter, std=parameter.size(-1) ** -0.5)
+    return model
+
+
+def on_small_copy(probe: Callable[[Any], Found]) -> Callable[[PreTrainedModel], Found | str]:
+    """
+    Run a probe on a small copy of a model, once for each configuration that the copy can have.
+
+    Args:
+        probe (`Callable`):
+            Takes the copy.
+
+    Returns:
+        `Callable`: Takes the model; returns what the probe does, or why there is no copy or the probe fails on it.
+    """
+    found: dict[tuple[Any, ...], Found | str] = {}
+    # Of each model, so that its configuration is copied once
+    latest: WeakKeyDictionary[PreTrainedModel, tuple[str | None, Found | str]] = WeakKeyDictionary()
+
+    @wraps(probe)
+    def probed(model: PreTrainedModel) -> Found | str:
+        implementation = model.config.get_text_config()._attn_implementation
+        if model in latest and latest[model][0] == implementation:
+            return latest[model][1]
+        try:
+            config = small_config(model.config)
+            # Its mask has another form, but it hides the same, and it would have to be compiled
+            config._attn_implementation = "sdpa" if implementation == "flex_attention" else implementation
+            key = (type(model), config._attn_implementation, config.to_json_string(use_diff=False))
+            if key not in found:
+                with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
+                    found[key] = probe(small_copy(type(model), config))
+            result = found[key]
+        except Exception as error:  # whatever the code of an architecture raises: nothing is proven then
+            result = f"it could not be tried on a small copy ({type(error).__name__}: {str(error).splitlines()[0]})"
+        latest[model] = implementation, result
+        return result
+
+    return probed
+
+
+def probe_rows() -> list[list[int]]:
+    """
+    Rows to try a copy on.
+
+    Returns:
+        `list[list[int]]`: One prompt of `PROMPT` tokens with each of its two responses, of unlike length.
+    """
+    generator = torch.Generator().manual_seed(0)
+    sizes = (PROMPT, *RESPONSES)
+    prompt, *responses = (torch.randint(3, VOCABULARY, (n,), generator=generator).tolist() for n in sizes)
+    return [prompt + response for response in responses]
+
+
+def hidden_states(model: Any, input_ids: Tensor, **inputs: Any) -> Tensor:
+    """
+    What a decoder computes.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Backbone.
+        input_ids (`torch.Tensor` of shape `(B, T)`, int64):
+            Token ids.
+        inputs:
+            Further ones.
+
+    Returns:
+        `torch.Tensor` of shape `(B, T, H)`.
+    """
+    return model(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state  # type: ignore[no-any-return]
+
+
+def gap(found: Tensor, expected: Tensor) -> float:
+    """
+    How far two tensors are apart.
+
+    Args:
+        found (`torch.Tensor`):
+            One.
+        expected (`torch.Tensor`):
+            The other, of the same shape.
+
+    Returns:
+        `float`: Largest difference, relative to the spread of what is expected; infinite where a number is missing.
+    """
+    worst = ((found - expected).abs().max() / expected.std()).item()
+    return worst if worst == worst else float("inf")
+
+
+@on_small_copy
+def _looks_ahead(model: Any) -> str | None:
+    row = probe_rows()[1]
+    whole = hidden_states(model, torch.tensor([row]))[0]
+    causal = gap(hidden_states(model, torch.tensor([row[:-5]]))[0], whole[:-5])
+    return f"a token's hidden state depends on those after it (by {causal:.1g} of their spread)" * (causal > TOLERANCE)
+
+
+def why_not_causal(model: PreTrainedModel) -> str | None:
+    """
+    What shows that a model is no decoder.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Backbone, or a model around it.
+
+    Returns:
+        `str`, or `None` where the hidden states of a small copy of it depend on nothing that follows.
+    """
+    return _looks_ahead(model.base_model) or None
