@@ -29,6 +29,10 @@ WIDTH_NAME = re.compile(r"intermediate|ffn|n_inner")
 Found = TypeVar("Found")
 
 
+class NotTried(str):
+    """Why a probe could not be run, in place of what it would have found."""
+
+
 def small_config(config: Any) -> Any:
     """
     Configuration of a small copy of a decoder, with all its structure: kinds of layers, attention, positions, experts.
@@ -136,7 +140,7 @@ def small_copy(model_class: Any, config: Any) -> Any:
     return model
 
 
-def on_small_copy(probe: Callable[[Any], Found]) -> Callable[[PreTrainedModel], Found | str]:
+def on_small_copy(probe: Callable[[Any], Found]) -> Callable[[PreTrainedModel], Found | NotTried]:
     """
     Run a probe on a small copy of a model, once for each configuration that the copy can have.
 
@@ -147,12 +151,12 @@ def on_small_copy(probe: Callable[[Any], Found]) -> Callable[[PreTrainedModel], 
     Returns:
         `Callable`: Takes the model; returns what the probe does, or why there is no copy or the probe fails on it.
     """
-    found: dict[tuple[Any, ...], Found | str] = {}
+    found: dict[tuple[Any, ...], Found | NotTried] = {}
     # Of each model, so that its configuration is copied once
-    latest: WeakKeyDictionary[PreTrainedModel, tuple[str | None, Found | str]] = WeakKeyDictionary()
+    latest: WeakKeyDictionary[PreTrainedModel, tuple[str | None, Found | NotTried]] = WeakKeyDictionary()
 
     @wraps(probe)
-    def probed(model: PreTrainedModel) -> Found | str:
+    def probed(model: PreTrainedModel) -> Found | NotTried:
         implementation = model.config.get_text_config()._attn_implementation
         if model in latest and latest[model][0] == implementation:
             return latest[model][1]
@@ -166,7 +170,8 @@ def on_small_copy(probe: Callable[[Any], Found]) -> Callable[[PreTrainedModel], 
                     found[key] = probe(small_copy(type(model), config))
             result = found[key]
         except Exception as error:  # whatever the code of an architecture raises: nothing is proven then
-            result = f"it could not be tried on a small copy ({type(error).__name__}: {str(error).splitlines()[0]})"
+            first = next(iter(str(error).splitlines()), "")
+            result = NotTried(f"it could not be tried on a small copy ({type(error).__name__}: {first})")
         latest[model] = implementation, result
         return result
 
@@ -222,7 +227,7 @@ def gap(found: Tensor, expected: Tensor) -> float:
 
 
 @on_small_copy
-def _looks_ahead(model: Any) -> str | None:
+def _looks_ahead(model: Any) -> str:
     row = probe_rows()[1]
     whole = hidden_states(model, torch.tensor([row]))[0]
     causal = gap(hidden_states(model, torch.tensor([row[:-5]]))[0], whole[:-5])
@@ -238,6 +243,7 @@ def why_not_causal(model: PreTrainedModel) -> str | None:
             Backbone, or a model around it.
 
     Returns:
-        `str`, or `None` where the hidden states of a small copy of it depend on nothing that follows.
+        `str`, or `None` where the hidden states of a small copy of it depend on nothing that follows; a [`NotTried`]
+        where there is no such copy.
     """
     return _looks_ahead(model.base_model) or None

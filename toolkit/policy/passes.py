@@ -236,9 +236,10 @@ def _generates_otherwise(model: Any) -> str:
     ids = torch.tensor([prompt for prompt in (long, [short[0]] * (width - len(short)) + short) for _ in range(2)])
     mask = torch.ones_like(ids)
     mask[2:, : width - len(short)] = 0
+    model.generation_config.eos_token_id = None  # so that no row ends early
     config = GenerationConfig(
-        max_new_tokens=10, do_sample=False, eos_token_id=None, pad_token_id=0, disable_compile=True,
-        return_dict_in_generate=True, output_logits=True,
+        max_new_tokens=10, do_sample=False, pad_token_id=0, disable_compile=True, return_dict_in_generate=True,
+        output_logits=True,
     )  # fmt: skip
     inputs = {"input_ids": ids, "attention_mask": mask, "generation_config": config}
     plain = torch.stack(model.generate(**inputs).logits)

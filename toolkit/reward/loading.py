@@ -11,11 +11,14 @@ from peft import PeftConfig, PeftModel, load_peft_weights
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
+from transformers.utils.logging import get_logger
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from ..data.probes import NotTried, why_not_causal
 from .head import MultiScaleSettings
-from .model import reward_model_class
+from .model import USE_A_DECODER, reward_model_class
 
+logger = get_logger(__name__)
 ADAPTER_SETTINGS_NAME = "multi_scale.json"
 # Which file of a name is meant, and how it is fetched; the same for models, configurations and tokenizers
 HUB_OPTIONS = ("revision", "trust_remote_code", "token", "cache_dir")
@@ -43,8 +46,8 @@ class AutoModelForMultiScaleReward:
             [`~transformers.PreTrainedModel`], or [`~peft.PeftModel`] for an adapter.
 
         Raises:
-            `ValueError`: If the checkpoint is not a multi-scale reward model and no `settings` are given, or its
-            architecture has no stock reward head.
+            `ValueError`: If the checkpoint is not a multi-scale reward model and no `settings` are given, it is no
+            decoder, its architecture has no stock reward head, or an adapter puts tokens of its own before a row.
         """
         shared = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
         folder = adapter_folder(name_or_path, **{key: shared[key] for key in shared if key != "trust_remote_code"})
@@ -53,7 +56,9 @@ class AutoModelForMultiScaleReward:
             settings = settings or load_adapter_settings(folder)
             fetched = folder != name_or_path  # in the revision that is given, which then is not the base's
             of_base = {key: value for key, value in kwargs.items() if not (fetched and key == "revision")}
+            check_adapter(PeftConfig.from_pretrained(folder))
             model: Any = AutoModelForMultiScaleReward.from_pretrained(base, settings, **of_base)
+            fit_vocabulary(model, folder)
             # PEFT would freeze it, but a whole model can be trained on when it is loaded, and so can this.
             return restore_adapter_dtype(PeftModel.from_pretrained(model, folder, is_trainable=True), folder)
 
@@ -68,6 +73,7 @@ class AutoModelForMultiScaleReward:
             config.multi_scale = asdict(settings)
         config_class: Any = type(config)
         model = reward_model_class(config_class).from_pretrained(name_or_path, config=config, **kwargs)
+        check_causal(model, name_or_path)
         keep_gradients_in_4bit(model)
         for parameter in model.score.parameters():
             # Transformers keeps in float32 what it reads, not what a checkpoint lacks: a new head, or an adapter's.
@@ -101,6 +107,65 @@ def load_tokenizer(name_or_path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
     if folder != name_or_path:
         kwargs.pop("revision", None)  # which is the adapter's
     return AutoTokenizer.from_pretrained(PeftConfig.from_pretrained(folder).base_model_name_or_path, **kwargs)
+
+
+def check_causal(model: Any, name: str) -> None:
+    """
+    Refuse encoders, whose value of a response's beginning would depend on what follows.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Reward model.
+        name (`str`):
+            Its name or folder, for the message.
+
+    Raises:
+        `ValueError`: If a small copy of the model is not causal.
+    """
+    reason = why_not_causal(model)
+    if isinstance(reason, NotTried):
+        logger.warning(f"Nothing shows that '{name}' is a decoder, as a reward model must be: {reason}.")
+    elif reason is not None:
+        raise ValueError(f"'{name}' ({type(model).__name__}) is no decoder: {reason}. {USE_A_DECODER}")
+
+
+def check_adapter(config: Any) -> None:
+    """
+    Refuse adapters that run tokens of their own before those of a row.
+
+    Args:
+        config ([`~peft.PeftConfig`]):
+            Configuration of the adapter.
+
+    Raises:
+        `ValueError`: Naming the kind of adapter.
+    """
+    if config.is_prompt_learning:
+        raise ValueError(
+            f"The adapter is of the kind {config.peft_type.value}, which puts tokens of its own before every row, so "
+            "that responses no longer start where they are read. Use LoRA: `LoraConfig`, or `--use_peft`."
+        )
+
+
+def fit_vocabulary(model: Any, folder: str) -> None:
+    """
+    Give a base as many embeddings as an adapter has that was trained with tokens which the base has not.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Base, whose embeddings are resized in place. The adapter's file has the values of all of them.
+        folder (`str`):
+            Folder of the adapter.
+    """
+    embeddings = model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is embeddings)
+    rows = [
+        weight.size(0)
+        for key, weight in load_peft_weights(folder, device="cpu").items()
+        if key.startswith(f"base_model.model.{name}.") and key.endswith("weight") and "lora_" not in key
+    ]
+    if rows and rows[0] != embeddings.num_embeddings:
+        model.resize_token_embeddings(rows[0], mean_resizing=False)
 
 
 def keep_gradients_in_4bit(model: nn.Module) -> None:

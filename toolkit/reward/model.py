@@ -17,8 +17,11 @@ from transformers.utils import ModelOutput
 
 from ..data.packing import branch_mask
 from ..data.positions import find_response_start, last_kept, positions_from, response_mask, segment_ends
+from ..data.rotary import settle_frequencies
 from .head import MultiScaleHead, MultiScaleSettings
 from .scales import SCALES, mix, scale_prefix_values
+
+USE_A_DECODER = "Use a causal model such as Qwen3, Llama, GPT-NeoX or GPT-2."
 
 
 @dataclass
@@ -77,10 +80,12 @@ class MultiScaleMixin:
         if not isinstance(getattr(self, "score", None), nn.Linear):
             raise ValueError(
                 f"{type(self).__name__} has no linear head called `score`, so it is not a decoder with a stock reward "
-                "head. Use a causal model such as Qwen3, Llama, GPT-NeoX or GPT-2."
+                f"head. {USE_A_DECODER}"
             )
         self.settings = MultiScaleSettings(**config.multi_scale)
-        self.score = MultiScaleHead(config.get_text_config().hidden_size, self.settings)
+        # As wide as the stock head, which some decoders project their hidden states for
+        self.score = MultiScaleHead(self.score.in_features, self.settings)
+        settle_frequencies(self)  # type: ignore[arg-type]
         # The stock class has initialised all its modules; the new head goes through the same door.
         self.post_init()  # type: ignore[attr-defined]
 

@@ -1,0 +1,73 @@
+"""Configurations of tiny models: one of every architecture, and of what architectures do in more ways than one."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from ...data.probes import small_config
+
+# By architecture, what its own defaults leave out
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "falcon": {"alibi": {"alibi": True}, "new decoder": {"new_decoder_architecture": True, "num_kv_heads": 8}},
+    "gpt_neo": {"global": {"attention_types": [[["global"], 24]]}},
+    "gpt_neox": {"serial": {"use_parallel_residual": False}},
+    "llama": {
+        "dynamic RoPE": {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}},
+        "multi-query": {"num_key_value_heads": 1},
+    },
+    "mistral": {"no window": {"sliding_window": None}},
+    "opt": {"projected": {"word_embed_proj_dim": 384}, "norm after": {"do_layer_norm_before": False}},
+    "phi3": {
+        "window": {"sliding_window": 2047},
+        "LongRoPE": {
+            "max_position_embeddings": 131072,
+            "original_max_position_embeddings": 4096,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "short_factor": [1.0] * 48,
+                "long_factor": [4.0] * 48,
+            },
+        },
+    },
+    "qwen2": {"window": {"use_sliding_window": True, "max_window_layers": 2}},
+}
+# What small sizes do not go with
+FITTED: dict[str, dict[str, Any]] = {}
+
+
+def tiny_configs() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """
+    What to try.
+
+    Yields:
+        `tuple[str, str, dict[str, Any]]`: Model type with the variant in brackets, model type, and the options of its
+        configuration.
+    """
+    mapping: Any = AutoModelForSequenceClassification._model_mapping
+    for kind in sorted({config_class.model_type for config_class in mapping}):
+        for variant, options in {"": {}, **VARIANTS.get(kind, {})}.items():
+            yield (f"{kind} ({variant})" if variant else kind), kind, options
+
+
+def tiny_config(kind: str, **options: Any) -> Any:
+    """
+    Configuration of a tiny model.
+
+    Args:
+        kind (`str`):
+            Model type.
+        options:
+            Of its configuration; defaults elsewhere.
+
+    Returns:
+        [`~transformers.PreTrainedConfig`]
+    """
+    config = small_config(AutoConfig.for_model(kind, **options))
+    for name, value in FITTED.get(kind, {}).items():
+        setattr(config, name, value)
+    text = config.get_text_config()
+    text.pad_token_id, text.bos_token_id, text.eos_token_id = 0, 1, 2
+    config.num_labels = 1
+    return config
