@@ -198,7 +198,8 @@ def _reads_otherwise(model: Any) -> str:
     """What a small copy of a decoder shows against packed rows, and against plain ones without a mask; or nothing."""
     rows = probe_rows()
     alone = [hidden_states(model, torch.tensor([row]))[0] for row in rows]
-    other = [*rows[1][:-4], rows[1][-4] - 1, *rows[1][-3:]]
+    # Other tokens before the last one, within a window of it
+    other = [*rows[1][:-7], *rows[0][-6:], rows[1][-1]]
     if gap(hidden_states(model, torch.tensor([other]))[0, -1], alone[1][-1]) <= 10 * TOLERANCE:
         return "a small copy of it does not show what its attention sees"
     padding = rows[0][0]  # as good an id as any other, where padding has no effect

@@ -5,6 +5,7 @@ configuration says of itself is not what its code does. So the copy is run, on t
 """
 
 import copy
+import inspect
 import re
 from collections.abc import Callable
 from functools import wraps
@@ -15,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .rotary import longest_fixed_row
+from .positions import positions_from
+from .rotary import longest_fixed_row, settle_frequencies
 
-# Tokens of the probe: two responses to one prompt, both longer than the windows of a copy, in all fewer than its places
+# Tokens of the probe: two responses to one prompt, longer than the windows of a copy, in all fewer than its places
 PROMPT, RESPONSES, WINDOW, PLACES, VOCABULARY = 9, (17, 24), 8, 64, 64
-MOST_LAYERS = 16
-MOST_WEIGHTS = 60_000_000  # beyond them a copy is not small; experts are kept in their number
+MOST_LAYERS, EXPERTS = 16, 32
+MOST_WEIGHTS = 60_000_000  # beyond them a copy is not small
 TOLERANCE = 1e-4  # of hidden states, relative to their spread
 WINDOW_NAME = re.compile(r"window|chunk|local|stride|block|sparse|index_topk")
 NOT_A_WINDOW = re.compile(r"layer|expert|head|theta|rope|freq|token|_id|type|factor|chunk_size_feed_forward")
@@ -59,6 +61,7 @@ def small_config(config: Any) -> Any:
         _fewer_layers(config)
     if getattr(config, "num_attention_heads", None) and getattr(config, "hidden_size", None):
         _fewer_heads(config)
+    _fewer_experts(config)
     for name, value in list(vars(config).items()):
         if isinstance(value, bool) or not isinstance(value, int):
             continue
@@ -76,6 +79,8 @@ def small_config(config: Any) -> Any:
         config.max_position_embeddings = PLACES if limit is None else WINDOW
     if limit is not None:
         parameters = config.rope_parameters
+        if getattr(config, "original_max_position_embeddings", None):
+            config.original_max_position_embeddings = WINDOW
         for one in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):
             if "original_max_position_embeddings" in one:
                 one["original_max_position_embeddings"] = WINDOW
@@ -97,18 +102,28 @@ def _fewer_layers(config: Any) -> None:
 
 def _fewer_heads(config: Any) -> None:
     heads, width = config.num_attention_heads, config.hidden_size
+    of_head = width // heads if width % heads == 0 else getattr(config, "head_dim", None)
+    if of_head is None:
+        return
     fewer = 2
-    while width % heads == 0 and fewer * width // heads % 4:  # matrix products of experts go by 16 bytes
+    while fewer * of_head % 4:  # matrix products of experts go by 16 bytes
         fewer *= 2
-    if heads <= fewer or width % heads:
+    if heads <= fewer:
         return
     for name in ("num_key_value_heads", "num_kv_heads"):
         if getattr(config, name, None) is not None:
             setattr(config, name, fewer if getattr(config, name) == heads else 1)
     projected = getattr(config, "word_embed_proj_dim", width)
-    config.num_attention_heads, config.hidden_size = fewer, width // heads * fewer
+    config.num_attention_heads, config.hidden_size = fewer, of_head * fewer
     if hasattr(config, "word_embed_proj_dim"):
         config.word_embed_proj_dim = config.hidden_size if projected == width else config.hidden_size // 2
+
+
+def _fewer_experts(config: Any) -> None:
+    for name in ("num_experts", "num_local_experts", "n_routed_experts"):
+        grouped = (getattr(config, "n_group", None) or 1) > 1
+        if isinstance(getattr(config, name, None), int) and not grouped:
+            setattr(config, name, min(getattr(config, name), EXPERTS))
 
 
 def small_copy(model_class: Any, config: Any) -> Any:
@@ -134,10 +149,24 @@ def small_copy(model_class: Any, config: Any) -> Any:
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(0)
         model = model_class(copy.deepcopy(config)).float().eval()
-        for parameter in model.parameters():
-            if parameter.dim() > 1:  # wide enough that what attention sees shows in what comes out
-                nn.init.normal_(parameter, std=parameter.size(-1) ** -0.5)
+        randomize(model)
     return model
+
+
+def randomize(model: nn.Module) -> None:
+    """
+    Give a new model weights wide enough that what its attention sees shows in what comes out.
+
+    Args:
+        model (`torch.nn.Module`):
+            Changed in place; what is 0 or 1 in a new model, as in norms, no longer is.
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=parameter.size(-1) ** -0.5)
+            else:
+                parameter.add_(0.1 * torch.randn_like(parameter))
 
 
 def on_small_copy(probe: Callable[[Any], Found]) -> Callable[[PreTrainedModel], Found | NotTried]:
@@ -227,23 +256,35 @@ def gap(found: Tensor, expected: Tensor) -> float:
 
 
 @on_small_copy
-def _looks_ahead(model: Any) -> str:
-    row = probe_rows()[1]
-    whole = hidden_states(model, torch.tensor([row]))[0]
-    causal = gap(hidden_states(model, torch.tensor([row[:-5]]))[0], whole[:-5])
-    return f"a token's hidden state depends on those after it (by {causal:.1g} of their spread)" * (causal > TOLERANCE)
+def _depends_on_others(model: Any) -> str:
+    """What a small copy of a decoder shows against a score that depends on the row alone; or nothing."""
+    settle_frequencies(model)
+    short, long = probe_rows()
+    whole = hidden_states(model, torch.tensor([long]))[0]
+    ahead = gap(hidden_states(model, torch.tensor([long[:-5]]))[0], whole[:-5])
+    if ahead > TOLERANCE:
+        return f"a token's hidden state depends on those after it (by {ahead:.1g} of their spread)"
+    mask = torch.ones(2, len(long), dtype=torch.long)
+    mask[0, len(short) :] = 0
+    inputs = {"attention_mask": mask}
+    if "position_ids" in inspect.signature(model.forward).parameters:
+        inputs["position_ids"] = positions_from(mask)
+    ids = torch.tensor([short + long[len(short) :], long])  # on padding ids as good as any
+    beside = gap(hidden_states(model, ids, **inputs)[0, : len(short)], hidden_states(model, torch.tensor([short]))[0])
+    if beside > TOLERANCE:
+        return f"a row's hidden states depend on the padding after it (by {beside:.1g} of their spread)"
+    return ""
 
 
-def why_not_causal(model: PreTrainedModel) -> str | None:
+def why_no_decoder(model: PreTrainedModel) -> str | None:
     """
-    What shows that a model is no decoder.
+    What shows that the hidden states of a model, and so its scores, depend on more than the row up to each token.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
             Backbone, or a model around it.
 
     Returns:
-        `str`, or `None` where the hidden states of a small copy of it depend on nothing that follows; a [`NotTried`]
-        where there is no such copy.
+        `str`, or `None` where those of a small copy of it do not; a [`NotTried`] where there is no such copy.
     """
-    return _looks_ahead(model.base_model) or None
+    return _depends_on_others(model.base_model) or None

@@ -14,7 +14,7 @@ from transformers.utils.hub import cached_file
 from transformers.utils.logging import get_logger
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from ..data.probes import NotTried, why_not_causal
+from ..data.probes import NotTried, why_no_decoder
 from .head import MultiScaleSettings
 from .model import USE_A_DECODER, reward_model_class
 
@@ -73,7 +73,7 @@ class AutoModelForMultiScaleReward:
             config.multi_scale = asdict(settings)
         config_class: Any = type(config)
         model = reward_model_class(config_class).from_pretrained(name_or_path, config=config, **kwargs)
-        check_causal(model, name_or_path)
+        check_decoder(model, name_or_path)
         keep_gradients_in_4bit(model)
         for parameter in model.score.parameters():
             # Transformers keeps in float32 what it reads, not what a checkpoint lacks: a new head, or an adapter's.
@@ -109,9 +109,9 @@ def load_tokenizer(name_or_path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(PeftConfig.from_pretrained(folder).base_model_name_or_path, **kwargs)
 
 
-def check_causal(model: Any, name: str) -> None:
+def check_decoder(model: Any, name: str) -> None:
     """
-    Refuse encoders, whose value of a response's beginning would depend on what follows.
+    Refuse encoders, whose value of a response's beginning would depend on what follows, and what mixes rows.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -120,13 +120,13 @@ def check_causal(model: Any, name: str) -> None:
             Its name or folder, for the message.
 
     Raises:
-        `ValueError`: If a small copy of the model is not causal.
+        `ValueError`: If a small copy of the model is no decoder.
     """
-    reason = why_not_causal(model)
+    reason = why_no_decoder(model)
     if isinstance(reason, NotTried):
         logger.warning(f"Nothing shows that '{name}' is a decoder, as a reward model must be: {reason}.")
     elif reason is not None:
-        raise ValueError(f"'{name}' ({type(model).__name__}) is no decoder: {reason}. {USE_A_DECODER}")
+        raise ValueError(f"'{name}' ({type(model).__name__}) cannot be a reward model here: {reason}. {USE_A_DECODER}")
 
 
 def check_adapter(config: Any) -> None:

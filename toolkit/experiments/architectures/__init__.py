@@ -1,1 +1,1 @@
-"""Every architecture that Transformers has a sequence classification class for, tried as reward model and as policy."""
+"""Every architecture with a sequence classification class, tried as reward model and as policy."""

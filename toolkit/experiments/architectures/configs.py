@@ -33,11 +33,21 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "qwen2": {"window": {"use_sliding_window": True, "max_window_layers": 2}},
 }
-# What small sizes do not go with
-FITTED: dict[str, dict[str, Any]] = {}
+# What every checkpoint says and the defaults of the configuration do not
+SAID: dict[str, dict[str, Any]] = {
+    "cohere_compass_text": {
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}},
+    },
+    "deepseek_v2": {"num_experts_per_tok": 6},
+    "esm": {"vocab_size": 33},
+    "hunyuan_v1_dense": {"head_dim": 128},
+    "hunyuan_v1_moe": {"head_dim": 128},
+    "ministral": {"head_dim": 128},
+    "nemotron": {"num_key_value_heads": 8},
+}
 
 
-def tiny_configs() -> Iterator[tuple[str, str, dict[str, Any]]]:
+def architectures() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """
     What to try.
 
@@ -49,6 +59,22 @@ def tiny_configs() -> Iterator[tuple[str, str, dict[str, Any]]]:
     for kind in sorted({config_class.model_type for config_class in mapping}):
         for variant, options in {"": {}, **VARIANTS.get(kind, {})}.items():
             yield (f"{kind} ({variant})" if variant else kind), kind, options
+
+
+def full_config(kind: str, **options: Any) -> Any:
+    """
+    Configuration as a checkpoint has it.
+
+    Args:
+        kind (`str`):
+            Model type.
+        options:
+            Of its configuration; defaults elsewhere.
+
+    Returns:
+        [`~transformers.PreTrainedConfig`]
+    """
+    return AutoConfig.for_model(kind, **SAID.get(kind, {}), **options)
 
 
 def tiny_config(kind: str, **options: Any) -> Any:
@@ -64,9 +90,7 @@ def tiny_config(kind: str, **options: Any) -> Any:
     Returns:
         [`~transformers.PreTrainedConfig`]
     """
-    config = small_config(AutoConfig.for_model(kind, **options))
-    for name, value in FITTED.get(kind, {}).items():
-        setattr(config, name, value)
+    config = small_config(full_config(kind, **options))
     text = config.get_text_config()
     text.pad_token_id, text.bos_token_id, text.eos_token_id = 0, 1, 2
     config.num_labels = 1

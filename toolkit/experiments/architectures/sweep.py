@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...training.options import help_from_docstring
-from .configs import tiny_config, tiny_configs
+from .configs import architectures
 from .trial import ASPECTS, try_architecture
 
 # In a cell of the table; the reasons stand below it
@@ -49,12 +49,12 @@ def sweep(output: Path, only: list[str]) -> dict[str, dict[str, str]]:
     """
     found: dict[str, dict[str, str]] = json.loads(output.read_text()) if output.is_file() else {}
     output.parent.mkdir(parents=True, exist_ok=True)
-    for name, kind, options in tiny_configs():
+    for name, kind, options in architectures():
         if name in found or (only and kind not in only):
             continue
         try:
             with tempfile.TemporaryDirectory() as folder:
-                found[name] = try_architecture(tiny_config(kind, **options), Path(folder))
+                found[name] = try_architecture(kind, options, Path(folder))
         except Exception as error:  # of any kind, from the code of an architecture; the sweep goes on
             lines = str(error).splitlines() or [""]
             found[name] = {"model": f"wrong: {type(error).__name__}: {lines[0]}"}

@@ -1,25 +1,30 @@
 """One architecture, tried in all that the toolkit does with a decoder."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
 from trl.trainer.utils import add_fused_lm_head
 
 from ...data.packing import pack_rows, why_not_shared
-from ...data.probes import VOCABULARY, gap
+from ...data.probes import VOCABULARY, gap, randomize
+from ...data.rotary import longest_fixed_row
 from ...policy.passes import prefill_once, response_log_probs, why_not_prefilled
 from ...reward.head import MultiScaleSettings
 from ...reward.loading import AutoModelForMultiScaleReward, save_adapter_settings
+from ...reward.model import reward_model_class
 from ...reward.scales import SCALES
+from .configs import full_config, tiny_config
 
 # Of scores and log-probabilities, relative to their spread
 TOLERANCE = 1e-4
 PROMPTS, RESPONSES = (7, 12), ((15, 9, 22), (11, 20, 5))  # tokens
 BOUNDARY = 5  # id that ends a segment
+SETTINGS = MultiScaleSettings(segment_boundary_ids=[BOUNDARY])
 ASPECTS = ("padding", "packing", "reload", "stock class", "LoRA", "policy", "generation")
 
 
@@ -78,24 +83,32 @@ def apart(found: Tensor, expected: Tensor) -> str | None:
     return None if worst <= TOLERANCE else f"{worst:.1g} of the spread apart"
 
 
-def try_architecture(config: Any, folder: Path) -> dict[str, str]:
+def try_architecture(kind: str, options: dict[str, Any], folder: Path) -> dict[str, str]:
     """
     Try an architecture in every aspect.
 
     Args:
-        config ([`~transformers.PreTrainedConfig`]):
-            Of a tiny model.
+        kind (`str`):
+            Model type.
+        options (`dict[str, Any]`):
+            Of its configuration.
         folder (`pathlib.Path`):
             An empty one, for what is saved.
 
     Returns:
         `dict[str, str]`: By aspect "right", or "refused: " or "wrong: " with the reason; the aspect "model" alone
-        where the model is refused as a whole or cannot be made.
+        where the model is refused as a whole.
     """
     try:
+        with torch.device("meta"):  # most encoders end here, since their head is of another kind
+            whole = full_config(kind, num_labels=1, multi_scale=asdict(SETTINGS))
+            reward_model_class(type(whole))(whole)
+        config = tiny_config(kind, **options)
         found = try_reward_model(config, folder)
+    except ImportError as error:
+        return {"model": f"refused: {str(error).strip().partition('. ')[0]}"}
     except ValueError as error:
-        return {"model": f"refused: {error}"}
+        return {"model": f"refused: {str(error).replace(str(folder), '…')}"}
     return found | try_policy(config)
 
 
@@ -118,12 +131,9 @@ def try_reward_model(config: Any, folder: Path) -> dict[str, str]:
     stock_class: Any = AutoModelForSequenceClassification._model_mapping[type(config)]
     torch.manual_seed(0)
     base = stock_class(config)
-    for parameter in base.parameters():
-        if parameter.dim() > 1:  # so wide that every token has its say
-            torch.nn.init.normal_(parameter, std=parameter.size(-1) ** -0.5)
+    randomize(base)
     base.save_pretrained(folder / "base")
-    options = {"scales": list(SCALES), "context": "gate", "segment_boundary_ids": [BOUNDARY]}
-    model = AutoModelForMultiScaleReward.from_pretrained(str(folder / "base"), MultiScaleSettings(**options)).eval()
+    model = AutoModelForMultiScaleReward.from_pretrained(str(folder / "base"), SETTINGS).eval()
     for parameter in model.score.parameters():
         torch.nn.init.normal_(parameter)
     model.save_pretrained(folder / "reward")
@@ -169,13 +179,23 @@ def _stock(model: Any, folder: Path, rows: list[Any]) -> str:
     expected = model(**batch).scale_scores[:, list(SCALES).index("response")]
     stock: Any = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    return _verdict(apart(stock(**inputs).logits[:, 0], expected))
+    difference = apart(stock(**inputs).logits[:, 0], expected)
+    if difference and longest_fixed_row(model.config) is not None:
+        return "refused: its rotary frequencies are those of the longest row in a batch"
+    return _verdict(difference)
 
 
 def _lora(folder: Path, rows: list[Any]) -> str:
     """A step of LoRA, saved and loaded again."""
-    lora = LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear", lora_dropout=0.0)
     base = _loaded(folder / "reward")
+    # Linear layers of a kind of their own, such as routers that return more than one tensor, are none to PEFT
+    others = [
+        name
+        for name, module in base.named_modules()
+        if isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward and module is not base.score
+    ]
+    options = {"target_modules": "all-linear", "exclude_modules": others or None, "lora_dropout": 0.0}
+    lora = LoraConfig(task_type="SEQ_CLS", r=4, **options)
     model: Any = get_peft_model(base, lora)
     before, batch = model(**batch_of(rows), use_cache=False).logits, batch_of(rows)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
@@ -206,9 +226,7 @@ def try_policy(config: Any) -> dict[str, str]:
         return {}
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(config).eval()
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=parameter.size(-1) ** -0.5)
+    randomize(model)
     rows = [row for group in random_rows(1) for row in group]
     with torch.no_grad():
         return {"generation": _generation(model, rows), "policy": _log_probs(model, rows)}
@@ -216,6 +234,8 @@ def try_policy(config: Any) -> dict[str, str]:
 
 def _log_probs(model: Any, rows: list[Any]) -> str:
     prompts, responses = [prompt for prompt, _ in rows], [response for _, response in rows]
+    if longest_fixed_row(model.config) is not None:
+        return "refused: what it sampled is not what its rotary frequencies of a longer row make of it"
     exact = []
     for prompt, response in rows:
         logits = model(torch.tensor([prompt + response]), use_cache=False).logits[0, len(prompt) - 1 : -1]
