@@ -16,7 +16,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..data.probes import NotTried, why_no_decoder
 from .head import MultiScaleSettings
-from .model import USE_A_DECODER, reward_model_class
+from .model import USE_A_DECODER, check_adapter, reward_model_class
 
 logger = get_logger(__name__)
 ADAPTER_SETTINGS_NAME = "multi_scale.json"
@@ -127,24 +127,6 @@ def check_decoder(model: Any, name: str) -> None:
         logger.warning(f"Nothing shows that '{name}' is a decoder, as a reward model must be: {reason}.")
     elif reason is not None:
         raise ValueError(f"'{name}' ({type(model).__name__}) cannot be a reward model here: {reason}. {USE_A_DECODER}")
-
-
-def check_adapter(config: Any) -> None:
-    """
-    Refuse adapters that run tokens of their own before those of a row.
-
-    Args:
-        config ([`~peft.PeftConfig`]):
-            Configuration of the adapter.
-
-    Raises:
-        `ValueError`: Naming the kind of adapter.
-    """
-    if config.is_prompt_learning:
-        raise ValueError(
-            f"The adapter is of the kind {config.peft_type.value}, which puts tokens of its own before every row, so "
-            "that responses no longer start where they are read. Use LoRA: `LoraConfig`, or `--use_peft`."
-        )
 
 
 def fit_vocabulary(model: Any, folder: str) -> None:

@@ -240,6 +240,24 @@ def reward_model_class(config_class: Any) -> Any:
     return type(stock.__name__, (MultiScaleMixin, stock), {"__module__": __name__, "__doc__": MultiScaleMixin.__doc__})
 
 
+def check_adapter(config: Any) -> None:
+    """
+    Refuse adapters that run tokens of their own before those of a row.
+
+    Args:
+        config ([`~peft.PeftConfig`]):
+            Configuration of the adapter.
+
+    Raises:
+        `ValueError`: Naming the kind of adapter.
+    """
+    if config.is_prompt_learning:
+        raise ValueError(
+            f"The adapter is of the kind {config.peft_type.value}, which puts tokens of its own before every row, so "
+            "that responses no longer start where they are read. Use LoRA: `LoraConfig`, or `--use_peft`."
+        )
+
+
 def base_reward_model(model: PreTrainedModel | PeftModel) -> Any:
     """
     The multi-scale reward model itself, with or without an adapter around it.
@@ -252,8 +270,11 @@ def base_reward_model(model: PreTrainedModel | PeftModel) -> Any:
         [`~transformers.PreTrainedModel`]
 
     Raises:
-        `ValueError`: If it is another kind of model.
+        `ValueError`: If it is another kind of model, or an adapter puts tokens of its own before a row.
     """
+    if isinstance(model, PeftModel):
+        for config in model.peft_config.values():
+            check_adapter(config)
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(base, MultiScaleMixin):
         raise ValueError(
