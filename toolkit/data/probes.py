@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .positions import positions_from
-from .rotary import longest_fixed_row, settle_frequencies
+from .rotary import rope_parameters, settle_frequencies
 
 # Tokens of the probe: two responses to one prompt, longer than the windows of a copy, in all fewer than its places
 PROMPT, RESPONSES, WINDOW, PLACES, VOCABULARY = 9, (17, 24), 8, 64, 64
@@ -56,7 +56,6 @@ def small_config(config: Any) -> Any:
     for name in config.sub_configs:
         if getattr(config, name, None) is not None:
             setattr(config, name, small_config(getattr(config, name)))
-    limit = longest_fixed_row(config) if getattr(config, "rope_parameters", None) else None
     if getattr(config, "num_hidden_layers", None) is not None:
         _fewer_layers(config)
     if getattr(config, "num_attention_heads", None) and getattr(config, "hidden_size", None):
@@ -74,16 +73,13 @@ def small_config(config: Any) -> Any:
     for i, name in enumerate(("pad_token_id", "bos_token_id", "eos_token_id")):
         if getattr(config, name, None) is not None:
             setattr(config, name, i)
-    if getattr(config, "max_position_embeddings", None):
-        # A row that is longer than the frequencies are made for, where they depend on its length
-        config.max_position_embeddings = PLACES if limit is None else WINDOW
-    if limit is not None:
-        parameters = config.rope_parameters
-        if getattr(config, "original_max_position_embeddings", None):
-            config.original_max_position_embeddings = WINDOW
-        for one in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):
-            if "original_max_position_embeddings" in one:
-                one["original_max_position_embeddings"] = WINDOW
+    # Rows of the probe stay within the places, and within where rotary frequencies do not depend on their length
+    for name in ("max_position_embeddings", "original_max_position_embeddings"):
+        if getattr(config, name, None) is not None:
+            setattr(config, name, PLACES)
+        for parameters in rope_parameters(config):
+            if parameters.get(name) is not None:
+                parameters[name] = PLACES
     return config
 
 

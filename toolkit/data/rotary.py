@@ -9,6 +9,21 @@ from torch import Tensor, nn
 KINDS = ("dynamic", "longrope")
 
 
+def rope_parameters(config: Any) -> list[dict[str, Any]]:
+    """
+    Parameters of rotary positions.
+
+    Args:
+        config ([`~transformers.PreTrainedConfig`]):
+            Configuration of a decoder.
+
+    Returns:
+        `list[dict[str, Any]]`: One set, or one for each kind of layers.
+    """
+    found = getattr(config, "rope_parameters", None) or {}
+    return [one for one in (found, *found.values()) if isinstance(one, dict) and "rope_type" in one]
+
+
 def longest_fixed_row(config: Any) -> int | None:
     """
     Longest row whose rotary frequencies do not depend on its length.
@@ -21,13 +36,10 @@ def longest_fixed_row(config: Any) -> int | None:
         `int`, or `None` where the frequencies of no row depend on its length.
     """
     config = config.get_text_config()
-    found = getattr(config, "rope_parameters", None) or {}
-    # One set of parameters, or one for each kind of layers
-    several = [found, *(value for value in found.values() if isinstance(value, dict))]
     limits = [
         one.get("original_max_position_embeddings") or config.max_position_embeddings
-        for one in several
-        if one.get("rope_type") in KINDS
+        for one in rope_parameters(config)
+        if one["rope_type"] in KINDS
     ]
     return min(limits, default=None)
 
@@ -58,6 +70,7 @@ def settle_frequencies(model: nn.Module) -> None:
     Let each row of a batch have the rotary frequencies of its own length, whatever the other rows and those before.
 
     It costs a small computation a row and no pass through the decoder, and does nothing where frequencies are fixed.
+    Beyond [`longest_fixed_row`] a row is then still read otherwise than a longer one that begins with it.
 
     Args:
         model (`torch.nn.Module`):

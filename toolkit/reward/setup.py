@@ -75,7 +75,8 @@ def check_ids(model: Any, tokenizer: Any) -> None:
     Raises:
         `ValueError`: Naming the token.
     """
-    size = model.get_input_embeddings().num_embeddings
+    wrapped = model.get_input_embeddings().modules()  # an adapter may stand around the embeddings
+    size = next(module.num_embeddings for module in wrapped if isinstance(module, nn.Embedding))
     for name in ("pad_token", "eos_token", "bos_token"):
         number = getattr(tokenizer, f"{name}_id", None)
         if number is not None and number >= size:

@@ -6,6 +6,9 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ...data.probes import small_config
+from ...data.rotary import KINDS, rope_parameters
+
+LIMIT = 16
 
 # By architecture, what its own defaults leave out
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
@@ -91,6 +94,11 @@ def tiny_config(kind: str, **options: Any) -> Any:
         [`~transformers.PreTrainedConfig`]
     """
     config = small_config(full_config(kind, **options))
+    for parameters in rope_parameters(config):  # rows of the trial go beyond where frequencies are fixed
+        if parameters["rope_type"] in KINDS:
+            config.max_position_embeddings = LIMIT
+        if "original_max_position_embeddings" in parameters:
+            parameters["original_max_position_embeddings"] = config.original_max_position_embeddings = LIMIT
     text = config.get_text_config()
     text.pad_token_id, text.bos_token_id, text.eos_token_id = 0, 1, 2
     config.num_labels = 1

@@ -104,29 +104,29 @@ def try_architecture(kind: str, options: dict[str, Any], folder: Path) -> dict[s
             whole = full_config(kind, num_labels=1, multi_scale=asdict(SETTINGS))
             reward_model_class(type(whole))(whole)
         config = tiny_config(kind, **options)
-        found = try_reward_model(config, folder)
+        model = begin_reward_model(config, folder)
     except ImportError as error:
         return {"model": f"refused: {str(error).strip().partition('. ')[0]}"}
     except ValueError as error:
         return {"model": f"refused: {str(error).replace(str(folder), '…')}"}
-    return found | try_policy(config)
+    return try_reward_model(model, folder) | try_policy(config)
 
 
-def try_reward_model(config: Any, folder: Path) -> dict[str, str]:
+def begin_reward_model(config: Any, folder: Path) -> Any:
     """
-    Try a reward model.
+    A reward model with random weights, by way of a saved base.
 
     Args:
         config ([`~transformers.PreTrainedConfig`]):
             Of a tiny model.
         folder (`pathlib.Path`):
-            Where it is saved.
+            Where base and reward model are saved.
 
     Returns:
-        `dict[str, str]`: By aspect "right", or "refused: " or "wrong: " with the reason.
+        [`~transformers.PreTrainedModel`]: In evaluation mode.
 
     Raises:
-        `ValueError`: If the model is refused as a whole.
+        `ValueError`: If it is refused.
     """
     stock_class: Any = AutoModelForSequenceClassification._model_mapping[type(config)]
     torch.manual_seed(0)
@@ -135,8 +135,24 @@ def try_reward_model(config: Any, folder: Path) -> dict[str, str]:
     base.save_pretrained(folder / "base")
     model = AutoModelForMultiScaleReward.from_pretrained(str(folder / "base"), SETTINGS).eval()
     for parameter in model.score.parameters():
-        torch.nn.init.normal_(parameter)
+        nn.init.normal_(parameter)
     model.save_pretrained(folder / "reward")
+    return model
+
+
+def try_reward_model(model: Any, folder: Path) -> dict[str, str]:
+    """
+    Try a reward model.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            From [`begin_reward_model`].
+        folder (`pathlib.Path`):
+            Where it is saved.
+
+    Returns:
+        `dict[str, str]`: By aspect "right", or "refused: " or "wrong: " with the reason.
+    """
     groups = random_rows()
     rows = [row for group in groups for row in group]
     with torch.no_grad():
@@ -188,11 +204,11 @@ def _stock(model: Any, folder: Path, rows: list[Any]) -> str:
 def _lora(folder: Path, rows: list[Any]) -> str:
     """A step of LoRA, saved and loaded again."""
     base = _loaded(folder / "reward")
-    # Linear layers of a kind of their own, such as routers that return more than one tensor, are none to PEFT
+    # Some routers are linear layers that return more than one tensor, which PEFT cannot add to
     others = [
         name
         for name, module in base.named_modules()
-        if isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward and module is not base.score
+        if isinstance(module, nn.Linear) and "Router" in repr(type(module))
     ]
     options = {"target_modules": "all-linear", "exclude_modules": others or None, "lora_dropout": 0.0}
     lora = LoraConfig(task_type="SEQ_CLS", r=4, **options)
