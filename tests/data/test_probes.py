@@ -82,11 +82,11 @@ def test_a_small_copy_has_layers_of_every_kind_and_short_windows(config, kinds):
     ("config", "shared"),
     [
         (LlamaConfig(hidden_size=8192, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=8), True),
-        (MistralConfig(sliding_window=None), True),
-        (MistralConfig(sliding_window=4096), False),
+        (MistralConfig(sliding_window=None, num_hidden_layers=2), True),
+        (MistralConfig(sliding_window=4096, num_hidden_layers=2), False),
         (Qwen2Config(use_sliding_window=True, max_window_layers=28), False),
-        (GPTNeoConfig(attention_types=[[["global", "local"], 12]], window_size=256), False),
-        (GPTNeoConfig(attention_types=[[["global"], 24]]), True),
+        (GPTNeoConfig(num_layers=2, attention_types=[[["global", "local"], 1]], window_size=256), False),
+        (GPTNeoConfig(num_layers=2, attention_types=[[["global"], 2]]), True),
     ],
     ids=lambda value: value.model_type if isinstance(value, PreTrainedConfig) else "",
 )
@@ -111,7 +111,7 @@ def test_a_model_that_cannot_be_made_small_shares_nothing():
 
 @pytest.mark.parametrize(
     "config",
-    [BertConfig(num_hidden_layers=2), Gemma3TextConfig(use_bidirectional_attention=True)],
+    [BertConfig(num_hidden_layers=2), Gemma3TextConfig(use_bidirectional_attention=True, num_hidden_layers=6)],
     ids=["encoder", "decoder that looks both ways"],
 )
 def test_what_looks_ahead_is_no_decoder(config):
