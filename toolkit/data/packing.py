@@ -243,11 +243,20 @@ def why_not_shared(model: PreTrainedModel) -> str | None:
     if (longest := longest_fixed_row(config)) is not None:
         return f"the frequencies of its rotary positions depend on the length of rows beyond {longest} tokens"
     reason = _reads_otherwise(model.base_model)
-    return f"{reason}{_kinds_of_attention(config)}" if reason else None
+    return f"{reason}{kinds_of_attention(config)}" if reason else None
 
 
-def _kinds_of_attention(config: Any) -> str:
-    """What a configuration says of it that is likely the reason."""
+def kinds_of_attention(config: Any) -> str:
+    """
+    What a configuration says of it that is likely the reason.
+
+    Args:
+        config ([`~transformers.PreTrainedConfig`]):
+            Configuration of a decoder.
+
+    Returns:
+        `str`: The end of a sentence, or nothing.
+    """
     others = sorted({*(getattr(config, "layer_types", None) or [])} - {"full_attention"})
     if others:
         return f", and it has layers of the kinds {others}"

@@ -26,6 +26,7 @@ MOST_WEIGHTS = 60_000_000  # beyond them a copy is not small
 TOLERANCE = 1e-4  # of hidden states, relative to their spread
 WINDOW_NAME = re.compile(r"window|chunk|local|stride|block|sparse|index_topk")
 NOT_A_WINDOW = re.compile(r"layer|expert|head|theta|rope|freq|token|_id|type|factor|chunk_size_feed_forward")
+OTHER_WIDTHS = ("word_embed_proj_dim", "attention_hidden_size", "mamba_headdim")  # in proportion to the width
 WIDTH_NAME = re.compile(r"intermediate|ffn|n_inner")
 
 Found = TypeVar("Found")
@@ -84,16 +85,20 @@ def small_config(config: Any) -> Any:
 
 
 def _fewer_layers(config: Any) -> None:
-    """The first layers, and one of every other kind that a list with an entry a layer tells of."""
+    """The first layers, and two of every other kind that a list with an entry a layer tells of."""
     count = config.num_hidden_layers
     lists = {k: v for k, v in vars(config).items() if isinstance(v, list | tuple) and len(v) == count and count > 1}
     kinds = [repr(kind) for kind in zip(*lists.values(), strict=True)] or [""] * count
-    kept = sorted({*range(min(count, 4 if lists else 8)), *(kinds.index(kind) for kind in set(kinds))})
+    of_kinds = [i for i, kind in enumerate(kinds) if kinds[:i].count(kind) < 2] if lists else []
+    kept = sorted({*range(min(count, 4 if lists else 8)), *of_kinds})
     if len(kept) > MOST_LAYERS:
         raise ValueError(f"it has {len(set(kinds))} kinds of layers")
     config.num_hidden_layers = len(kept)
-    for name, values in lists.items():
-        setattr(config, name, type(values)(values[i] for i in kept))
+    for name, values in list(vars(config).items()):
+        if name in lists:
+            setattr(config, name, type(values)(values[i] for i in kept))
+        elif isinstance(values, list) and "token" not in name and all(i in range(count) for i in values):
+            setattr(config, name, [kept.index(i) for i in values if i in kept])  # places of layers
 
 
 def _fewer_heads(config: Any) -> None:
@@ -109,10 +114,10 @@ def _fewer_heads(config: Any) -> None:
     for name in ("num_key_value_heads", "num_kv_heads"):
         if getattr(config, name, None) is not None:
             setattr(config, name, fewer if getattr(config, name) == heads else 1)
-    projected = getattr(config, "word_embed_proj_dim", width)
     config.num_attention_heads, config.hidden_size = fewer, of_head * fewer
-    if hasattr(config, "word_embed_proj_dim"):
-        config.word_embed_proj_dim = config.hidden_size if projected == width else config.hidden_size // 2
+    for name in OTHER_WIDTHS:
+        if isinstance(getattr(config, name, None), int):
+            setattr(config, name, getattr(config, name) * config.hidden_size // width)
 
 
 def _fewer_experts(config: Any) -> None:

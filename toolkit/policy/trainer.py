@@ -125,7 +125,7 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
         check_prompts(self._decoder, prompt_ids, self.args.max_completion_length)
-        return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        return super()._generate_single_turn(prompt_ids, *args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _get_per_token_logps_and_entropies(
         self,

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 import torch
 from accelerate.logging import get_logger
 from peft import PeftConfig, PeftModel, TaskType
@@ -49,7 +49,7 @@ def check_tokenizer(tokenizer: Any, pairs: Any, args: MultiScaleRewardConfig) ->
     """Refuse a tokenizer without the tokens that end and pad a row."""
     if tokenizer is None or args.eos_token or tokenizer.eos_token is not None:
         return
-    example = next(iter(pairs), {})
+    example: dict[str, Any] = next(iter(pairs), {})
     if isinstance(example.get("chosen"), str):
         raise ValueError(
             "The tokenizer has no EOS token, with which a response in plain text ends. Set `tokenizer.eos_token`, or "

@@ -210,8 +210,8 @@ def _lora(folder: Path, rows: list[Any]) -> str:
         for name, module in base.named_modules()
         if isinstance(module, nn.Linear) and "Router" in repr(type(module))
     ]
-    options = {"target_modules": "all-linear", "exclude_modules": others or None, "lora_dropout": 0.0}
-    lora = LoraConfig(task_type="SEQ_CLS", r=4, **options)
+    excluded = others or None
+    lora = LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear", exclude_modules=excluded)
     model: Any = get_peft_model(base, lora)
     before, batch = model(**batch_of(rows), use_cache=False).logits, batch_of(rows)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
@@ -238,7 +238,7 @@ def try_policy(config: Any) -> dict[str, str]:
         `dict[str, str]`: By aspect "right", or "refused: " or "wrong: " with the reason; none where Transformers has
         no causal language model of this kind.
     """
-    if type(config) not in AutoModelForCausalLM._model_mapping:  # type: ignore[operator]
+    if type(config) not in AutoModelForCausalLM._model_mapping:
         return {}
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(config).eval()
@@ -259,8 +259,9 @@ def _log_probs(model: Any, rows: list[Any]) -> str:
     add_fused_lm_head(model)
     width = max(map(len, responses))
     for share in (False, True) if why_not_shared(model) is None else (False,):
-        options = {"width": width, "batch_size": len(rows), "pad_token_id": 0, "share": share}
-        found, _ = response_log_probs(model, model, prompts, responses, **options)
+        found, _ = response_log_probs(
+            model, model, prompts, responses, width=width, batch_size=len(rows), pad_token_id=0, share=share
+        )
         read = torch.cat([row[: len(response)] for row, response in zip(found, responses, strict=True)])
         if difference := apart(read, torch.cat(exact)):
             return f"wrong: {'shared' if share else 'unshared'}, {difference}"
