@@ -170,7 +170,7 @@ def randomize(model: nn.Module) -> None:
                 parameter.add_(0.1 * torch.randn_like(parameter))
 
 
-def on_small_copy(probe: Callable[[Any], Found]) -> Callable[[PreTrainedModel], Found | NotTried]:
+def on_small_copy(probe: Callable[[Any], Found]) -> Callable[[Any], Found | NotTried]:
     """
     Run a probe on a small copy of a model, once for each configuration that the copy can have.
 
@@ -186,7 +186,7 @@ def on_small_copy(probe: Callable[[Any], Found]) -> Callable[[PreTrainedModel], 
     latest: WeakKeyDictionary[PreTrainedModel, tuple[str | None, Found | NotTried]] = WeakKeyDictionary()
 
     @wraps(probe)
-    def probed(model: PreTrainedModel) -> Found | NotTried:
+    def probed(model: Any) -> Found | NotTried:
         implementation = model.config.get_text_config()._attn_implementation
         if model in latest and latest[model][0] == implementation:
             return latest[model][1]

@@ -77,14 +77,15 @@ class MultiScaleMixin:
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)  # type: ignore[call-arg]  # the architecture's class comes after this one
-        if not isinstance(getattr(self, "score", None), nn.Linear):
+        stock: Any = getattr(self, "score", None)
+        if not isinstance(stock, nn.Linear):
             raise ValueError(
                 f"{type(self).__name__} has no linear head called `score`, so it is not a decoder with a stock reward "
                 f"head. {USE_A_DECODER}"
             )
         self.settings = MultiScaleSettings(**config.multi_scale)
         # As wide as the stock head, which some decoders project their hidden states for
-        self.score = MultiScaleHead(self.score.in_features, self.settings)
+        self.score = MultiScaleHead(stock.in_features, self.settings)
         settle_frequencies(self)  # type: ignore[arg-type]
         # The stock class has initialised all its modules; the new head goes through the same door.
         self.post_init()  # type: ignore[attr-defined]

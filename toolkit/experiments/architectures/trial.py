@@ -102,7 +102,8 @@ def try_architecture(kind: str, options: dict[str, Any], folder: Path) -> dict[s
     try:
         with torch.device("meta"):  # most encoders end here, since their head is of another kind
             whole = full_config(kind, num_labels=1, multi_scale=asdict(SETTINGS))
-            reward_model_class(type(whole))(whole)
+            config_class: Any = type(whole)
+            reward_model_class(config_class)(whole)
         config = tiny_config(kind, **options)
         model = begin_reward_model(config, folder)
     except ImportError as error:
