@@ -60,7 +60,8 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
         "_save_checkpoint": ("(self, model, trial)", "training/checkpoints: writes the manifest after it"),
         "_generate_single_turn": (
             "(self, prompt_ids, images, multimodal_fields)",
-            "benchmarks: time it; recipes/experiments/sample_efficiency: counts its tokens",
+            "policy/trainer: looks at the length of prompts; benchmarks: time it; recipes/experiments/"
+            "sample_efficiency: counts its tokens",
         ),
         "_buffered_inputs": ("it sets and reads", "policy/trainer: sorts generations, and saves what is left of them"),
         "_step": ("it sets and reads", "policy/trainer: which of the generations is next, saved with them"),
@@ -94,7 +95,10 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
     },
     "trl.models": {"prepare_deepspeed": ("takes model, accelerator", "reward/scorer: scores under ZeRO-3")},
     "trl.data_utils": {"extract_prompt": ("takes example", "data/formats: pairs without a prompt of their own")},
-    "trl.trainer.utils": {"get_config_model_id": ("takes config", "reward/scorer: the tokenizer of a loaded model")},
+    "trl.trainer.utils": {
+        "get_config_model_id": ("takes config", "reward/scorer: the tokenizer of a loaded model"),
+        "add_fused_lm_head": ("takes model", "experiments/architectures: log-probabilities as in training"),
+    },
     # ---- Transformers: the trainer
     "transformers.Trainer": {
         "train": ("(self, resume_from_checkpoint, trial, ignore_keys_for_eval)", "training/checkpoints: checks first"),
@@ -201,15 +205,27 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
         "use_sliding_window": ("it sets and reads", "data/packing: the same"),
         "head_dim": ("it sets", "planning/plan: size of keys and values"),
         "num_key_value_heads": ("it sets and reads", "planning/plan: the same"),
+        "num_hidden_layers": ("it sets and reads", "data/probes: a small copy has few"),
+        "num_attention_heads": ("it sets", "data/probes: the same"),
         "max_position_embeddings": ("it sets", "reward/scorer: the longest row"),
         "initializer_range": ("it sets", "reward/model: spread of a new head"),
+    },
+    "transformers.models.deepseek_v3.configuration_deepseek_v3": {
+        "n_group": ("it sets", "data/probes: experts in groups keep their number"),
+    },
+    "transformers.models.llama.modeling_llama": {
+        "rope_type": ("it sets and reads", "data/rotary: which frequencies depend on the length of a row"),
+        "original_inv_freq": ("it sets", "data/rotary: puts them back before each row"),
+        "max_seq_len_cached": ("it sets", "data/rotary: the same"),
+        "original_max_seq_len": ("it sets", "data/rotary: the same"),
     },
     "transformers.models.qwen3.modeling_qwen3": {
         "attention_dropout": ("it sets and reads", "policy/trainer: turned off as a number, too"),
     },
     "transformers.quantizers.base": {"is_quantized": ("it sets and reads", "reward/scorer: nothing to partition")},
     "transformers.modeling_utils": {
-        "hf_device_map": ("it reads", "reward/scorer, reward/shared_base: model in parts")
+        "hf_device_map": ("it reads", "reward/scorer, reward/shared_base: model in parts"),
+        "quantization_config": ("it reads", "data/probes: a small copy is not quantised"),
     },
     "transformers.masking_utils": {
         "create_causal_mask": (

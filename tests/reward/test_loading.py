@@ -1,22 +1,27 @@
 """LoRA and its kin: what is trained, what is saved, and that nothing is lost on the way back."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig, Gemma3TextConfig
 
 from tests.helpers import logged
-from tests.tiny import pad_rows
+from tests.tiny import TEMPLATE, pad_rows
 from toolkit import (
     AutoModelForMultiScaleReward,
     MultiScaleRewardConfig,
     MultiScaleRewardTrainer,
     MultiScaleSettings,
+    RewardFunction,
+    SharedBaseRewardFunction,
 )
+from toolkit.data.probes import NotTried
 from toolkit.data.tokens import encode_response
+from toolkit.reward.loading import generation_stops
 from toolkit.reward.scales import SCALES
 
 HEAD = {"weight", "token", "segment", "gate", "gate_bias"}
@@ -170,3 +175,76 @@ def test_stock_class_loads_the_adapter_here_too(trained, batch, scores):
     with torch.no_grad():
         logits = stock(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     torch.testing.assert_close(logits[:, 0], scores.scale_scores[:, SCALES.index("response")], atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module", params=["by the template's tokenizer", "by the user"])
+def with_new_tokens(request, tokenizer, tiny_folder, chat_pairs, cpu_options, tmp_path_factory):
+    """A trainer after a few LoRA steps with tokens that its base has not, and the folder into which it has saved."""
+    folder = str(tmp_path_factory.mktemp("new-tokens"))
+    other = copy.deepcopy(tokenizer)
+    other.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|new|>"]})
+    other.chat_template = TEMPLATE.replace("<|im_start|>", "<|new|>")
+    options, model, given = {"max_steps": 3, "learning_rate": 3e-2, **cpu_options}, tiny_folder(), {}
+    if request.param == "by the user":
+        model = AutoModelForMultiScaleReward.from_pretrained(model, MultiScaleSettings())
+        model.resize_token_embeddings(len(other))
+        given["processing_class"] = other
+    else:
+        other.save_pretrained(f"{folder}/template")
+        options["chat_template_path"] = f"{folder}/template"
+    config = MultiScaleRewardConfig(output_dir=folder, **options)
+    trainer = MultiScaleRewardTrainer(model, config, chat_pairs, peft_config=lora(), **given)
+    trainer.train()
+    with pytest.warns(UserWarning, match="embedding layer has been resized"):
+        trainer.save_model(folder)
+    return trainer, folder
+
+
+def test_tokens_that_the_base_has_not_come_back(with_new_tokens, chat_pairs, tmp_path):
+    trainer, folder = with_new_tokens
+    expected = torch.tensor(trainer.predict(trainer.train_dataset).predictions[0])
+    assert expected.std() > 0.01
+
+    def scores(name):
+        return torch.tensor(RewardFunction(name)(chat_pairs["prompt"][:], chat_pairs["chosen"][:]))
+
+    torch.testing.assert_close(scores(folder), expected, atol=1e-5, rtol=0)
+    merged = AutoModelForMultiScaleReward.from_pretrained(folder).merge_and_unload()
+    merged.save_pretrained(tmp_path)
+    trainer.processing_class.save_pretrained(tmp_path)
+    torch.testing.assert_close(scores(str(tmp_path)), expected, atol=1e-5, rtol=0)
+
+
+def test_tokens_that_the_base_has_not_share_no_base(with_new_tokens):
+    with pytest.raises(ValueError, match=r"so it cannot share its base with a policy"):
+        SharedBaseRewardFunction(with_new_tokens[1])
+
+
+def test_an_encoder_is_refused(tokenizer, tmp_path):
+    """One with a linear head called `score`, as a decoder's."""
+    config = Gemma3TextConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, use_bidirectional_attention=True, pad_token_id=0, num_labels=1,
+    )  # fmt: skip
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    message = r"cannot be a reward model here: a token's hidden state depends on those after it.*Use a causal model"
+    with pytest.raises(ValueError, match=message):
+        AutoModelForMultiScaleReward.from_pretrained(str(tmp_path), MultiScaleSettings())
+
+
+def test_what_cannot_be_tried_is_said(tiny_folder, monkeypatch):
+    said = []
+    monkeypatch.setattr("toolkit.reward.loading.why_no_decoder", lambda model: NotTried("it could not be tried"))
+    monkeypatch.setattr("toolkit.reward.loading.logger.warning", said.append)
+    AutoModelForMultiScaleReward.from_pretrained(tiny_folder(), MultiScaleSettings())
+    assert len(said) == 1
+    assert "Nothing shows that" in said[0]
+
+
+def test_where_generation_stops_is_remembered_from_the_model_that_training_began_from(tiny_folder, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder("qwen3"))
+    assert generation_stops(str(tmp_path)) == []  # no file
+    for stops, expected in (([2, 1], [2, 1]), (2, [2]), (None, [])):
+        model.generation_config.eos_token_id = stops
+        model.generation_config.save_pretrained(tmp_path)
+        assert generation_stops(str(tmp_path)) == expected

@@ -12,6 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 
+from .probes import PROMPT, TOLERANCE, gap, hidden_states, on_small_copy, probe_rows
+from .rotary import longest_fixed_row
+
 IMPLEMENTATIONS = ("eager", "sdpa", "flex_attention")
 
 
@@ -190,27 +193,73 @@ def branch_mask(model: PreTrainedModel, branch_ids: Tensor) -> Any:
     return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)[:, None]
 
 
+@on_small_copy
+def _reads_otherwise(model: Any) -> str:
+    """What a small copy of a decoder shows against packed rows, and against plain ones without a mask; or nothing."""
+    rows = probe_rows()
+    alone = [hidden_states(model, torch.tensor([row]))[0] for row in rows]
+    # Other tokens before the last one, within a window of it
+    other = [*rows[1][:-7], *rows[0][-6:], rows[1][-1]]
+    if gap(hidden_states(model, torch.tensor([other]))[0, -1], alone[1][-1]) <= 10 * TOLERANCE:
+        return "a small copy of it does not show what its attention sees"
+    padding = rows[0][0]  # as good an id as any other, where padding has no effect
+    packed = pack_rows([rows], [PROMPT], padding)
+    mask = branch_mask(model, packed.branch_ids)
+    together = hidden_states(model, packed.input_ids, attention_mask=mask, position_ids=packed.position_ids)
+    plain = pack_rows([[row] for row in rows], [0] * len(rows), padding)
+    unmasked = hidden_states(model, plain.input_ids)
+    for what, hidden, token_index in (
+        ("of a packed row", together, packed.token_index),
+        ("of a row padded on the right", unmasked, plain.token_index),
+    ):
+        read = [hidden.flatten(0, 1)[index[index >= 0]] for index in token_index]
+        worst = max(gap(found, expected) for found, expected in zip(read, alone, strict=True))
+        if worst > TOLERANCE:
+            return f"in a small copy of it the hidden states {what} are others ({worst:.1g} of their spread away)"
+    return ""
+
+
 def why_not_shared(model: PreTrainedModel) -> str | None:
     """
     What about a decoder keeps it from running several branches in one row.
+
+    It is tried on a small copy of the decoder, whose windows are shorter than the rows. Sharing goes with plain rows
+    that are padded on the right and have no mask, and both must have the hidden states of each row by itself.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
             Backbone, or a model around it.
 
     Returns:
-        `str`, or `None` where nothing does.
+        `str`, or `None` where the copy reads them alike.
     """
     config = model.config.get_text_config()
     if getattr(model, "_is_stateful", False):
         return "it has recurrent layers, whose state would pass from branch to branch"
     if config._attn_implementation not in IMPLEMENTATIONS:
         return f"its attention implementation '{config._attn_implementation}' takes no mask of (query, key) pairs"
-    others = sorted(set(getattr(config, "layer_types", None) or []) - {"full_attention"})
-    if others:
-        return f"it has layers of the kinds {others}"
-    if getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True):
-        return f"its attention slides over a window of {config.sliding_window} tokens"
-    if getattr(config, "alibi", False) or "position_ids" not in inspect.signature(model.base_model.forward).parameters:
+    if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
         return "its attention goes by places in the row instead of `position_ids`"
-    return None
+    if (longest := longest_fixed_row(config)) is not None:
+        return f"the frequencies of its rotary positions depend on the length of rows beyond {longest} tokens"
+    reason = _reads_otherwise(model.base_model)
+    return f"{reason}{kinds_of_attention(config)}" if reason else None
+
+
+def kinds_of_attention(config: Any) -> str:
+    """
+    What a configuration says of it that is likely the reason.
+
+    Args:
+        config ([`~transformers.PreTrainedConfig`]):
+            Configuration of a decoder.
+
+    Returns:
+        `str`: The end of a sentence, or nothing.
+    """
+    others = sorted({*(getattr(config, "layer_types", None) or [])} - {"full_attention"})
+    if others:
+        return f", and it has layers of the kinds {others}"
+    if getattr(config, "sliding_window", None) is not None:
+        return f", and its attention slides over a window of {config.sliding_window} tokens"
+    return ""

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, StaticCache
 from transformers.cache_utils import StaticLayer
 
-from ..data.packing import branch_mask, group_by_prefix, pack_rows
+from ..data.packing import branch_mask, group_by_prefix, kinds_of_attention, pack_rows
 from ..data.positions import positions_from
+from ..data.probes import TOLERANCE, gap, on_small_copy, probe_rows
 
 
 class PolicyBatch(NamedTuple):
@@ -183,7 +184,7 @@ def prefill_once(model: PreTrainedModel) -> None:
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            Policy, without wrappers and with full attention in every layer. Its `generate` is replaced on this
+            Policy, without wrappers, that [`why_not_prefilled`] allows it for. Its `generate` is replaced on this
             instance. Calls other than TRL's own, of a batch padded on the left with one sequence a row and a
             `generation_config` that has `max_new_tokens`, are Transformers'.
     """
@@ -224,3 +225,43 @@ def prefill_once(model: PreTrainedModel) -> None:
         return generate(**kwargs, past_key_values=cache)
 
     model.generate = generate_from_copies  # type: ignore[assignment]
+
+
+@on_small_copy
+def _generates_otherwise(model: Any) -> str:
+    """What a small copy of a policy shows against caches that are filled once for several rows; or nothing."""
+    # Of unlike length, and each for two rows; the windows of a copy slide on while it generates
+    long, short = probe_rows()[0][:14], probe_rows()[1][:10]
+    width = len(long)
+    ids = torch.tensor([prompt for prompt in (long, [short[0]] * (width - len(short)) + short) for _ in range(2)])
+    mask = torch.ones_like(ids)
+    mask[2:, : width - len(short)] = 0
+    model.generation_config.eos_token_id = None  # so that no row ends early
+    config = GenerationConfig(
+        max_new_tokens=10, do_sample=False, pad_token_id=0, disable_compile=True, return_dict_in_generate=True,
+        output_logits=True,
+    )  # fmt: skip
+    inputs = {"input_ids": ids, "attention_mask": mask, "generation_config": config}
+    plain = torch.stack(model.generate(**inputs).logits)
+    prefill_once(model)
+    worst = gap(torch.stack(model.generate(**inputs).logits), plain)
+    if worst <= TOLERANCE:
+        return ""
+    return f"what a small copy of it generates from a cache that was filled once is other ({worst:.1g} of the spread)"
+
+
+def why_not_prefilled(model: PreTrainedModel) -> str | None:
+    """
+    What about a policy keeps [`prefill_once`] from generating what `generate` would.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Policy, without wrappers. The small copy that it is tried on is of its class and configuration.
+
+    Returns:
+        `str`, or `None` where a small copy of it generates the same.
+    """
+    if getattr(model, "_is_stateful", False):
+        return "it has recurrent layers, whose state is no cache of keys and values"
+    reason = _generates_otherwise(model)
+    return f"{reason}{kinds_of_attention(model.config.get_text_config())}" if reason else None

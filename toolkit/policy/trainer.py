@@ -19,7 +19,7 @@ from ..training.checkpoints import ExactResume
 from ..training.progress import show_progress
 from .config import ReinforceConfig
 from .losses import clipped_policy_loss, reinforce_loss
-from .passes import prefill_once, prompts_together, response_log_probs, unpadded
+from .passes import prefill_once, prompts_together, response_log_probs, unpadded, why_not_prefilled
 from .prefix_baseline import PrefixBaseline, only_source
 from .reductions import mean_and_std, reduced_sums
 from .returns import (
@@ -32,6 +32,7 @@ from .returns import (
     update_moments,
     whiten,
 )
+from .setup import check_arguments, check_policy, check_prompts
 
 logger = get_logger(__name__)
 
@@ -55,8 +56,8 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
             What [`trl.RLOOTrainer`] takes: `eval_dataset`, `processing_class`, `peft_config`, `callbacks`, …
 
     Raises:
-        `ValueError`: If the prefix baseline has no reward function to read from, the policy takes images, or a reward
-            adapter does not fit its base.
+        `ValueError`: If the prefix baseline has no reward function to read from, the policy takes images or is no
+            decoder, its tokenizer has no EOS token, or a reward adapter does not fit its base.
     """
 
     _name = "Reinforce"
@@ -71,8 +72,7 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
     _train_sampler: Any
 
     def __init__(self, model: Any, reward_funcs: Any, args: ReinforceConfig, **kwargs: Any) -> None:
-        if isinstance(reward_funcs, list | tuple) and not reward_funcs:
-            raise ValueError("`reward_funcs` is empty: nothing would be learnt. Give at least one reward function.")
+        check_arguments(model, reward_funcs, kwargs.get("peft_config"))
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, **kwargs)
         show_progress(self)
         if self._is_vlm:
@@ -90,9 +90,10 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
                     module.attention_dropout = 0.0
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         self._decoder = cast(PreTrainedModel, base)
+        check_policy(self._decoder, self._tokenizer, self.args.max_completion_length)
         self._shared_prompts = why_not_shared(self._decoder) is None
         plain = not args.use_vllm and not args.use_transformers_continuous_batching and not args.cache_implementation
-        if self._shared_prompts and plain:
+        if plain and why_not_prefilled(self._decoder) is None:
             prefill_once(self._decoder)
         # One optimizer step uses up whole generation batches, so the policy that is trained is the one that sampled.
         uses = self.args.steps_per_generation * args.num_iterations
@@ -124,6 +125,10 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
         patient = not self.model.training or self._step == 0 or self._reward_moments.size > 0
         check_rewards(self._rewards, self.reward_func_names, self.state.global_step, scored_before=patient)
         return self._rewards
+
+    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        check_prompts(self._decoder, prompt_ids, self.args.max_completion_length)
+        return super()._generate_single_turn(prompt_ids, *args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _get_per_token_logps_and_entropies(
         self,

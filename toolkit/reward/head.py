@@ -38,6 +38,9 @@ class MultiScaleSettings:
         conversational (`bool`, *optional*):
             Whether the model was trained on conversations or on plain text; `None` where that is not known, as of
             models from before it was written down.
+        stop_token_ids (`list[int]`, *optional*):
+            Token ids at which generation stopped with the model that training began from: a policy from it ends its
+            responses with them.
     """
 
     scales: list[str] = field(default_factory=lambda: list(SCALES))
@@ -45,6 +48,7 @@ class MultiScaleSettings:
     response_marker_ids: list[int] = field(default_factory=list)
     segment_boundary_ids: list[int] = field(default_factory=list)
     conversational: bool | None = None
+    stop_token_ids: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_scales(self.scales, self.context)

@@ -9,13 +9,16 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from peft import PeftConfig, PeftModel, load_peft_weights
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
+from transformers.utils.logging import get_logger
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from ..data.probes import NotTried, why_no_decoder
 from .head import MultiScaleSettings
-from .model import reward_model_class
+from .model import USE_A_DECODER, check_adapter, reward_model_class
 
+logger = get_logger(__name__)
 ADAPTER_SETTINGS_NAME = "multi_scale.json"
 # Which file of a name is meant, and how it is fetched; the same for models, configurations and tokenizers
 HUB_OPTIONS = ("revision", "trust_remote_code", "token", "cache_dir")
@@ -43,8 +46,8 @@ class AutoModelForMultiScaleReward:
             [`~transformers.PreTrainedModel`], or [`~peft.PeftModel`] for an adapter.
 
         Raises:
-            `ValueError`: If the checkpoint is not a multi-scale reward model and no `settings` are given, or its
-            architecture has no stock reward head.
+            `ValueError`: If the checkpoint is not a multi-scale reward model and no `settings` are given, it is no
+            decoder, its architecture has no stock reward head, or an adapter puts tokens of its own before a row.
         """
         shared = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
         folder = adapter_folder(name_or_path, **{key: shared[key] for key in shared if key != "trust_remote_code"})
@@ -53,7 +56,9 @@ class AutoModelForMultiScaleReward:
             settings = settings or load_adapter_settings(folder)
             fetched = folder != name_or_path  # in the revision that is given, which then is not the base's
             of_base = {key: value for key, value in kwargs.items() if not (fetched and key == "revision")}
+            check_adapter(PeftConfig.from_pretrained(folder))
             model: Any = AutoModelForMultiScaleReward.from_pretrained(base, settings, **of_base)
+            fit_vocabulary(model, folder)
             # PEFT would freeze it, but a whole model can be trained on when it is loaded, and so can this.
             return restore_adapter_dtype(PeftModel.from_pretrained(model, folder, is_trainable=True), folder)
 
@@ -68,6 +73,7 @@ class AutoModelForMultiScaleReward:
             config.multi_scale = asdict(settings)
         config_class: Any = type(config)
         model = reward_model_class(config_class).from_pretrained(name_or_path, config=config, **kwargs)
+        check_decoder(model, name_or_path)
         keep_gradients_in_4bit(model)
         for parameter in model.score.parameters():
             # Transformers keeps in float32 what it reads, not what a checkpoint lacks: a new head, or an adapter's.
@@ -101,6 +107,72 @@ def load_tokenizer(name_or_path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
     if folder != name_or_path:
         kwargs.pop("revision", None)  # which is the adapter's
     return AutoTokenizer.from_pretrained(PeftConfig.from_pretrained(folder).base_model_name_or_path, **kwargs)
+
+
+def check_decoder(model: Any, name: str) -> None:
+    """
+    Refuse encoders, whose value of a response's beginning would depend on what follows, and what mixes rows.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Reward model.
+        name (`str`):
+            Its name or folder, for the message.
+
+    Raises:
+        `ValueError`: If a small copy of the model is no decoder.
+    """
+    reason = why_no_decoder(model)
+    if isinstance(reason, NotTried):
+        logger.warning(f"Nothing shows that '{name}' is a decoder, as a reward model must be: {reason}.")
+    elif reason is not None:
+        raise ValueError(f"'{name}' ({type(model).__name__}) cannot be a reward model here: {reason}. {USE_A_DECODER}")
+
+
+def fit_vocabulary(model: Any, folder: str) -> None:
+    """
+    Give a base as many embeddings as an adapter has that was trained with tokens which the base has not.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Base, whose embeddings are resized in place. The adapter's file has the values of all of them.
+        folder (`str`):
+            Folder of the adapter.
+    """
+    embeddings = model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is embeddings)
+    rows = [
+        weight.size(0)
+        for key, weight in load_peft_weights(folder, device="cpu").items()
+        if key.startswith(f"base_model.model.{name}.") and key.endswith("weight") and "lora_" not in key
+    ]
+    if rows and rows[0] != embeddings.num_embeddings:
+        model.resize_token_embeddings(rows[0], mean_resizing=False)
+
+
+def generation_stops(name_or_path: str, **kwargs: Any) -> list[int]:
+    """
+    Ids at which a model's generation stops, which some models have beside their tokenizer's EOS.
+
+    Args:
+        name_or_path (`str`):
+            Hub name or folder of a model or an adapter, whose base is meant.
+        kwargs (`dict`, *optional*):
+            `revision`, `token` and `cache_dir`; other options of `from_pretrained` are left out.
+
+    Returns:
+        `list[int]`: None where it has no `generation_config.json`.
+    """
+    kwargs = {key: kwargs[key] for key in HUB_OPTIONS if kwargs.get(key) is not None and key != "trust_remote_code"}
+    folder = adapter_folder(name_or_path, **kwargs)
+    if folder is not None:
+        kwargs.pop("revision", None)  # which is the adapter's
+        name_or_path = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    try:
+        stops: Any = GenerationConfig.from_pretrained(name_or_path, **kwargs).eos_token_id
+    except OSError:
+        return []
+    return stops if isinstance(stops, list) else [] if stops is None else [stops]
 
 
 def keep_gradients_in_4bit(model: nn.Module) -> None:

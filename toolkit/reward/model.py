@@ -17,8 +17,11 @@ from transformers.utils import ModelOutput
 
 from ..data.packing import branch_mask
 from ..data.positions import find_response_start, last_kept, positions_from, response_mask, segment_ends
+from ..data.rotary import settle_frequencies
 from .head import MultiScaleHead, MultiScaleSettings
 from .scales import SCALES, mix, scale_prefix_values
+
+USE_A_DECODER = "Use a causal model such as Qwen3, Llama, GPT-NeoX or GPT-2."
 
 
 @dataclass
@@ -74,13 +77,16 @@ class MultiScaleMixin:
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)  # type: ignore[call-arg]  # the architecture's class comes after this one
-        if not isinstance(getattr(self, "score", None), nn.Linear):
+        stock: Any = getattr(self, "score", None)
+        if not isinstance(stock, nn.Linear):
             raise ValueError(
                 f"{type(self).__name__} has no linear head called `score`, so it is not a decoder with a stock reward "
-                "head. Use a causal model such as Qwen3, Llama, GPT-NeoX or GPT-2."
+                f"head. {USE_A_DECODER}"
             )
         self.settings = MultiScaleSettings(**config.multi_scale)
-        self.score = MultiScaleHead(config.get_text_config().hidden_size, self.settings)
+        # As wide as the stock head, which some decoders project their hidden states for
+        self.score = MultiScaleHead(stock.in_features, self.settings)
+        settle_frequencies(self)  # type: ignore[arg-type]
         # The stock class has initialised all its modules; the new head goes through the same door.
         self.post_init()  # type: ignore[attr-defined]
 
@@ -243,6 +249,24 @@ def reward_model_class(config_class: Any) -> Any:
     return type(stock.__name__, (MultiScaleMixin, stock), {"__module__": __name__, "__doc__": MultiScaleMixin.__doc__})
 
 
+def check_adapter(config: Any) -> None:
+    """
+    Refuse adapters that run tokens of their own before those of a row.
+
+    Args:
+        config ([`~peft.PeftConfig`]):
+            Configuration of the adapter.
+
+    Raises:
+        `ValueError`: Naming the kind of adapter.
+    """
+    if config.is_prompt_learning:
+        raise ValueError(
+            f"The adapter is of the kind {config.peft_type.value}, which puts tokens of its own before every row, so "
+            "that responses no longer start where they are read. Use LoRA: `LoraConfig`, or `--use_peft`."
+        )
+
+
 def base_reward_model(model: PreTrainedModel | PeftModel) -> Any:
     """
     The multi-scale reward model itself, with or without an adapter around it.
@@ -255,8 +279,11 @@ def base_reward_model(model: PreTrainedModel | PeftModel) -> Any:
         [`~transformers.PreTrainedModel`]
 
     Raises:
-        `ValueError`: If it is another kind of model.
+        `ValueError`: If it is another kind of model, or an adapter puts tokens of its own before a row.
     """
+    if isinstance(model, PeftModel):
+        for config in model.peft_config.values():
+            check_adapter(config)
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(base, MultiScaleMixin):
         raise ValueError(

@@ -75,8 +75,8 @@ class RewardFunction:
             Further arguments of `apply_chat_template`.
         stop_token_ids (`list[int]`, *optional*):
             Ids with which the policy ends a response, beside its tokenizer's EOS and padding, the template's end of
-            turn and the EOS of the reward model's configuration. [`ReinforceTrainer`] adds its own; for TRL's trainers
-            give those of the policy's `generation_config`.
+            turn and those with which the model that the reward model began from stopped. [`ReinforceTrainer`] adds its
+            own; for TRL's trainers give those of the policy's `generation_config` where it is another model.
     """
 
     def __init__(
@@ -120,6 +120,7 @@ class RewardFunction:
         if policy_processing_class is None:  # else these are ids of another tokenizer
             of_config = base.config.get_text_config().eos_token_id or []
             self.add_stop_token_ids([of_config] if isinstance(of_config, int) else of_config)
+            self.add_stop_token_ids(self.settings.stop_token_ids)
         self.add_stop_token_ids(stop_token_ids)
 
     def add_stop_token_ids(self, ids: Sequence[int]) -> None:

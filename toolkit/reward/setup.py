@@ -2,16 +2,20 @@
 
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 import torch
 from accelerate.logging import get_logger
 from peft import PeftConfig, PeftModel, TaskType
 from torch import nn
 from transformers import TrainingArguments, set_seed
 
+from ..data.batches import SIDES
 from ..data.packing import why_not_shared
 from .config import MultiScaleRewardConfig
 from .head import MultiScaleSettings
-from .loading import AutoModelForMultiScaleReward
+from .loading import AutoModelForMultiScaleReward, generation_stops
+from .model import check_adapter
 
 logger = get_logger(__name__)
 
@@ -22,6 +26,8 @@ def check_arguments(peft_config: PeftConfig | None, kwargs: dict[str, Any]) -> N
         raise ValueError(
             "`data_collator` cannot be set: only the trainer's own knows where responses start. Leave it out."
         )
+    if peft_config is not None:
+        check_adapter(peft_config)
     if peft_config is not None and peft_config.task_type != TaskType.SEQ_CLS:
         raise ValueError(
             f"`peft_config.task_type` is {peft_config.task_type}, with which the score head would be frozen and left "
@@ -37,6 +43,79 @@ def check_size(pairs: Any, args: TrainingArguments) -> None:
             f"`dataloader_drop_last=True` leaves none of the {len(pairs)} pairs, which are fewer than a batch of "
             f"{batch}. Set it to False, or make batches smaller."
         )
+
+
+def check_tokenizer(tokenizer: Any, pairs: Any, args: MultiScaleRewardConfig) -> None:
+    """Refuse a tokenizer without the tokens that end and pad a row."""
+    if tokenizer is None or args.eos_token or tokenizer.eos_token is not None:
+        return
+    example: dict[str, Any] = next(iter(pairs), {})
+    if isinstance(example.get("chosen"), str):
+        raise ValueError(
+            "The tokenizer has no EOS token, with which a response in plain text ends. Set `tokenizer.eos_token`, or "
+            "`--eos_token` to one that the vocabulary has."
+        )
+    if tokenizer.pad_token is None and not args.pad_token:
+        raise ValueError(
+            "The tokenizer has neither a padding token nor an EOS token to pad with. Set `tokenizer.pad_token`, or "
+            "`--pad_token` to one that the vocabulary has."
+        )
+
+
+def check_ids(model: Any, tokenizer: Any) -> None:
+    """
+    Refuse special tokens that a model has no embedding for.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            A model.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer.
+
+    Raises:
+        `ValueError`: Naming the token.
+    """
+    wrapped = model.get_input_embeddings().modules()  # an adapter may stand around the embeddings
+    size = next(module.num_embeddings for module in wrapped if isinstance(module, nn.Embedding))
+    for name in ("pad_token", "eos_token", "bos_token"):
+        number = getattr(tokenizer, f"{name}_id", None)
+        if number is not None and number >= size:
+            raise ValueError(
+                f"The tokenizer's `{name}` '{getattr(tokenizer, name)}' has the id {number}, and the model has "
+                f"embeddings for ids below {size}. Take a token that the model has, or call "
+                f"`model.resize_token_embeddings({len(tokenizer)})` before training."
+            )
+
+
+def check_places(pairs: Any, name: str, model: Any) -> None:
+    """
+    Refuse rows that a model has no places for: learned positions have none, and `RewardFunction` cuts rows there.
+
+    Args:
+        pairs (`datasets.Dataset`):
+            Tokenized pairs.
+        name (`str`):
+            Name of the data set, for the message.
+        model ([`~transformers.PreTrainedModel`]):
+            Reward model.
+
+    Raises:
+        `ValueError`: Naming the first row that is too long.
+    """
+    places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if places is None:
+        return
+    columns, before = [f"{side}_ids" for side in SIDES], 0
+    for part in pairs.select_columns(columns).with_format("arrow").iter(batch_size=10_000):
+        lengths = np.maximum(*(pc.list_value_length(part[column]).to_numpy() for column in columns))
+        if (lengths > places).any():
+            row = int((lengths > places).argmax())
+            raise ValueError(
+                f"Pair {before + row + 1} of data set '{name}' has a row of {lengths[row]} tokens, and "
+                f"{type(model).__name__} has places for {places}. Set `max_length={places}`, which cuts prompts from "
+                "their left, or raise `max_position_embeddings` of a model whose positions are not learned."
+            )
+        before += len(lengths)
 
 
 def shares_prompts(model: Any, args: MultiScaleRewardConfig) -> bool:
@@ -66,7 +145,8 @@ def load_for_training(name_or_path: str, args: MultiScaleRewardConfig, quantizat
         kwargs["quantization_config"] = quantization_config
     kwargs.setdefault("dtype", "float32")
     kwargs.setdefault("trust_remote_code", args.trust_remote_code)
-    settings = MultiScaleSettings(scales=args.scales, context=args.context)
+    stops = generation_stops(name_or_path, **kwargs)
+    settings = MultiScaleSettings(scales=args.scales, context=args.context, stop_token_ids=stops)
     return AutoModelForMultiScaleReward.from_pretrained(name_or_path, settings, **kwargs)
 
 

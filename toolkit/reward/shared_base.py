@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from ..data.rotary import settle_frequencies
 from .head import MultiScaleHead, MultiScaleSettings
 from .loading import keep_gradients_in_4bit, load_adapter_settings, load_tokenizer, restore_adapter_dtype
 from .model import reward_model_class
@@ -109,6 +110,7 @@ class SharedBaseRewardFunction(RewardFunction):
         policy.save_pretrained = partial(type(policy).save_pretrained, policy, selected_adapters=own)
         keep_gradients_in_4bit(policy)  # which is in evaluation mode while it scores
         prefix = self.model.base_model_prefix
+        settle_frequencies(base)
         setattr(self.model, prefix, getattr(base, prefix))
         self.model.config._attn_implementation = base.config._attn_implementation
         # The policy's engine divides the base up, so there is no engine to make for it here.
@@ -215,6 +217,10 @@ def _adapter_config(folder: str) -> Any:
         reason = f"has modules of its own beside the head (`modules_to_save={others}`)"
     if reason is None and config.trainable_token_indices:
         reason = "has embeddings of its own (`trainable_token_indices`)"
+    if reason is None:
+        own = [key for key in load_peft_weights(folder, device="cpu") if not key.startswith(HEAD_PREFIX)]
+        if others := [key for key in own if "lora_" not in key]:
+            reason = f"has weights of its own beside LoRA and head, as for tokens that the base has not ({others[0]})"
     if reason:
         raise ValueError(
             f"The reward adapter '{folder}' {reason}, so it cannot share its base with a policy. Use "
@@ -235,15 +241,15 @@ def _without_backbone(folder: str, config: Any) -> Any:
     model = model_class.__new__(model_class)
     PreTrainedModel.__init__(model, base_config)  # without the architecture's own, which would make a backbone
     model.settings = settings
-    model.score = _load_head(folder, base_config.get_text_config().hidden_size, settings)
+    model.score = _load_head(folder, settings)
     return model.eval().requires_grad_(False)
 
 
-def _load_head(folder: str, hidden_size: int, settings: MultiScaleSettings) -> MultiScaleHead:
+def _load_head(folder: str, settings: MultiScaleSettings) -> MultiScaleHead:
     saved = load_peft_weights(folder, device="cpu")
     weights = {key.removeprefix(HEAD_PREFIX): value for key, value in saved.items() if key.startswith(HEAD_PREFIX)}
     with torch.device("meta"):
-        head = MultiScaleHead(hidden_size, settings)
+        head = MultiScaleHead(weights["weight"].size(-1) if "weight" in weights else 1, settings)
     missing = dict(head.named_parameters()).keys() ^ weights.keys()
     if missing:
         raise ValueError(

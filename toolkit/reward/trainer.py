@@ -25,7 +25,17 @@ from .config import MultiScaleRewardConfig
 from .loading import load_tokenizer, save_adapter_settings
 from .losses import score_pairs, strength_weights
 from .model import base_reward_model
-from .setup import check_arguments, check_size, engine_dtype, load_for_training, settle_dtypes, shares_prompts
+from .setup import (
+    check_arguments,
+    check_ids,
+    check_places,
+    check_size,
+    check_tokenizer,
+    engine_dtype,
+    load_for_training,
+    settle_dtypes,
+    shares_prompts,
+)
 from .warmup import CoarseWarmup
 
 logger = get_logger(__name__)
@@ -80,6 +90,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
                 kwargs["processing_class"] = load_tokenizer(model, **options)
             model = load_for_training(model, args, quantization_config)
             args.model_init_kwargs = None  # used up; TRL would warn that a loaded model ignores them
+        check_tokenizer(kwargs.get("processing_class"), train_dataset, args)
         self.reward_model = base_reward_model(model)  # type: ignore[arg-type]
         self._shared_prompts = shares_prompts(self.reward_model, args)
         super().__init__(
@@ -92,6 +103,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         )
         args.model_init_kwargs = init_kwargs
         tokenizer = self.processing_class
+        check_ids(self.reward_model, tokenizer)
         self._settle_layout(tokenizer)
         settle_dtypes(self.model, engine_dtype(args) if self.is_deepspeed_enabled else None)
         self.data_collator = MultiScaleCollator(
@@ -143,6 +155,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
             )
         if dataset is given:
             return dataset  # prepared before
+        check_places(dataset, dataset_name, self.reward_model)
         if args.weight_by_strength and "strength" in dataset.column_names:
             weights = strength_weights(torch.tensor(dataset["strength"][:], dtype=torch.float64))
             dataset = dataset.add_column("weight", weights.tolist())

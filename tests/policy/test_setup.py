@@ -1,0 +1,108 @@
+"""What a policy training is refused for, and prompts that it cannot be trained on."""
+
+import copy
+
+import pytest
+import torch
+from peft import PrefixTuningConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    GPT2Config,
+    GPTNeoConfig,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+)
+
+from toolkit import ReinforceTrainer
+from toolkit.policy.passes import why_not_prefilled
+from toolkit.policy.setup import check_policy, check_prompts, last_place
+
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+
+
+def weightless(config):
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def nothing(completions, **kwargs):
+    return [0.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("config", "prefilled"),
+    [
+        (LlamaConfig(num_hidden_layers=2), True),
+        (GPT2Config(n_layer=2), True),
+        (MistralConfig(sliding_window=None, num_hidden_layers=2), True),
+        (MistralConfig(num_hidden_layers=2), False),
+        # local layers count their window in places of the cache
+        (GPTNeoConfig(num_layers=2, attention_types=[[["global", "local"], 1]]), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_cache_is_filled_once_where_a_small_copy_generates_the_same(config, prefilled):
+    state = torch.random.get_rng_state()
+    assert (why_not_prefilled(weightless(config)) is None) == prefilled
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_an_encoder_is_no_policy(tokenizer):
+    with pytest.raises(ValueError, match="BertLMHeadModel cannot be a policy: a token's hidden state depends on"):
+        check_policy(weightless(BertConfig(num_hidden_layers=2)), tokenizer, 8)
+
+
+def test_responses_must_end(tiny_folder, reinforce_config, chat_pairs, tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.eos_token = None
+    prompts = chat_pairs.select_columns("prompt")
+    with pytest.raises(ValueError, match=r"no EOS token, so that no response would end"):
+        ReinforceTrainer(tiny_folder(), nothing, reinforce_config(), train_dataset=prompts, processing_class=other)
+
+
+def test_padding_needs_an_embedding(tiny_folder, reinforce_config, chat_pairs, tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.add_special_tokens({"pad_token": "<|blank|>"})
+    prompts = chat_pairs.select_columns("prompt")
+    with pytest.raises(ValueError, match=r"`pad_token` '<\|blank\|>' has the id 400"):
+        ReinforceTrainer(tiny_folder(), nothing, reinforce_config(), train_dataset=prompts, processing_class=other)
+
+
+def test_tokens_before_a_row_are_refused(tiny_folder, reinforce_config, chat_pairs):
+    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    prompts = chat_pairs.select_columns("prompt")
+    with pytest.raises(ValueError, match="PREFIX_TUNING"):
+        ReinforceTrainer(tiny_folder(), nothing, reinforce_config(), train_dataset=prompts, peft_config=config)
+
+
+def test_learned_positions_end():
+    assert last_place(weightless(GPT2Config(n_positions=300, n_layer=2))) == 300
+    assert last_place(weightless(OPTConfig(num_hidden_layers=2))) == 2048
+    assert last_place(weightless(LlamaConfig(num_hidden_layers=2, max_position_embeddings=300))) is None
+
+
+def test_prompts_and_responses_stay_within_the_places(tokenizer):
+    model = weightless(GPT2Config(n_positions=300, n_layer=2))
+    with pytest.raises(ValueError, match=r"`max_completion_length=300`, and GPT2LMHeadModel has places for 300"):
+        check_policy(model, tokenizer, 300)
+    check_prompts(model, [[3] * 100, [3]], 200)
+    with pytest.raises(ValueError, match=r"prompt of 101 tokens.*more than 300.*has places for so many"):
+        check_prompts(model, [[3], [3] * 101], 200)
+    check_prompts(weightless(LlamaConfig(num_hidden_layers=2, max_position_embeddings=300)), [[3] * 101], 200)
+
+
+def test_rows_stay_where_rotary_frequencies_are_fixed():
+    model = weightless(LlamaConfig(num_hidden_layers=2, max_position_embeddings=300, rope_parameters=DYNAMIC))
+    check_prompts(model, [[3] * 100], 200)
+    with pytest.raises(ValueError, match=r"prompt of 101 tokens.*more than 300.*changes its rotary frequencies"):
+        check_prompts(model, [[3] * 101], 200)
+
+
+def test_a_trainer_looks_at_its_prompts(tiny_folder, reinforce_config, chat_pairs):
+    folder = tiny_folder("gpt2", n_positions=40)
+    config = reinforce_config(max_completion_length=30, max_steps=1)
+    trainer = ReinforceTrainer(folder, nothing, config, train_dataset=chat_pairs.select_columns("prompt"))
+    with pytest.raises(ValueError, match=r"`max_completion_length=30` are more than 40"):
+        trainer.train()

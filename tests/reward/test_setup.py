@@ -1,0 +1,76 @@
+"""What a reward training is refused for when it begins: tokenizers and rows that a decoder does not go with."""
+
+import copy
+
+import pytest
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+
+from toolkit import AutoModelForMultiScaleReward, MultiScaleRewardTrainer, MultiScaleSettings, RewardFunction
+from toolkit.reward.setup import check_places
+
+
+@pytest.fixture
+def other(tokenizer):
+    """A copy of the tokenizer that a test may change."""
+    return copy.deepcopy(tokenizer)
+
+
+def test_plain_text_needs_a_token_that_ends_it(tiny_folder, reward_config, plain_pairs, other):
+    other.eos_token = None
+    with pytest.raises(ValueError, match=r"no EOS token, with which a response in plain text ends.*--eos_token"):
+        MultiScaleRewardTrainer(tiny_folder(), reward_config(), plain_pairs, processing_class=other)
+    config = reward_config(eos_token="<|im_end|>")  # which TRL gives to the tokenizer
+    trainer = MultiScaleRewardTrainer(tiny_folder(), config, plain_pairs, processing_class=other)
+    assert trainer.train_dataset[0]["chosen_ids"][-1] == other.eos_token_id
+
+
+def test_padding_needs_a_token(tiny_folder, reward_config, chat_pairs, other):
+    other.eos_token = other.pad_token = None
+    with pytest.raises(ValueError, match=r"neither a padding token nor an EOS token.*--pad_token"):
+        MultiScaleRewardTrainer(tiny_folder(), reward_config(), chat_pairs, processing_class=other)
+
+
+def test_padding_needs_an_embedding(tiny_folder, reward_config, chat_pairs, other):
+    other.add_special_tokens({"pad_token": "<|blank|>"})
+    with pytest.raises(ValueError, match=r"`pad_token` '<\|blank\|>' has the id 400.*below 400.*resize_token_emb"):
+        MultiScaleRewardTrainer(tiny_folder(), reward_config(), chat_pairs, processing_class=other)
+
+
+def test_rows_stay_within_the_places_of_a_model(tiny_folder, reward_config, chat_pairs):
+    folder = tiny_folder("gpt2", n_positions=48)
+    with pytest.raises(ValueError, match=r"Pair 1 of data set 'train' has a row of \d+ tokens.*places for 48.*th=48`"):
+        MultiScaleRewardTrainer(folder, reward_config(), chat_pairs)
+    config = reward_config(max_length=48, drop_unusable_pairs=True)
+    trainer = MultiScaleRewardTrainer(folder, config, chat_pairs)
+    assert max(map(len, trainer.train_dataset["chosen_ids"])) <= 48
+
+
+def test_the_longest_row_is_counted_by_token(reward_model):
+    from datasets import Dataset
+
+    model = reward_model()  # 256 places
+    rows = [{"chosen_ids": [3] * 256, "rejected_ids": [3]}, {"chosen_ids": [3], "rejected_ids": [3] * 257}]
+    check_places(Dataset.from_list(rows[:1]), "train", model)
+    with pytest.raises(ValueError, match="Pair 2 of data set 'train' has a row of 257 tokens"):
+        check_places(Dataset.from_list(rows), "train", model)
+
+
+@pytest.mark.parametrize("kind", [PromptTuningConfig, PrefixTuningConfig])
+def test_adapters_that_put_tokens_before_a_row_are_refused(tiny_folder, reward_config, chat_pairs, kind):
+    config = kind(task_type="SEQ_CLS", num_virtual_tokens=2)
+    with pytest.raises(ValueError, match=r"kind P\w+_TUNING, which puts tokens of its own before every row.*LoRA"):
+        MultiScaleRewardTrainer(tiny_folder(), reward_config(), chat_pairs, peft_config=config)
+
+
+def test_a_model_with_such_an_adapter_is_refused_wherever_it_comes_from(reward_model, tokenizer, tmp_path):
+    config = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
+    model = get_peft_model(reward_model(), config)
+    with pytest.raises(ValueError, match="PROMPT_TUNING"):
+        RewardFunction(model, tokenizer)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="PROMPT_TUNING"):
+        AutoModelForMultiScaleReward.from_pretrained(str(tmp_path), MultiScaleSettings())
+
+
+def test_lora_is_not(reward_model, tokenizer):
+    RewardFunction(get_peft_model(reward_model(), LoraConfig(task_type="SEQ_CLS")), tokenizer)

@@ -1,0 +1,109 @@
+"""What a policy training is refused for when it begins, and rows that it cannot be trained on."""
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from ..data.probes import PLACES, NotTried, on_small_copy, why_no_decoder
+from ..data.rotary import longest_fixed_row
+from ..reward.model import check_adapter
+from ..reward.setup import check_ids
+
+
+def check_arguments(model: Any, reward_funcs: Any, peft_config: Any) -> None:
+    """Refuse what would train nothing, or other rows than it seems."""
+    if isinstance(reward_funcs, list | tuple) and not reward_funcs:
+        raise ValueError("`reward_funcs` is empty: nothing would be learnt. Give at least one reward function.")
+    given = list(model.peft_config.values()) if isinstance(model, PeftModel) else []
+    for config in [peft_config, *given]:
+        if config is not None:
+            check_adapter(config)
+
+
+def check_policy(decoder: PreTrainedModel, tokenizer: Any, max_completion_length: int) -> None:
+    """
+    Refuse a policy that cannot be trained.
+
+    Args:
+        decoder ([`~transformers.PreTrainedModel`]):
+            Policy, without wrappers.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer.
+        max_completion_length (`int`):
+            Most tokens of a response.
+
+    Raises:
+        `ValueError`: If its responses would never end, it has no embedding for padding, its responses alone have more
+            tokens than it has places for, or it is no decoder.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError("The tokenizer has no EOS token, so that no response would end. Set `tokenizer.eos_token`.")
+    check_ids(decoder, tokenizer)
+    reason = why_no_decoder(decoder)
+    if reason is not None and not isinstance(reason, NotTried):
+        raise ValueError(f"{type(decoder).__name__} cannot be a policy: {reason}. Use a causal language model.")
+    places = last_place(decoder)
+    if places is not None and max_completion_length >= places:
+        raise ValueError(
+            f"`max_completion_length={max_completion_length}`, and {type(decoder).__name__} has places for {places} "
+            "tokens of prompt and response together. Lower it."
+        )
+
+
+@on_small_copy
+def _has_a_last_place(model: Any) -> bool:
+    try:
+        model(input_ids=torch.full((1, PLACES + 8), 3), use_cache=False)
+    except (IndexError, RuntimeError, ValueError):
+        return True
+    return False
+
+
+def last_place(decoder: PreTrainedModel) -> int | None:
+    """
+    Most tokens of a row for a decoder that has places for so many, as learned positions are.
+
+    Args:
+        decoder ([`~transformers.PreTrainedModel`]):
+            Policy, without wrappers.
+
+    Returns:
+        `int`, or `None` where positions go on, or a small copy of the decoder does not tell.
+    """
+    places = getattr(decoder.config.get_text_config(), "max_position_embeddings", None)
+    return places if places is not None and _has_a_last_place(decoder) is True else None
+
+
+def check_prompts(decoder: PreTrainedModel, prompt_ids: list[list[int]], max_completion_length: int) -> None:
+    """
+    Refuse prompts whose responses would go beyond what a policy can be trained on.
+
+    Args:
+        decoder ([`~transformers.PreTrainedModel`]):
+            Policy, without wrappers.
+        prompt_ids (`list[list[int]]`):
+            Token ids of the prompts of a batch.
+        max_completion_length (`int`):
+            Most tokens of a response.
+
+    Raises:
+        `ValueError`: If the longest prompt with its response goes beyond the last place, or beyond where rotary
+            frequencies depend on a row's length: what is sampled there, with those of the row so far, is not what it
+            would be trained on.
+    """
+    longest = max(map(len, prompt_ids), default=0)
+    limits = {
+        "has places for so many tokens only": last_place(decoder),
+        "changes its rotary frequencies beyond so many tokens, so that it would not be trained on what it sampled": (
+            longest_fixed_row(decoder.config)
+        ),
+    }
+    for what, limit in limits.items():
+        if limit is not None and longest + max_completion_length > limit:
+            raise ValueError(
+                f"A prompt of {longest} tokens and a response of `max_completion_length={max_completion_length}` are "
+                f"more than {limit}, and {type(decoder).__name__} {what}. Lower `max_completion_length` or leave out "
+                "long prompts."
+            )
