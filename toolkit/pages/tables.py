@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from ..stats.metrics import Interval, PairAccuracy
+from ..stats.intervals import Interval, PairAccuracy
 
 if TYPE_CHECKING:  # a table of accuracies needs none of what policies need
     from ..judges.duels import PolicyComparison
