@@ -1,0 +1,162 @@
+"""Where a row has its prompt: in `prompt`, or in the columns by which other people call it."""
+
+from typing import Any, NamedTuple
+
+from .answers import Row
+from .messages import MARK, MESSAGES, TEXT, Messages, conversation, kind_of, unpack
+from .row_errors import RowError, describe
+
+# Beside `prompt` and `instruction`, each alone
+NAMES = (
+    "question",
+    "query",
+    "input",
+    "context",
+    "post",
+    "history",
+    "conversations",
+    "conversation",
+    "messages",
+    "dialogue",
+    "dialog",
+    "trajectory",
+)
+SYSTEMS = ("system", "system_prompt")
+HINTS = (
+    "prompt",
+    "instruct",
+    "quest",
+    "quer",
+    "input",
+    "context",
+    "post",
+    "history",
+    "article",
+    "document",
+    "problem",
+)
+WORDS = 4  # in a column's mean text, from which it may be a prompt whatever it is called
+
+
+class Prompts(NamedTuple):
+    """Columns of the prompt: what is asked, what may follow it, the turns before it, and the system message."""
+
+    column: str | None
+    more: str | None = None
+    history: str | None = None
+    system: str | None = None
+    is_marked: bool = False  # turns are marked in the text of some prompts
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(column for column in self[:4] if column)
+
+    @property
+    def name(self) -> str:
+        named = " and ".join(f"`{column}`" for column in self.columns)
+        return (
+            f"prompt in {named}" if self.column else " and ".join(["prompt at the beginning of both", *self.columns])
+        )
+
+    def read(self, row: Row, notes: list[str]) -> str | Messages | Any:
+        """What is asked: as it was found, or messages where there is more to it than one text."""
+        column = str(self.column)
+        value = unpack(row.get(column), column)
+        if isinstance(value, dict) and isinstance(value.get("full_text"), str):
+            value = value["full_text"]
+        if self.more and row.get(self.more):
+            if not (isinstance(value, str) and isinstance(row[self.more], str)):
+                raise RowError(self.more, describe(row[self.more]), "Write it as text.")
+            value = f"{value}\n{row[self.more]}"
+        if not (self.history or self.system or self.is_marked):
+            return value
+        kind = kind_of(value, column)
+        asked = [{"role": "user", "content": value}] if kind == TEXT else conversation(value, "prompt", kind, notes)
+        return self.with_system(row, [*self._earlier(row, notes), *asked])
+
+    def with_system(self, row: Row, prompt: Messages) -> Messages:
+        """The prompt after the row's system message, if there is one that the prompt lacks."""
+        system = row.get(self.system) if self.system else None
+        if system is not None and not isinstance(system, str):
+            raise RowError(str(self.system), describe(system), "Write the system message as text.")
+        if not (system and system.strip()) or (prompt and prompt[0]["role"] == "system"):
+            return prompt
+        return [{"role": "system", "content": system}, *prompt]
+
+    def _earlier(self, row: Row, notes: list[str]) -> Messages:
+        """Turns before the last question: messages, or lists of a question and its answer."""
+        turns = row.get(self.history) if self.history else None
+        if turns and isinstance(turns, list) and isinstance(turns[0], (list, tuple)):
+            if not all(len(turn) == 2 and all(isinstance(said, str) for said in turn) for turn in turns):
+                raise RowError(str(self.history), describe(turns), "Write a list of questions with their answers.")
+            turns = [
+                {"role": role, "content": said}
+                for turn in turns
+                for role, said in zip(("user", "assistant"), turn, strict=True)
+            ]
+        return conversation(unpack(turns or [], str(self.history)), str(self.history), MESSAGES, notes)
+
+
+def find_prompts(rows: list[Row], columns: list[str], name: str, is_whole: bool = False) -> Prompts:
+    """
+    Find out where rows have their prompt.
+
+    Args:
+        rows (`list[dict]`):
+            First rows.
+        columns (`list[str]`):
+            Columns of the data set.
+        name (`str`):
+            Data set or file, as errors shall name it.
+        is_whole (`bool`, *optional*, defaults to `False`):
+            Whether the responses are whole conversations, which hold their prompt.
+
+    Returns:
+        `Prompts`: Its `column` is `None` where the prompt is what responses have in common at their beginning.
+
+    Raises:
+        `ValueError`: If several columns may be the prompt.
+    """
+    column = next((each for each in ("prompt", "instruction") if each in columns), None)
+    if column is None and not is_whole:
+        named = [each for each in NAMES if each in columns]
+        if len(named) > 1:
+            remedy = "Put what was asked into a column 'prompt'"
+            raise ValueError(f"Data set '{name}': each of the columns {named} may be the prompt. {remedy}.")
+        column = named[0] if named else None
+    if is_whole and column != "prompt":
+        column = None
+    lists = [each for each in columns if any(isinstance(row.get(each), list) and row[each] for row in rows)]
+    more = "input" if column == "instruction" and "input" in columns else None
+    history = "history" if column not in (None, "history") and "history" in lists else None
+    system = next((each for each in SYSTEMS if any(_is_sentence(row.get(each)) for row in rows)), None)
+    is_marked = any(isinstance(row.get(column), str) and MARK in row[column] for row in rows if column)
+    return Prompts(column, more, history, system, is_marked)
+
+
+def _is_sentence(value: Any) -> bool:
+    """Whether a text has several words: a column `system` may also hold names of the systems that responded."""
+    return isinstance(value, str) and len(value.split()) > 1
+
+
+def looks_like_prompts(rows: list[Row], columns: list[str]) -> list[str]:
+    """Columns whose texts or messages may be prompts, by their name or their length."""
+    return [column for column in columns if _looks_like_prompts([row.get(column) for row in rows], column)]
+
+
+def _looks_like_prompts(values: list[Any], column: str) -> bool:
+    values = [unpacked for value in values if (unpacked := _text_or_messages(value))]
+    if not values or (len(values) > 1 and all(value == values[0] for value in values)):
+        return False
+    if not isinstance(values[0], str):
+        return True
+    words = sum(len(value.split()) if isinstance(value, str) else WORDS for value in values) / len(values)
+    return words >= WORDS or (words > 1 and any(hint in column.lower() for hint in HINTS))
+
+
+def _text_or_messages(value: Any) -> Any:
+    value = unpack(value, "") if not (isinstance(value, str) and value.startswith("[{'")) else value
+    is_messages = (
+        isinstance(value, list) and value and isinstance(value[0], dict) and {"role", "from"} & value[0].keys()
+    )
+    return value if isinstance(value, str) or is_messages else None
