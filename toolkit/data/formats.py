@@ -5,6 +5,7 @@ After [`normalize_pairs`] a table has the columns `prompt`, `chosen` and `reject
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -14,6 +15,7 @@ from transformers.utils.logging import get_logger
 from .files import row_number
 from .forms import FIRST_ROWS, TEXT_COLUMNS, Form, find_form, find_prompt_form
 from .row_errors import RowError
+from .tally import Tally, check_left_out, check_pairs
 
 logger = get_logger(__name__)
 
@@ -53,12 +55,9 @@ def normalize_pairs(dataset: Dataset, name: str) -> Dataset:
     feature = Value("string") if form.is_text else MESSAGES_FEATURE
     features = dict.fromkeys(TEXT_COLUMNS, feature) | dict.fromkeys(form.numbers, FLOAT)
     result = _map_rows(dataset, name, form, form.pairs, features)
-    if len(result) == 0:
-        raise ValueError(f"Data set '{name}': no row states a preference. Give it at least one that does.")
-    if "strength" not in result.column_names or any(result["strength"][:]):
-        _NORMALIZED.add(result)
-        return result
-    raise ValueError(f"Data set '{name}', column 'strength': found 0 in every row. Write others, or remove it.")
+    check_pairs(name, len(result), result["strength"][:] if "strength" in result.column_names else None)
+    _NORMALIZED.add(result)
+    return result
 
 
 def keep_normalized(dataset: Dataset, source: Dataset) -> Dataset:
@@ -102,34 +101,6 @@ def normalize_prompts(dataset: Dataset, name: str) -> Dataset:
     return _map_rows(dataset, name, form, lambda row: [form.prompt(row)], features)
 
 
-class Tally:
-    """
-    How many rows have which peculiarity, and the first of each.
-
-    Args:
-        name (`str`):
-            Data set or file, as messages shall name it.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.rows: dict[str, list[int]] = {}
-
-    def add(self, what: str, index: int) -> None:
-        """Count a row, by its index."""
-        self.rows.setdefault(what, [0, index])[0] += 1
-
-    def total(self) -> int:
-        """How many rows were counted."""
-        return sum(count for count, _ in self.rows.values())
-
-    def __str__(self) -> str:
-        return "; ".join(
-            f"{count} with {what} (row {row_number(self.name, index)}{' is the first' if count > 1 else ''})"
-            for what, (count, index) in self.rows.items()
-        )
-
-
 def _first(dataset: Dataset) -> list[dict[str, Any]]:
     return dataset.select(range(min(FIRST_ROWS, len(dataset)))).to_list()
 
@@ -144,7 +115,7 @@ def _map_rows(
     """Replace the columns that the form reads by `features`, which the function makes of each row, in front."""
     others = dataset.select_columns([column for column in dataset.column_names if column not in form.columns])
     inputs = [column for column in dataset.column_names if column in form.columns]
-    left_out, changed = Tally(name), Tally(name)
+    left_out, changed = (Tally(name, partial(row_number, name)) for _ in range(2))
 
     def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         found: dict[str, list[Any]] = {column: [] for column in (*features, INDEX)}
@@ -180,10 +151,7 @@ def _map_rows(
 
 def _report(left_out: Tally, changed: Tally, rows: int, form: Form) -> None:
     """Say what was left out and changed; refuse the set where too much was."""
-    if left_out.total() > rows / 2:
-        what = f"{left_out.total()} of {rows} rows cannot be used: {left_out}"
-        how = f"It was read as {form.name}. Check that this is its form, or remove these rows"
-        raise ValueError(f"Data set '{left_out.name}': {what}. More than half is too much. {how}.")
+    check_left_out(left_out, rows, form.name)
     if left_out.rows:
         what = f"left out {left_out.total()} of {rows} rows: {left_out}"
         logger.warning(f"Data set '{left_out.name}': {what}.")

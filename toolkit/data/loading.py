@@ -57,6 +57,16 @@ def load_prompts(name_or_path: str, split: str | None = None, config: str | None
 
 def _sources(name_or_path: str, split: str | None, config: str | None) -> list[tuple[str, Dataset]]:
     """Tables behind a name, each with the name that errors give it."""
+    found = locate(name_or_path, split, config)
+    return [(name_or_path, found)] if isinstance(found, Dataset) else [(file, _load_file(file)) for file in found]
+
+
+def locate(name_or_path: str, split: str | None = None, config: str | None = None) -> Dataset | list[str]:
+    """
+    Find what is behind a name: the table of the hub or of a saved data set, or the files that hold the rows.
+
+    Arguments are those of [`load_table`], and so are its errors, but for those of reading the files.
+    """
     path = os.path.expanduser(name_or_path)
     files, tables = dict[str, list[str]](), dict[str, Dataset]()
     try:
@@ -82,7 +92,7 @@ def _sources(name_or_path: str, split: str | None, config: str | None) -> list[t
     split = splits[0] if split is None and len(splits) == 1 else split
     if split not in splits:
         raise ValueError(f"'{name_or_path}' has the splits {splits}, but the split is {split!r}. Choose one of them.")
-    return [(name_or_path, tables[split])] if tables else [(file, _load_file(file)) for file in files[split]]
+    return tables[split] if tables else files[split]
 
 
 def _load_file(path: str) -> Dataset:
