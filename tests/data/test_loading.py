@@ -158,33 +158,51 @@ def test_a_strength_of_zero_is_allowed_beside_others():
         (TALK, {"rejected": [assistant("Blue.")]}),
     ],
 )
-def test_rows_without_a_preference_are_dropped_and_counted_on_demand(good, bad, caplog):
-    rows = [row | {"margin": i, "id": i} for i, row in enumerate([good | bad, good, good | bad, good])]
+def test_rows_without_a_preference_are_left_out_and_counted(good, bad, caplog):
+    rows = [row | {"margin": i, "id": i} for i, row in enumerate([good, good | bad, good | bad, good])]
     table = Dataset.from_list(rows).cast_column("id", Value("int32"))
-    found = normalize_pairs(table, "pairs.jsonl", drop_unusable=True)
+    found = normalize_pairs(table, "pairs.jsonl")
     kept = pairs(good)[0]
-    assert list(found) == [kept | {"margin": float(i), "id": i} for i in (1, 3)]
-    assert "Data set 'pairs.jsonl': left out 2 of 4 pairs" in caplog.text
+    assert list(found) == [kept | {"margin": float(i), "id": i} for i in (0, 3)]
+    assert "Data set 'pairs.jsonl': left out 2 of 4 rows: 2 with " in caplog.text
+    assert "(row 2 is the first)" in caplog.text
     assert found.features["id"] == Value("int32")
     rows[3]["margin"] = math.nan
     with pytest.raises(ValueError, match="row 4, column 'margin'"):
-        normalize_pairs(Dataset.from_list(rows), "pairs.jsonl", drop_unusable=True)
-    with pytest.raises(ValueError, match="no row states a preference"):
-        normalize_pairs(Dataset.from_list(rows[:1] * 2), "pairs.jsonl", drop_unusable=True)
+        normalize_pairs(Dataset.from_list(rows), "pairs.jsonl")
+    with pytest.raises(
+        ValueError, match=r"'pairs.jsonl': 2 of 3 rows cannot be used.* read as .*`chosen` and `rejected`"
+    ):
+        normalize_pairs(Dataset.from_list(rows[:3]), "pairs.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "found"),
+    [
+        (PLAIN, {"chosen": " \n"}, "an empty response"),
+        (PLAIN, {"rejected": ""}, "an empty response"),
+        (PLAIN, {"rejected": "\u200b\ufeff "}, "an empty response"),
+        (PLAIN, {"rejected": "Four."}, "the same response as in 'chosen'"),
+        (PLAIN, {"rejected": " Four.\n"}, "a response that differs from 'chosen' only in white space"),
+        (PLAIN, {"rejected": "Fo\u200bur."}, "a response that differs from 'chosen' only in white space"),
+        (TALK, {"chosen": []}, "an empty response"),
+        (TALK, {"chosen": [assistant(" ")]}, "an empty response"),
+        (TALK, {"rejected": [assistant("Blue.")]}, "the same response"),
+        (TALK, {"rejected": [assistant("Blue. ")]}, "a response that differs from 'chosen' only in white space"),
+        (TALK, {"rejected": [assistant("x"), user("y")]}, "a last message from 'user'"),
+    ],
+)
+def test_what_states_no_preference_is_left_out_with_its_reason(good, bad, found, caplog):
+    assert pairs(good, good | bad, good) == pairs(good) * 2
+    assert f"left out 1 of 3 rows: 1 with {found}" in caplog.text
+    assert "(row 2)" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("good", "bad", "column", "found"),
     [
-        (PLAIN, {"chosen": " \n"}, "chosen", "an empty response"),
-        (PLAIN, {"rejected": ""}, "rejected", "an empty response"),
-        (PLAIN, {"rejected": "Four."}, "rejected", "the same response as in 'chosen'"),
         (PLAIN, {"chosen": None}, "chosen", "null"),
         (PLAIN, {"prompt": None}, "prompt", "null"),
-        (TALK, {"chosen": []}, "chosen", "an empty response"),
-        (TALK, {"chosen": [assistant(" ")]}, "chosen", "an empty response"),
-        (TALK, {"rejected": [assistant("Blue.")]}, "rejected", "the same response"),
-        (TALK, {"rejected": [assistant("x"), user("y")]}, "rejected", "a last message from 'user'"),
         (TALK, {"chosen": [user("Blue?"), assistant("x")]}, "chosen", "a response that begins with .* 'user'"),
         (TALK, {"prompt": [{"role": "user"}]}, "prompt", "message 1 as"),
         (TALK, {"chosen": [{"content": "x"}]}, "chosen", "message 1 as"),
@@ -202,7 +220,8 @@ def test_a_bad_value_is_named(good, bad, column, found):
         ({"chosen": 3}, "chosen", "a number: 3"),
         ({"chosen": [assistant("Four.")]}, "chosen", "messages. Rows before have plain text"),
         ({"prompt": [user("2 + 2?")]}, "prompt", "messages. Rows before have plain text"),
-        ({"rejected": assistant("Five.")}, "rejected", "an object"),
+        ({"rejected": {"text": "Five."}}, "rejected", "an object"),
+        ({"rejected": assistant("Five.")}, "rejected", "messages. 'chosen' has plain text: write both alike"),
         ({"rejected": True}, "rejected", "true"),
         ({"strength": "high"}, "strength", "text: 'high'"),
         ({"strength": None}, "strength", "null"),
@@ -267,28 +286,33 @@ def test_responses_of_two_kinds_are_refused():
 
 
 def test_a_plain_prompt_that_conversations_do_not_hold_is_not_lost():
+    assert pairs(TALK | {"prompt": SKY}) == [TALK]
+    whole = {"chosen": [user("And now?"), assistant("a")], "rejected": [user("And now?"), assistant("b")]}
     with pytest.raises(ValueError, match="row 1, column 'prompt': found plain text that is not in both"):
-        pairs(TALK | {"prompt": SKY})
+        pairs(whole | {"prompt": SKY})
 
 
 @pytest.mark.parametrize(
-    ("bad", "column", "found"),
+    ("bad", "found"),
     [
-        ({"chosen": "\n\nHuman: a\n\nAssistant:"}, "chosen", "an empty response"),
-        ({"rejected": "\n\nHuman: a\n\nAssistant: b"}, "rejected", "the same response"),
-        ({"rejected": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c"}, "rejected", "a last message from 'user'"),
-        ({"rejected": "c"}, "rejected", "plain text. Rows before have a Human/Assistant transcript"),
+        ({"chosen": "\n\nHuman: a\n\nAssistant:"}, "an empty response"),
+        ({"chosen": ""}, "an empty response"),
+        ({"rejected": "\n\nHuman: a\n\nAssistant: b"}, "the same response"),
+        ({"rejected": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c"}, "a last message from 'user'"),
+        ({"rejected": "Human: a"}, "a last message from 'user'"),
     ],
 )
-def test_a_bad_transcript_is_named(bad, column, found):
+def test_a_transcript_without_a_preference_is_left_out(bad, found, caplog):
     row = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}
-    with pytest.raises(ValueError, match=f"row 2, column '{column}': found {found}"):
-        pairs(row, row | bad)
+    assert pairs(row, row | bad) == pairs(row)
+    assert f"left out 1 of 2 rows: 1 with {found}" in caplog.text
+    with pytest.raises(ValueError, match=r"row 2, column 'rejected': found plain text. 'chosen' has a Human/Assist"):
+        pairs(row, row | {"rejected": "c"})
 
 
-def test_an_implicit_plain_pair_whose_rest_is_blank_is_refused():
-    with pytest.raises(ValueError, match="row 1, column 'chosen': found an empty response"):
-        pairs({"chosen": "one two ", "rejected": "one two three"})
+def test_an_implicit_plain_pair_whose_rest_is_blank_is_left_out():
+    good = {"chosen": "one two three", "rejected": "one two four"}
+    assert len(pairs(good, {"chosen": "one two ", "rejected": "one two three"})) == 1
 
 
 # Prompts
@@ -329,16 +353,17 @@ def test_a_bad_prompt_is_named(good, bad, found):
         prompts({"prompt": good}, {"prompt": bad})
 
 
-def test_a_prompt_is_taken_from_a_pair_without_a_preference_too():
+def test_a_prompt_is_taken_from_a_pair_without_a_preference_too(caplog):
     whole = {"chosen": [user("a"), assistant("b")], "rejected": [user("a"), assistant("b")]}
     assert prompts(whole) == [{"prompt": [user("a")]}]
     assert prompts(PLAIN | {"rejected": PLAIN["chosen"]}) == [{"prompt": PLAIN["prompt"]}]
-    with pytest.raises(ValueError, match=r"row 1, column 'rejected': found the same text.*its prompt cannot be told"):
-        prompts({"chosen": "Q: Yes", "rejected": "Q: Yes"}, {"chosen": "Q: Yes", "rejected": "Q: No"})
+    assert prompts({"chosen": "Q: Yes", "rejected": "Q: Yes"}, {"chosen": "Q: Yes", "rejected": "Q: No"}) == [
+        {"prompt": "Q:"}
+    ]
+    assert "left out 1 of 2 rows: 1 with the same text as in 'chosen' (row 1)" in caplog.text
     assert prompts(PLAIN | {"rejected": ""}, PLAIN) == [{"prompt": PLAIN["prompt"]}] * 2
     transcript = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}
-    with pytest.raises(ValueError, match=r"row 2, column 'chosen': found an empty response.*cannot be told"):
-        prompts(transcript, transcript | {"chosen": ""})
+    assert prompts(transcript, transcript | {"chosen": ""}) == [{"prompt": [user("a")]}]
 
 
 def test_prompts_need_a_prompt_or_a_pair():
@@ -381,8 +406,8 @@ def test_a_pattern_joins_files_in_the_order_of_their_names(tmp_path, caplog):
 
 def test_a_fault_in_one_of_several_files_is_named_with_that_file(tmp_path):
     write(tmp_path / "a.jsonl", PLAIN, PLAIN)
-    path = write(tmp_path / "b.jsonl", PLAIN, PLAIN | {"chosen": ""})
-    with pytest.raises(ValueError, match=f"Data set '{path}', row 2, column 'chosen': found an empty response"):
+    path = write(tmp_path / "b.jsonl", PLAIN, PLAIN | {"chosen": None})
+    with pytest.raises(ValueError, match=f"Data set '{path}', row 2, column 'chosen': found null"):
         load_pairs(str(tmp_path / "*.jsonl"))
 
 
@@ -402,9 +427,9 @@ def test_files_of_conversational_and_wrapped_responses_join(tmp_path):
 
 def test_a_folder_of_files_has_splits(tmp_path):
     write(tmp_path / "train.jsonl", PLAIN, PLAIN)
-    path = write(tmp_path / "test.jsonl", PLAIN, "", PLAIN | {"rejected": ""})
+    path = write(tmp_path / "test.jsonl", PLAIN, "", PLAIN | {"rejected": None})
     assert list(load_pairs(str(tmp_path), split="train")) == [PLAIN, PLAIN]
-    with pytest.raises(ValueError, match=f"Data set '{path}', row 3, column 'rejected': found an empty response"):
+    with pytest.raises(ValueError, match=f"Data set '{path}', row 3, column 'rejected': found null"):
         load_pairs(str(tmp_path), split="test")
     with pytest.raises(ValueError, match=r"has the splits \['train', 'test'\], but the split is None"):
         load_pairs(str(tmp_path))
@@ -460,8 +485,8 @@ def test_an_empty_list_an_empty_parquet_file_and_an_empty_folder_are_refused(tmp
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"File '.*a.csv' is none of \['.jsonl'"):
-        load_table(write(tmp_path / "a.csv", "chosen,rejected"))
+    with pytest.raises(ValueError, match=r"File '.*a.xlsx' is none of \['.jsonl'"):
+        load_table(write(tmp_path / "a.xlsx", "chosen,rejected"))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
@@ -520,7 +545,7 @@ def test_tool_calls_are_refused_and_other_fields_named(tmp_path, caplog):
     rows = [dict(zip(("prompt", "chosen", "rejected"), (prompt, *answers), strict=True))]
     table = normalize_pairs(Dataset.from_list(rows), "pairs")
     assert table[0]["prompt"] == [{"role": "user", "content": "When?"}]
-    assert "what they have beside is not: ['id']" in caplog.text
+    assert "1 with messages with fields beside role and content, which are not read (row 1)" in caplog.text
     rows[0]["chosen"] = [call, *answers[0]]
     with pytest.raises(ValueError, match=r"row 1, column 'chosen': found tool calls in message 1"):
         normalize_pairs(Dataset.from_list(rows), "pairs")

@@ -32,11 +32,19 @@ LABELS: dict[str, dict[Any, int]] = {
     "labels": {1.0: 1, 0.0: -1},
 }
 LABELS_OF = "human_ref_A"  # the response beside which `labels` is known (SHP): elsewhere it may mean anything
+AS_IN = {
+    "better_response_id": " as in PKU-SafeRLHF",
+    "winner": " as in Chatbot Arena",
+    "labels": " as in SHP",
+    "preference_strength": " as in HelpSteer 2",
+    "overall_preference": " as in HelpSteer 3",
+}
 SIGNED = ("preference_strength", "overall_preference")  # negative where the first response is better
 RATIO = "score_ratio"  # of the votes for the preferred response to those for the other one
 ITEMS = ("completions", "answers", "responses")
 ITEM_TEXTS, ITEM_SCORES = ("response", "answer", "text", "content"), ("overall_score", "score", "rating", "rank")
 ONE = ("response", "helpfulness")
+MOST_RESPONSES = 100  # to one prompt, in rows of one response each
 NO_PREFERENCE = "Write what was preferred, or remove the row."
 
 
@@ -86,17 +94,19 @@ def find_answers(rows: list[Row], columns: list[str]) -> Answers | None:
             scores = _scores(rows, columns)
             told = f", strength from `{scores[0]}` - `{scores[1]}`" if scores else ""
             read: Callable[[Row], Iterable[Answer]] = partial(_chosen, chosen=chosen, rejected=rejected, scores=scores)
-            return Answers(f"`{chosen}` and `{rejected}`{told}", (chosen, rejected), bool(scores), read)
+            return Answers(
+                f"`{chosen}` and `{rejected}`{told}", (chosen, rejected, *(scores or ())), bool(scores), read
+            )
     for first in columns:
         parts = _FIRST.fullmatch(first)
         if parts and (second := parts[1] + _ENDS[parts[2]]) in columns and (found := _two(columns, first, second)):
             return found
     for column in ITEMS:
         if keys := _item_keys(rows, column):
-            told = f"every two of `{column}` that differ in `{keys[1]}`, strength from the difference"
+            told = f"every two of `{column}`, strength from the difference in `{keys[1]}`, as in UltraFeedback"
             return Answers(told, (column,), True, partial(_items, column=column, text=keys[0], score=keys[1]))
     if {"prompt", *ONE} <= set(columns):
-        told = "every two neighbours of one prompt that differ in `helpfulness`, strength from the difference"
+        told = "every two neighbours of one prompt, strength from the difference in `helpfulness`, as in HelpSteer"
         return Answers(told, ONE, True, OneARow())
     return None
 
@@ -142,12 +152,15 @@ def _two(columns: list[str], first: str, second: str) -> Answers | None:
     if label is None and not scores:
         return None
     ratio = RATIO if RATIO in columns and label else None
-    told = f"`{first}` and `{second}`, by `{label}`" if label else f"`{first}` and `{second}`, by their scores"
+    told = (
+        f"`{first}` and `{second}`, by `{label}`{AS_IN.get(str(label), '')}" if label else f"`{first}` and `{second}`"
+    )
     told += f", strength from ln `{ratio}`" if ratio else ", strength from its size" if label in SIGNED else ""
     told += f", strength from `{scores[0]}` - `{scores[1]}`" if scores and not label else ""
     read = partial(_read_two, first=first, second=second, label=label, scores=scores, ratio=ratio)
     has_strength = bool(ratio) or label in SIGNED or label is None
-    return Answers(told, (first, second, *([label] if label else [])), has_strength, read)
+    columns_read = (first, second, *scores, *(each for each in (label, ratio) if each))
+    return Answers(told, columns_read, has_strength, read)
 
 
 def _read_two(
@@ -217,11 +230,21 @@ class OneARow:
     def __init__(self) -> None:
         self.prompt: Any = None
         self.earlier: list[tuple[Any, float]] = []
+        self._alone = 0
+
+    @property
+    def alone(self) -> int:
+        """How many prompts had one response only, which makes no pair."""
+        return self._alone + (len(self.earlier) == 1)
 
     def __call__(self, row: Row) -> Iterable[Answer]:
         response, score = row.get("response"), number(row.get("helpfulness"), "helpfulness")
         if row.get("prompt") != self.prompt or not self.earlier:
+            self._alone += len(self.earlier) == 1
             self.prompt, self.earlier = row.get("prompt"), []
+        if len(self.earlier) >= MOST_RESPONSES:
+            found = f"more than {MOST_RESPONSES} neighbouring rows with one prompt"
+            raise RowError("prompt", found, "Every two of them would make a pair: leave fewer.")
         before, self.earlier = self.earlier, [*self.earlier, (response, score)]
         pairs = [_by_score(other, (response, score)) for other in before if other[1] != score]
         if before and not pairs:

@@ -155,5 +155,7 @@ def _report(left_out: Tally, changed: Tally, rows: int, form: Form) -> None:
     if left_out.rows:
         what = f"left out {left_out.total()} of {rows} rows: {left_out}"
         logger.warning(f"Data set '{left_out.name}': {what}.")
+    if form.alone:
+        logger.warning(f"Data set '{left_out.name}': {form.alone} prompts have one response only, and make no pair.")
     if changed.rows:
         logger.warning(f"Data set '{changed.name}', of {rows} rows: {changed}.")

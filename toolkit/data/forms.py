@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from .answers import CHOSEN, Answer, Answers, Row, find_answers
+from .answers import CHOSEN, Answer, Answers, OneARow, Row, find_answers
 from .division import check_prompt, check_responses, divide
 from .messages import MESSAGES, SPEAKS, TEXT, TRANSCRIPT, conversation, is_empty, kind_of, unpack
 from .prompts import Prompts, find_prompts, looks_like_prompts
@@ -52,6 +52,12 @@ class Form:
         """Which of `margin` and `strength` the pairs have."""
         has_strength = self.answers is not None and self.answers.has_strength
         return [each for each in NUMBER_COLUMNS if each in self.columns or (each == "strength" and has_strength)]
+
+    @property
+    def alone(self) -> int:
+        """How many prompts had one response only so far, where rows of one response each are brought together."""
+        read = self.answers.read if self.answers else None
+        return read.alone if isinstance(read, OneARow) else 0
 
     def pairs(self, row: Row) -> list[Row]:
         """
@@ -204,8 +210,8 @@ def find_form(rows: list[Row], columns: list[str], name: str) -> Form:
         _check_common_beginning(rows, [column for column in columns if column not in read], answers, name)
     kinds = {"prompt": _kind_of_prompts(rows, prompts)} if prompts.column else {}
     kinds |= {"chosen": kind, "rejected": kind}
-    told = "a transcript" if kind == TRANSCRIPT else kind
-    return Form(f"{answers.name}, as {told}; {prompts.name}", read, prompts, answers, kinds)
+    told = "transcripts as in HH-RLHF" if kind == TRANSCRIPT else kind
+    return Form(f"{told}: {answers.name}; {prompts.name}", read, prompts, answers, kinds)
 
 
 def find_prompt_form(rows: list[Row], columns: list[str], name: str) -> Form:
@@ -229,28 +235,28 @@ def find_prompt_form(rows: list[Row], columns: list[str], name: str) -> Form:
 def _kind_of_answers(rows: list[Row], answers: Answers) -> tuple[str, bool]:
     """Kind of the first responses that are of one, and whether they are whole conversations, with their prompt."""
     kinds: list[tuple[str, bool]] = []
-    first = ""
+    first, wrong = "", TEXT
     for row in rows:
         try:
-            sides = [(unpack(each.chosen, ""), unpack(each.rejected, "")) for each in answers.read(row)][:1]
-            for chosen, rejected in sides:
-                kind = kind_of(chosen, "")
-                if not is_empty(chosen) and not is_empty(rejected):
-                    first = first or str(chosen)
+            for answer in list(answers.read(row))[:1]:
+                chosen = unpack(answer.chosen, "")
+                wrong = kind = kind_of(chosen, "")
+                if not is_empty(chosen) and not is_empty(answer.rejected):
                     speaker = conversation(chosen, "", kind, [])[0]["role"]
+                    first = first or str(chosen)
                     kinds.append((kind, speaker != "assistant"))
         except RowError:
             pass  # told with its number when the row's turn comes
     if SPEAKS.match(first) and (TRANSCRIPT, True) in kinds:
         return TRANSCRIPT, True  # the first one is a turn alone
-    return kinds[0] if kinds else (TEXT, False)
+    return kinds[0] if kinds else (wrong, False)
 
 
 def _kind_of_prompts(rows: list[Row], prompts: Prompts) -> str:
     for row in rows:
         try:
             value = prompts.read(row, [])
-            if value or value == "":
+            if value is not None:
                 return kind_of(value, "")
         except RowError:
             pass  # told with its number when the row's turn comes
