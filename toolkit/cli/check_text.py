@@ -55,13 +55,15 @@ def print_survey(survey: Survey, tokens: "TokenChecks | None") -> None:
     counts = survey.counts
     print(f"{survey.rows:,} rows, {len(counts):,} usable pairs, {counts.distinct_prompts():,} different prompts")
     if survey.shown:
+        print()
         _print_pair(*survey.shown, tokens)
-    for title, kinds in (("Refused", survey.wrong), ("Left out", survey.left_out), ("Worth a look", counts.kinds)):
+    sections = {"Refused": survey.wrong, "Left out": survey.left_out, "Changed": survey.changed}
+    for title, kinds in (sections | {"Worth a look": counts.kinds}).items():
         if kinds:
             print(f"\n{title}")
         for what, kind in kinds.items():
             told = kind.message.split(": ", 1)[-1] if kinds is survey.wrong else what
-            print(safe(f"  {kind.rows:,} {'row' if kind.rows == 1 else 'rows'}: {told} ({places(kind, names)})"))
+            print(safe(f"  {_rows(kind.rows)}: {told} ({places(kind, names)})"))
     if len(counts):
         _print_description(counts, tokens)
     print("\nVerdict")
@@ -87,18 +89,18 @@ def verdict(survey: Survey) -> Iterator[str]:
         if wrong > 1:
             yield f"That is the first of {wrong:,} rows that it refuses."
     elif left_out:
-        yield f"Training would leave out {left_out:,} of {survey.rows:,} rows and take {len(counts):,} pairs."
+        yield f"Training would leave out {left_out:,} of {_rows(survey.rows)} and take {len(counts):,} pairs."
     else:
-        yield f"Training would take all {survey.rows:,} rows, {len(counts):,} pairs."
+        yield f"Training would take {len(counts):,} pairs and leave out none of {_rows(survey.rows)}."
     if survey.files:
         for path, rows in survey.files.written.items():
-            yield f"Wrote {rows:,} rows to {path}." if rows else f"Nothing was to be written to {path}."
+            yield f"Wrote {_rows(rows)} to {path}." if rows else f"Nothing was to be written to {path}."
     elif wrong and len(counts):
         yield f"`--fix OUT.jsonl` writes the {len(counts):,} usable pairs, and the rest with reasons."
     first = [kind for kind in ADVICE if kind in counts.kinds]
     for kind in first[:3]:
         begins = "Look first at" if kind == first[0] else "Then at"
-        yield f"{begins} the {counts.kinds[kind].rows:,} {kind}. {ADVICE[kind]}"
+        yield f"{begins} {kind} ({_rows(counts.kinds[kind].rows)}). {ADVICE[kind]}"
     if odd := sorted(counts.roles.keys() - KNOWN_ROLES):
         yield f"The roles {odd} may be unknown to a chat template."
     longer = counts.longer_wins()
@@ -127,9 +129,13 @@ def places(kind: Kind, names: bool) -> str:
             Whether there are several files, so that each place needs its name.
     """
     told = [
-        " as ".join(_place(place, names or place.name != found[0].name) for place in found) for found in kind.first
+        " with ".join(_place(place, names or place.name != found[0].name) for place in found) for found in kind.first
     ]
     return ", ".join(told) + (", …" if kind.rows > len(told) else "")
+
+
+def _rows(number: int) -> str:
+    return f"{number:,} {'row' if number == 1 else 'rows'}"
 
 
 def _place(place: Place, name: bool) -> str:
@@ -137,7 +143,7 @@ def _place(place: Place, name: bool) -> str:
 
 
 def _print_pair(place: Place, pair: Row, tokens: "TokenChecks | None") -> None:
-    print(safe(f"\nThe first pair, of {_place(place, True)}, as it is trained on"))
+    print(safe(f"The first pair, of {_place(place, True)}, as it is trained on:"))
     if tokens:
         for side, (before, response) in tokens.show(pair, place).items():
             print(f"  {side}: the model reads “{_shortened(before)}”")

@@ -49,6 +49,7 @@ class Survey:
     forms: dict[str, Form] = field(default_factory=dict)  # of each file
     left_out: dict[str, Kind] = field(default_factory=dict)  # rows without a preference
     wrong: dict[str, Kind] = field(default_factory=dict)  # rows that training refuses
+    changed: dict[str, Kind] = field(default_factory=dict)  # rows of which something is read otherwise than it stands
     refusals: list[str] = field(default_factory=list)  # what training says when it refuses, first of all the first
     shown: tuple[Place, Row] | None = None  # the first usable pair
 
@@ -99,7 +100,7 @@ class Survey:
             self._set_aside(Unusable(kind, str(error.at(*place)), error.no_preference), place, row)
             return
         for note in form.notes:
-            self.counts.note(note, place)
+            self.changed.setdefault(note, Kind()).add(place)
         for pair in pairs:
             if self.check and (unusable := self.check(place, pair)):
                 self._set_aside(unusable, place, row)
