@@ -32,6 +32,7 @@ EMPTY_PROMPTS = "empty prompts"
 SHARED_PROMPTS = "prompts that the other files have, too"
 BARS = "▁▂▃▄▅▆▇█"
 
+_LATER = "\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"  # bytes of UTF-8 after the first, as Windows-1252 has them
 ODD_CHARACTERS = {
     "control characters": re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"),
     # A joiner belongs to Indic and Arabic writing and to emoji; beside a letter of ASCII it is left over from copying
@@ -42,7 +43,7 @@ ODD_CHARACTERS = {
     "replacement characters (U+FFFD)": re.compile("\ufffd"),
     "lone surrogates": re.compile("[\ud800-\udfff]"),
     # UTF-8 that was read as Latin-1 or Windows-1252: "é" became "Ã©", "’" became "â€™", an emoji "ðŸ…"
-    "text decoded wrongly (such as Ã©, â€™)": re.compile("[ÂÃ][\x80-\xbf]|â€[\x80-\xbfœžŸ“”™˜¦šž‹›ˆ‰…†‡€]|ðŸ|ï»¿"),
+    "text decoded wrongly (such as Ã©, â€™)": re.compile(f"[ÂÃ][\x80-\xbf]|â[€\x80]|â[{_LATER}]{{2}}|ð[Ÿ\x9f]|ï»¿"),
 }
 _CONTROLS = bytes({*range(32), 127} - {*b"\t\n\r"})
 _MARKS = "\ufffdÃÂâðï"  # with which what is printable and odd begins
