@@ -171,5 +171,7 @@ def _begin(source: Source) -> tuple[list[Row], list[str], Iterable[tuple[int, Ro
     """First rows of a source, its columns as far as they tell, and all rows."""
     rows = iter(source.rows)
     first = list(islice(rows, FIRST_ROWS))
+    if not first:
+        raise ValueError(f"File '{source.name}' is empty. Write at least one row.")
     columns = source.columns or list(dict.fromkeys(column for _, row in first for column in row))
     return [row for _, row in first], columns, chain(first, rows)
