@@ -131,7 +131,8 @@ class Tally:
 
 
 def _first(dataset: Dataset) -> list[dict[str, Any]]:
-    return dataset.select(range(min(FIRST_ROWS, len(dataset)))).to_list()
+    rows: list[dict[str, Any]] = dataset.select(range(min(FIRST_ROWS, len(dataset)))).to_list()
+    return rows
 
 
 def _map_rows(
