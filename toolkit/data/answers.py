@@ -7,8 +7,8 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import combinations
-from typing import Any, NamedTuple
+from itertools import combinations, product
+from typing import Any, NamedTuple, TypeGuard
 
 from .row_errors import RowError, describe
 
@@ -97,10 +97,8 @@ def find_answers(rows: list[Row], columns: list[str]) -> Answers | None:
             return Answers(
                 f"`{chosen}` and `{rejected}`{told}", (chosen, rejected, *(scores or ())), bool(scores), read
             )
-    for first in columns:
-        parts = _FIRST.fullmatch(first)
-        if parts and (second := parts[1] + _ENDS[parts[2]]) in columns and (found := _two(columns, first, second)):
-            return found
+    if (two := find_two(columns)) and (found := _two(columns, *two)):
+        return found
     for column in ITEMS:
         if keys := _item_keys(rows, column):
             told = f"every two of `{column}`, strength from the difference in `{keys[1]}`, as in UltraFeedback"
@@ -111,16 +109,25 @@ def find_answers(rows: list[Row], columns: list[str]) -> Answers | None:
     return None
 
 
+def find_two(columns: list[str]) -> tuple[str, str] | None:
+    """Columns of two responses that are called by numbers or letters."""
+    for first in columns:
+        parts = _FIRST.fullmatch(first)
+        if parts and (second := parts[1] + _ENDS[parts[2]]) in columns:
+            return first, second
+    return None
+
+
 def _chosen(row: Row, chosen: str, rejected: str, scores: tuple[str, str] | None) -> Iterable[Answer]:
     gap = None
     if scores:
         gap = number(row.get(scores[0]), scores[0]) - number(row.get(scores[1]), scores[1])
         _check_gap(gap, scores[0])
-    sides = [value if _is_several(value) else [value] for value in (row.get(chosen), row.get(rejected))]
-    return [Answer(better, worse, gap) for better in sides[0] for worse in sides[1]]
+    better, worse = (value if is_several(value) else [value] for value in (row.get(chosen), row.get(rejected)))
+    return [Answer(*pair, gap) for pair in product(better, worse)]
 
 
-def _is_several(value: Any) -> bool:
+def is_several(value: Any) -> TypeGuard[list[str]]:
     """Whether a cell is several responses: a list of texts, as in RewardBench 2."""
     return isinstance(value, list) and bool(value) and all(isinstance(each, str) for each in value)
 
@@ -145,35 +152,35 @@ def _scores(rows: list[Row], columns: list[str]) -> tuple[str, str] | None:
 
 def _two(columns: list[str], first: str, second: str) -> Answers | None:
     """Two responses beside columns that say which one is better."""
-    scores = (f"score_{first[-1]}", f"score_{second[-1]}")
-    scores = scores if set(scores) <= set(columns) else ()
+    named = [f"score_{first[-1]}", f"score_{second[-1]}"]
+    scores = named if set(named) <= set(columns) else []
     labels = [each for each in (*LABELS, *SIGNED) if each in columns and (each != "labels" or first == LABELS_OF)]
     label = labels[0] if labels else None
     if label is None and not scores:
         return None
     ratio = RATIO if RATIO in columns and label else None
-    told = (
-        f"`{first}` and `{second}`, by `{label}`{AS_IN.get(str(label), '')}" if label else f"`{first}` and `{second}`"
-    )
-    told += f", strength from ln `{ratio}`" if ratio else ", strength from its size" if label in SIGNED else ""
-    told += f", strength from `{scores[0]}` - `{scores[1]}`" if scores and not label else ""
+    told = f"`{first}` and `{second}`" + (f", by `{label}`{AS_IN.get(label, '')}" if label else "")
+    if label in SIGNED:
+        told += ", strength from its size"
+    elif ratio or scores:
+        told += f", strength from ln `{ratio}`" if ratio else f", strength from `{scores[0]}` - `{scores[1]}`"
     read = partial(_read_two, first=first, second=second, label=label, scores=scores, ratio=ratio)
-    has_strength = bool(ratio) or label in SIGNED or label is None
     columns_read = (first, second, *scores, *(each for each in (label, ratio) if each))
-    return Answers(told, columns_read, has_strength, read)
+    return Answers(told, columns_read, bool(ratio or scores or label in SIGNED), read)
 
 
 def _read_two(
-    row: Row, first: str, second: str, label: str | None, scores: tuple[str, ...], ratio: str | None
+    row: Row, first: str, second: str, label: str | None, scores: list[str], ratio: str | None
 ) -> Iterable[Answer]:
     gap = number(row.get(scores[0]), scores[0]) - number(row.get(scores[1]), scores[1]) if scores else None
     side = _side(row.get(label), label) if label else gap or 0.0
     if side == 0:
         raise RowError(label or scores[0], "no response that is better", NO_PREFERENCE, no_preference=True)
+    strength = abs(side) if label in SIGNED else None
     if gap is not None:
-        _check_gap(gap if side > 0 else -gap, scores[0])
-    strength = abs(side) if label in SIGNED or label is None else None
-    if ratio:
+        _check_gap(math.copysign(1, side) * gap, scores[0])
+        strength = strength or abs(gap)
+    if ratio and label not in SIGNED:
         strength = _logarithm(row.get(ratio), ratio)
     sides = (row.get(first), row.get(second))
     return [Answer(*(sides if side > 0 else sides[::-1]), strength)]

@@ -7,6 +7,7 @@ from .messages import TEXT, Messages, conversation, is_blank, visible
 from .row_errors import RowError
 
 REPEATED = "a text prompt that both responses repeat at their beginning, where it was taken off"
+UNPARTED = "\u2e80"  # from which on scripts have no space between words
 TELLING_WORDS, TELLING_CHARACTERS = 3, 12  # a shorter prompt, such as "Hello", may begin two responses by chance
 
 
@@ -59,14 +60,21 @@ def common_beginning(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
     """
     What two texts or conversations have in common at their beginning, and the rest of each, as TRL divides them: a
     space before the first difference belongs to the responses, and so does the last turn of what is wholly in common.
+    A word is not divided, though.
     """
     shorter = min(len(chosen), len(rejected))
-    end = next((place for place in range(shorter) if chosen[place] != rejected[place]), None)
-    if end is None:
-        end = max(shorter - 1, 0)
-    elif end and chosen[end - 1] == " ":
+    differs = next((place for place in range(shorter) if chosen[place] != rejected[place]), None)
+    end = max(shorter - 1, 0) if differs is None else differs
+    if isinstance(chosen, str) and any(_in_word(side, end) for side in (chosen, rejected)):
+        end = differs = next((place for place in range(end - 1, 0, -1) if not _in_word(chosen, place)), 0)
+    if differs and chosen[end - 1] == " ":
         end -= 1
     return chosen[:end], chosen[end:], rejected[end:]
+
+
+def _in_word(text: str, place: int) -> bool:
+    """Whether letters or digits stand on both sides of a place; of scripts that part words."""
+    return place > 0 and all(each.isalnum() and each < UNPARTED for each in text[place - 1 : place + 1].ljust(2))
 
 
 def _rest(prompt: Messages, response: Messages) -> Messages:

@@ -160,8 +160,8 @@ def _csv_header(names: list[str], path: str) -> list[str]:
 
 
 def _arrow_rows(path: str, kind: str) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet  # type: ignore[import-untyped]
 
     try:
         if kind == "parquet":

@@ -102,7 +102,8 @@ def normalize_prompts(dataset: Dataset, name: str) -> Dataset:
 
 
 def _first(dataset: Dataset) -> list[dict[str, Any]]:
-    return dataset.select(range(min(FIRST_ROWS, len(dataset)))).to_list()
+    rows: list[dict[str, Any]] = dataset.select(range(min(FIRST_ROWS, len(dataset)))).to_list()
+    return rows
 
 
 def _map_rows(

@@ -1,9 +1,10 @@
 """The form of a set of preference pairs, found from its columns and first rows, and what it makes of each row."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from .answers import CHOSEN, Answer, Answers, OneARow, Row, find_answers
+from .answers import CHOSEN, LABELS, SIGNED, Answer, Answers, OneARow, Row, find_answers, find_two, is_several
 from .division import check_prompt, check_responses, divide
 from .messages import MESSAGES, SPEAKS, TEXT, TRANSCRIPT, conversation, is_empty, kind_of, unpack
 from .prompts import Prompts, find_prompts, looks_like_prompts
@@ -13,6 +14,9 @@ TEXT_COLUMNS = ("prompt", "chosen", "rejected")
 NUMBER_COLUMNS = ("margin", "strength")
 FIRST_ROWS = 1000  # from which the form is found
 GREATEST = 1e6  # of a margin, in nats, or a strength: beyond it losses and means of weights overflow
+# Turns of a transcript that is not of the known form, at the beginning of a line
+ASKS = re.compile(r"^\W{0,4}(human|user|prompter)\b\W{0,4}:", re.IGNORECASE | re.MULTILINE)
+RESPONDS = re.compile(r"^\W{0,4}(assistant|ai|bot|chatbot|gpt|model)\b\W{0,4}:", re.IGNORECASE | re.MULTILINE)
 PARTS = "some pairs that state no preference among others, which were left out"
 FORMS = "`chosen` and `rejected`, as text or lists of {role, content} messages, with such a `prompt` or after it"
 
@@ -198,6 +202,9 @@ def find_form(rows: list[Row], columns: list[str], name: str) -> Form:
         raise ValueError(f"Data set '{name}' is empty. Give it at least one row.")
     absent = [column for column in ("chosen", "rejected") if column not in columns]
     answers = find_answers(rows, columns) if len(absent) != 1 else None
+    if answers is None and (two := find_two(columns)):
+        known = [*LABELS, *SIGNED, f"score_{two[0][-1]}"]
+        raise ValueError(f"Data set '{name}' has {list(two)}, but no column of {known} says which is better. Add one.")
     if answers is None:
         raise ValueError(f"Data set '{name}' has no column {absent}; it has {columns}. It needs {FORMS}.")
     kind, is_whole = _kind_of_answers(rows, answers)
@@ -265,12 +272,17 @@ def _kind_of_prompts(rows: list[Row], prompts: Prompts) -> str:
 
 def _check_common_beginning(rows: list[Row], columns: list[str], answers: Answers, name: str) -> None:
     """Refuse to take what two responses have in common for their prompt where that may stand elsewhere."""
-    remedy = "Rename the column with what was asked to 'prompt'"
-    if found := looks_like_prompts(rows, columns):
-        named = f"but {found} look{'s' if len(found) == 1 else ''} like prompts"
-        raise ValueError(f"Data set '{name}' has no column 'prompt', {named}. {remedy}, or remove what is none.")
-    if answers.columns[:2] not in CHOSEN:
-        raise ValueError(f"Data set '{name}' has no column 'prompt'; it has {columns}. {remedy}.")
+    remedy = "Put what was asked into a column 'prompt'"
+    if named := looks_like_prompts(rows, columns):
+        found = f"has no column 'prompt', but {named} may hold prompts"
+        raise ValueError(f"Data set '{name}' {found}. Rename the right one, remove the others.")
+    sides = answers.columns[:2]
+    if sides not in CHOSEN or any(is_several(row.get(column)) for row in rows for column in sides):
+        raise ValueError(f"Data set '{name}' has no column 'prompt'; it has {[*sides, *columns]}. {remedy}.")
+    for text in (row.get(sides[0]) for row in rows):
+        if isinstance(text, str) and (mark := ASKS.search(text)) and RESPONDS.search(text):
+            found = f"'{sides[0]}' holds turns that begin with {mark[0].strip()!r}, which is not known"
+            raise ValueError(f"Data set '{name}': {found}. Write lists of messages. {remedy}, if this is plain text.")
 
 
 def _number(value: Any, column: str) -> float:

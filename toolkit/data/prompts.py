@@ -1,5 +1,6 @@
 """Where a row has its prompt: in `prompt`, or in the columns by which other people call it."""
 
+import re
 from typing import Any, NamedTuple
 
 from .answers import Row
@@ -22,20 +23,13 @@ NAMES = (
     "trajectory",
 )
 SYSTEMS = ("system", "system_prompt")
-HINTS = (
-    "prompt",
-    "instruct",
-    "quest",
-    "quer",
-    "input",
-    "context",
-    "post",
-    "history",
-    "article",
-    "document",
-    "problem",
+# Of columns that may be prompts whatever they hold, and of those that describe the pair unless they hold long texts
+HINTS = re.compile(r"prompt|instruct|quest|quer|input|context|post|history|article|document|problem|text|title|body")
+LABELS = re.compile(
+    r"(^|_)(ids?|hash|url|date|time|source|models?|split|subset|category|domain|lang|language|annotator|"
+    r"worker|task|type|label|license|name|group|tags?|rating|score)$"
 )
-WORDS = 4  # in a column's mean text, from which it may be a prompt whatever it is called
+WORDS, MANY_WORDS = 1.5, 4  # on average, from which a column may be a prompt; the second of columns that describe
 
 
 class Prompts(NamedTuple):
@@ -117,16 +111,19 @@ def find_prompts(rows: list[Row], columns: list[str], name: str, is_whole: bool 
     Raises:
         `ValueError`: If several columns may be the prompt.
     """
-    column = next((each for each in ("prompt", "instruction") if each in columns), None)
-    if column is None and not is_whole:
-        named = [each for each in NAMES if each in columns]
+    lists = [each for each in columns if any(isinstance(row.get(each), list) for row in rows)]
+    column: str | None = next((each for each in ("prompt", "instruction") if each in columns), None)
+    if column != "prompt" and not is_whole:
+        own = {"instruction": ("input",)}.get(str(column), ())
+        named = [each for each in ("instruction", *NAMES) if each in columns and each not in own]
+        if len(named) > 1 and "history" in lists:
+            named.remove("history")
         if len(named) > 1:
-            remedy = "Put what was asked into a column 'prompt'"
+            remedy = "Put all that was asked into a column 'prompt'"
             raise ValueError(f"Data set '{name}': each of the columns {named} may be the prompt. {remedy}.")
         column = named[0] if named else None
     if is_whole and column != "prompt":
         column = None
-    lists = [each for each in columns if any(isinstance(row.get(each), list) and row[each] for row in rows)]
     more = "input" if column == "instruction" and "input" in columns else None
     history = "history" if column not in (None, "history") and "history" in lists else None
     system = next((each for each in SYSTEMS if any(_is_sentence(row.get(each)) for row in rows)), None)
@@ -150,8 +147,9 @@ def _looks_like_prompts(values: list[Any], column: str) -> bool:
         return False
     if not isinstance(values[0], str):
         return True
-    words = sum(len(value.split()) if isinstance(value, str) else WORDS for value in values) / len(values)
-    return words >= WORDS or (words > 1 and any(hint in column.lower() for hint in HINTS))
+    words = sum(len(value.split()) if isinstance(value, str) else MANY_WORDS for value in values) / len(values)
+    describes = LABELS.search(column.lower())
+    return words >= (MANY_WORDS if describes else WORDS) or bool(HINTS.search(column.lower()) and not describes)
 
 
 def _text_or_messages(value: Any) -> Any:
