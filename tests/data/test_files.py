@@ -75,8 +75,9 @@ def test_all_cells_of_a_csv_file_are_text_but_strengths_are_numbers(tmp_path):
 
 def test_text_that_looks_like_dates_stays_text(tmp_path):
     rows = [{"prompt": "When?", "chosen": "2020-01-01", "rejected": "2021-01-01 10:00:00", "id": 7}] * 2
+    rows[1] = rows[1] | {"note": "late"}
     path = write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    assert list(load_pairs(path)) == rows
+    assert list(load_pairs(path)) == [rows[0] | {"note": None}, rows[1]]
 
 
 def test_messages_in_cells_are_read_as_json(tmp_path):

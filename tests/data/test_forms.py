@@ -7,9 +7,12 @@ import pytest
 from datasets import Dataset
 
 from tests.helpers import ROOT
+from toolkit.data.division import common_beginning
+from toolkit.data.files import stream_rows
 from toolkit.data.formats import normalize_pairs, normalize_prompts
 from toolkit.data.forms import find_form
 from toolkit.data.loading import load_pairs
+from toolkit.data.row_errors import RowError
 
 HH = ROOT.parent / "shared" / "data" / "hh_harmless_base_test.jsonl.gz"
 
@@ -361,3 +364,296 @@ def test_prompts_of_a_published_form_are_those_of_its_pairs(form):
     assert [prompt for i, prompt in enumerate(found) if prompt not in found[:i]] == [
         pair["prompt"] for i, pair in enumerate(expected) if pair["prompt"] not in [p["prompt"] for p in expected[:i]]
     ]
+
+
+# What is left out, changed or refused
+
+PAIR = {"prompt": "2 + 2?", "chosen": "Four.", "rejected": "Five."}
+SIDES = ("chosen", "rejected")
+TURNS = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}
+
+
+def normalized(*rows):
+    return normalize_pairs(Dataset.from_list(list(rows)), "pairs").to_list()
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "found"),
+    [
+        ({**PAIR, "score_chosen": 3, "score_rejected": 2}, {"score_rejected": 3}, "the same score for both responses"),
+        ({**PAIR, "chosen_score": 3, "rejected_score": 2}, {"rejected_score": 4}, "scores that contradict which"),
+        (voted("a", "b", "c", labels=1, score_A=3, score_B=2), {"labels": 0}, "scores that contradict which response"),
+        (voted("a", "b", "c", labels=1, score_A=3, score_B=2), {"score_B": 3}, "the same score for both responses"),
+        (
+            {"prompt": "a", "response1": "b", "response2": "c", "overall_preference": 1},
+            {"overall_preference": 0},
+            "no r",
+        ),
+        ({"prompt": "a", "response_a": "b", "response_b": "c", "winner": "model_a"}, {"winner": "tie"}, "no response"),
+        ({"prompt": "a", "completions": [rated("b", 1), rated("c", 2)]}, {"completions": [rated("b", 1)]}, "no two"),
+        ({"prompt": "a", "chosen": ["b"], "rejected": ["c"]}, {"rejected": ["b"]}, "the same response as in 'chosen'"),
+        (TURNS, {"chosen": "\n\nHuman: a\n\nAssistant:"}, "an empty response"),
+        (TURNS, {"chosen": "Human: a"}, "a last message from 'user'"),
+    ],
+)
+def test_a_row_of_a_published_form_without_a_preference_is_left_out(good, bad, found, caplog):
+    assert len(normalized(good, good | bad, good)) == 2
+    assert f"left out 1 of 3 rows: 1 with {found}" in caplog.text
+    assert "(row 2)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "column", "found"),
+    [
+        ({**PAIR, "score_chosen": 3, "score_rejected": 2}, {"score_chosen": None}, "score_chosen", "null"),
+        (
+            {**PAIR, "score_chosen": 3, "score_rejected": 2},
+            {"score_chosen": math.inf},
+            "score_chosen",
+            "a number: inf",
+        ),
+        (voted("a", "b", "c", labels=1), {"labels": 2}, "labels", r"a number: 2. Write one of \[1, 0\]"),
+        (voted("a", "b", "c", labels=1, score_ratio=2.0), {"score_ratio": 0.5}, "score_ratio", "a number: 0.5"),
+        (voted("a", "b", "c", labels=1), {"human_ref_B": None}, "human_ref_A' or 'human_ref_B", "null"),
+        (
+            {"prompt": "a", "response_0": "b", "response_1": "c", "winner": "model_a"},
+            {"winner": "A"},
+            "winner",
+            "text",
+        ),
+        ({"prompt": "a", "completions": [rated("b", 1), rated("c", 2)]}, {"completions": None}, "completions", "null"),
+        ({"question": "a", "chosen": "b", "rejected": "c"}, {"question": None}, "question", "null"),
+        (
+            {"instruction": "a", "input": "", "chosen": "b", "rejected": "c"},
+            {"instruction": None},
+            "instruction",
+            "null",
+        ),
+        ({"conversations": [said("human", "a")], "chosen": "b", "rejected": "c"}, {"chosen": None}, "chosen", "null"),
+        (TURNS, {"rejected": "c"}, "rejected", "plain text. 'chosen' has a Human/Assistant transcript"),
+    ],
+)
+def test_a_wrong_value_of_a_published_form_is_named_by_the_column_of_the_file(good, bad, column, found):
+    with pytest.raises(ValueError, match=f"Data set 'pairs', row 2, column '{column}': found {found}"):
+        normalized(good, good | bad, good)
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        ({"frage": "Was ist das?"}, r"but \['frage'\] may hold prompts"),
+        ({"title": "A short one", "id": "x7"}, r"but \['title'\] may hold prompts"),
+        ({"text": "Hm?"}, r"but \['text'\] may hold prompts"),
+        ({"task": "Write a poem about the sea."}, r"but \['task'\] may hold prompts"),
+        ({"talk": [user("Hm?")]}, r"but \['talk'\] may hold prompts"),
+        (
+            {"question": "Who?", "context": "It was me."},
+            r"each of the columns \['question', 'context'\] may be the prompt",
+        ),
+        ({"instruction": "Sum up.", "context": "A text."}, r"each of the columns \['instruction', 'context'\] may be"),
+    ],
+)
+def test_a_column_that_may_hold_the_prompt_is_named(columns, found):
+    with pytest.raises(ValueError, match=f"Data set 'pairs'.*{found}"):
+        normalized({**columns, "chosen": "I can do it.", "rejected": "I could."})
+
+
+def test_columns_that_describe_a_pair_are_no_prompts():
+    row = {"source": "a b c", "task": "qa", "model": "m 7b", "id": "x7"}
+    (found,) = normalized({**row, "chosen": "The sky is blue.", "rejected": "The sky is green."})
+    assert found == {"prompt": "The sky is", "chosen": " blue.", "rejected": " green.", **row}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"prompt": "a", "response_0": "b", "response_1": "c"},
+            r"has \['response_0', 'response_1'\], but no column of",
+        ),
+        ({"prompt": "a", "completion": "b", "label": True}, r"has no column \['chosen', 'rejected'\]; it has"),
+        ({"chosen": ["a", "b"], "rejected": ["c", "d"]}, "has no column 'prompt'"),
+        (
+            {"prompt": ["a", "b"], "chosen": ["a", "b"], "rejected": ["c", "d"]},
+            "row 1, column 'prompt': found message 1",
+        ),
+        (
+            {"chosen": "User: a\n\nAssistant: b", "rejected": "User: a\n\nAssistant: c"},
+            "turns that begin with 'User:'",
+        ),
+        (
+            {"chosen": "### Human: a\n### Assistant: b", "rejected": "### Human: a\n### Assistant: c"},
+            "with '### Human:'",
+        ),
+    ],
+)
+def test_what_is_unclear_is_refused(row, message):
+    with pytest.raises(ValueError, match=message):
+        normalized(row)
+
+
+def test_no_word_is_divided_between_prompt_and_responses():
+    assert normalized({"chosen": "I can do it.", "rejected": "I could."}) == [plain("I", " can do it.", " could.")]
+    assert normalized({"chosen": "猫が好き", "rejected": "猫が嫌い"}) == [plain("猫が", "好き", "嫌い")]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected"),
+    [
+        ("The sky is blue.", "The sky is green."),
+        ("Q: Yes", "Q: No"),
+        ("one two ", "one two three"),
+        ([user("a"), assistant("b")], [user("a"), assistant("c")]),
+        ([user("a"), assistant("b")], [user("a"), assistant("b"), user("c"), assistant("d")]),
+    ],
+)
+def test_the_common_beginning_is_that_of_trl(chosen, rejected):
+    from trl import extract_prompt
+
+    parts = common_beginning(chosen, rejected)
+    assert dict(zip(("prompt", "chosen", "rejected"), parts, strict=True)) == extract_prompt(
+        {"chosen": chosen, "rejected": rejected}
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (
+            plain("What is it?", "What is it? A dog.", "What is it?\nA cat."),
+            plain("What is it?", " A dog.", "\nA cat."),
+        ),
+        (plain("Name: ", "Name: Ann", "Name: Bob"), plain("Name: ", "Ann", "Bob")),
+        (plain("a b c?", "a b c? a b c? e", "a b c?a b c? f"), plain("a b c?", " e", " f")),
+    ],
+)
+def test_a_text_prompt_at_the_head_of_both_responses_is_taken_off(row, expected, caplog):
+    assert normalized(row) == [expected]
+    assert "1 with a text prompt that both responses repeat at their beginning" in caplog.text
+    assert normalized(expected) == [expected]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        plain("Hello", "Hello there!", "Hello!"),
+        plain("The sun is up", "The sun is upside down.", "The sun is up there."),
+        plain("What is it?", "What is it? A dog.", "A cat."),
+    ],
+)
+def test_what_only_looks_like_a_repeated_prompt_stays(row):
+    assert normalized(row) == [row]
+
+
+def test_adjacent_turns_of_one_speaker_become_one_turn(caplog):
+    start = [user("a"), user("b")]
+    assert normalized({"prompt": start, "chosen": [assistant("c"), assistant("d")], "rejected": [assistant("e")]}) == [
+        talk([user("a\n\nb")], "c\n\nd", "e")
+    ]
+    assert "1 with adjacent turns of one speaker, which were joined with a blank line between them" in caplog.text
+    text = "\n\nHuman: a\n\nHuman: b\n\nAssistant: "
+    assert normalized({"chosen": text + "c", "rejected": text + "e"}) == [talk([user("a\n\nb")], "c", "e")]
+    whole = {"chosen": [*start, assistant("c")], "rejected": [*start, assistant("e")]}
+    assert normalized({"prompt": start, **whole}) == normalized(whole) == [talk([user("a\n\nb")], "c", "e")]
+
+
+def test_responses_of_one_prompt_are_brought_together_only_where_they_stand_together(caplog):
+    rows = [
+        steered("a", "b", 1),
+        steered("c", "d", 2),
+        steered("a", "e", 3),
+        steered("a", "f", 3),
+        steered("c", "g", 1),
+    ]
+    assert normalized(*rows, steered("c", "h", 4))[0]["strength"] == 3.0
+    assert "2 prompts have one response only, and make no pair" in caplog.text
+    assert (
+        "left out 1 of 6 rows: 1 with the same helpfulness as in the rows before with this prompt (row 4)"
+        in caplog.text
+    )
+    with pytest.raises(ValueError, match="row 101, column 'prompt': found more than 100 neighbouring rows"):
+        normalized(*[steered("a", "b" + "c" * place, place % 5) for place in range(102)])
+
+
+def test_pairs_of_a_row_without_a_preference_are_left_out_where_others_have_one(caplog):
+    row = {"prompt": "a", "completions": [rated("b", 1), rated("c", 2), rated("b ", 3)]}
+    assert [pair["strength"] for pair in normalized(row)] == [1.0, 1.0]
+    assert "1 with some pairs that state no preference among others, which were left out (row 1)" in caplog.text
+
+
+def test_names_of_systems_are_no_system_messages():
+    rows = [PAIR | {"system": "bart"}, PAIR | {"system": "t5"}]
+    assert normalized(*rows) == rows
+
+
+def test_a_column_that_begins_late_in_a_file_is_refused_like_a_null_in_its_first_rows():
+    form = find_form([PAIR], list(PAIR), "pairs")
+    with pytest.raises(RowError, match="strength"):
+        form.pairs(PAIR | {"strength": 1})
+    with pytest.raises(ValueError, match="row 1, column 'strength': found null"):
+        normalized(PAIR | {"strength": None}, PAIR | {"strength": 1})
+
+
+# HH-RLHF as its files are, rebuilt from its dialogues
+
+
+@pytest.fixture(scope="module")
+def dialogues():
+    if not HH.is_file():
+        pytest.skip("the folder ../shared/data is absent")
+    return [row for _, row in zip(range(300), (row for _, row in stream_rows(str(HH))), strict=False)]
+
+
+def transcript(messages):
+    names = {"user": "Human", "assistant": "Assistant"}
+    return "".join(f"\n\n{names[message['role']]}: {message['content'].strip()}" for message in messages)
+
+
+def transcripts(row):
+    return {side: transcript([*row["prompt"], assistant(row[side])]) for side in SIDES}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text,
+        str.strip,
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.strip().replace("\n", "\r\n"),
+        lambda text: text + "\n",
+    ],
+    ids=["as it is", "stripped", "with carriage returns", "both", "with a last line break"],
+)
+def test_real_transcripts_are_the_dialogues_they_were_made_of(dialogues, change):
+    rows = [{side: change(text) for side, text in transcripts(row).items()} for row in dialogues]
+    expected = [
+        talk(
+            [turn | {"content": turn["content"].strip()} for turn in row["prompt"]],
+            *(row[side].strip() for side in SIDES),
+        )
+        for row in dialogues
+    ]
+    assert normalized(*rows) == expected
+
+
+def test_oddities_planted_into_real_transcripts_are_read_as_meant(dialogues, caplog):
+    rows = [transcripts(row) for row in dialogues[:40]]
+    whole = normalized(*rows)
+    rows[3]["chosen"] = rows[3]["chosen"][: rows[3]["chosen"].rindex("Assistant:")] + "Assistant:"
+    rows[5]["rejected"] += "\n\nHuman: And then?"
+    rows[7] = {side: text.strip() for side, text in rows[7].items()}
+    rows[9] = {side: text.replace("\n\nHuman: ", "\n\nHuman: Hm.\n\nHuman: ", 1) for side, text in rows[9].items()}
+    rows[11]["rejected"] = rows[11]["chosen"] + " "
+    first = whole[9]["prompt"][0]
+    whole[9]["prompt"][0] = first | {"content": "Hm.\n\n" + first["content"]}
+    assert normalized(*rows) == [row for place, row in enumerate(whole) if place not in (3, 5, 11)]
+    for found in (
+        "1 with an empty response (row 4)",
+        "1 with a last message from 'user' (row 6)",
+        "as in 'chosen' (row 12)",
+    ):
+        assert found in caplog.text
+    assert (
+        "1 with adjacent turns of one speaker, which were joined with a blank line between them (row 10)"
+        in caplog.text
+    )

@@ -3,7 +3,7 @@
 from typing import Any
 
 from .answers import NO_PREFERENCE, Row
-from .messages import TEXT, Messages, conversation, is_blank, visible
+from .messages import INVISIBLE, TEXT, Messages, conversation, is_blank, visible
 from .row_errors import RowError
 
 REPEATED = "a text prompt that both responses repeat at their beginning, where it was taken off"
@@ -123,9 +123,18 @@ def check_responses(pair: Row) -> None:
             raise RowError(column, "an empty response", NO_PREFERENCE, no_preference=True)
     if pair["chosen"] == pair["rejected"]:
         raise RowError("rejected", "the same response as in 'chosen'", NO_PREFERENCE, no_preference=True)
-    if visible(pair["chosen"]) == visible(pair["rejected"]):
+    if _looks_the_same(pair["chosen"], pair["rejected"]):
         found = "a response that differs from 'chosen' only in white space or in what shows nothing"
         raise RowError("rejected", found, NO_PREFERENCE, no_preference=True)
+
+
+def _looks_the_same(one: str | Messages, other: str | Messages) -> bool:
+    """Whether a reader sees the same; most responses differ in their first words, so that the rest is not read."""
+    if isinstance(one, str) and isinstance(other, str):
+        words = [each.split(None, 2)[:2] for each in (one, other)]
+        if words[0] != words[1] and not INVISIBLE.search("".join(words[0] + words[1])):
+            return False
+    return visible(one) == visible(other)
 
 
 def check_prompt(prompt: str | Messages) -> str | Messages:

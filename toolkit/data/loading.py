@@ -107,7 +107,9 @@ def _load_file(path: str) -> Dataset:
 
 
 def _table_of_rows(path: str) -> Dataset:
-    return Dataset.from_list([row for _, row in stream_rows(path)])
+    rows = [row for _, row in stream_rows(path)]
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
 
 
 def _table_by_builder(path: str, kind: str) -> Dataset | None:

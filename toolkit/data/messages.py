@@ -69,12 +69,16 @@ def visible(value: str | Messages) -> str | Messages:
 
 def is_empty(value: Any) -> bool:
     """Whether a cell holds nothing: text that shows nothing, or no message."""
-    return not (visible(value) if isinstance(value, str) else value)
+    return _shows_nothing(value) if isinstance(value, str) else not value
 
 
 def is_blank(value: str | Messages) -> bool:
     """Whether a text, or the last of several messages, shows nothing."""
-    return not value or not visible(text_of(value))
+    return not value or _shows_nothing(text_of(value))
+
+
+def _shows_nothing(text: str) -> bool:
+    return not text or text.isspace() or not (text.isascii() or visible(text))
 
 
 def unpack(value: Any, column: str) -> Any:
@@ -180,7 +184,7 @@ def _message(message: Any, number: int, column: str, notes: list[str]) -> dict[s
 
 
 def _turns(text: str) -> Messages:
-    if _MARKED.search(text):
+    if MARK in text and not BEGINS.match(text):
         first, *turns = _MARKED.split(text)
         turns = ["User", first, *turns]
     else:
