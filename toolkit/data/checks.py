@@ -115,20 +115,21 @@ class PairCounts:
             pair (`dict`):
                 A pair in the form of [`~toolkit.data.formats.normalize_pairs`].
         """
-        texts, encoded = zip(*(self._read(pair[side]) for side in SIDES), strict=True)
-        self._add_prompt(place, texts[0])
+        (prompt, asked), (chosen, better), (rejected, worse) = [self._read(pair[side]) for side in SIDES]
+        texts = (prompt, chosen, rejected)
+        self._add_prompt(place, prompt)
         for side, text in zip(SIDES, texts, strict=True):
             self.lengths[side].append(len(text))
-        # No byte of encoded text is 254 or 255, so that what stands on the two sides of one cannot run together
-        order = encoded[1] < encoded[2]
-        whole = b"\xff".join(encoded if order else (encoded[0], encoded[2], encoded[1]))
+        # No byte of encoded text is 255, so that what stands on the two sides of one cannot run together
+        order = better < worse
+        whole = b"\xff".join((asked, better, worse) if order else (asked, worse, better))
         self._pairs.append(_hash(whole) & ~1 | order)
         if self._near is not None:
             plain = "\xff".join(_INSIGNIFICANT.sub("", text.casefold()) for text in texts)
             self._near.append(_hash(plain.encode(errors="surrogatepass")))
         for kind in odd_characters("\n".join(texts), whole):
             self.note(kind, place)
-        if not texts[0].strip():
+        if not prompt or prompt.isspace():
             self.note(EMPTY_PROMPTS, place)
         self._add_columns(pair)
 
@@ -147,20 +148,21 @@ class PairCounts:
         """Text of a cell, its messages joined; and as bytes, with the roles of messages, which are counted."""
         if isinstance(value, str):
             return value, value.encode(errors="surrogatepass")
-        parts = []
+        whole = []
         for message in value:
-            self.roles[message["role"]] += 1
-            parts += [message["role"], message["content"]]
-        return "\n".join(parts[1::2]), b"\xfe".join([part.encode(errors="surrogatepass") for part in parts])
+            role, content = message["role"], message["content"]
+            self.roles[role] += 1
+            whole.append(f"{len(role)} {len(content)} {role}{content}")  # cannot be read as other messages
+        text = "\n".join([message["content"] for message in value])
+        return text, "".join(whole).encode(errors="surrogatepass")
 
     def _add_columns(self, pair: Row) -> None:
-        for column in NUMBERS:
-            if column in pair:
-                self.numbers[column].append(pair[column])
-        for column in pair.keys() - SIDES:
-            if column.lower() in ANNOTATORS:
-                value = str(pair[column]).encode(errors="surrogatepass")
-                self.annotators.setdefault(column, array("Q")).append(_hash(value))
+        for column, value in pair.items():
+            if column in self.numbers:
+                self.numbers[column].append(value)
+            elif column not in SIDES and column.lower() in ANNOTATORS:
+                key = _hash(str(value).encode(errors="surrogatepass"))
+                self.annotators.setdefault(column, array("Q")).append(key)
 
     def finish(self, others: "PairCounts | None" = None) -> None:
         """

@@ -128,13 +128,17 @@ def check_responses(pair: Row) -> None:
         raise RowError("rejected", found, NO_PREFERENCE, no_preference=True)
 
 
-def _looks_the_same(one: str | Messages, other: str | Messages) -> bool:
+def _looks_the_same(one: Any, other: Any) -> bool:
     """Whether a reader sees the same; most responses differ in their first words, so that the rest is not read."""
     if isinstance(one, str) and isinstance(other, str):
         words = [each.split(None, 2)[:2] for each in (one, other)]
         if words[0] != words[1] and not INVISIBLE.search("".join(words[0] + words[1])):
             return False
-    return visible(one) == visible(other)
+        return visible(one) == visible(other)
+    return len(one) == len(other) and all(
+        mine["role"] == yours["role"] and _looks_the_same(mine["content"], yours["content"])
+        for mine, yours in zip(one, other, strict=True)
+    )
 
 
 def check_prompt(prompt: str | Messages) -> str | Messages:

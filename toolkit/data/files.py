@@ -101,20 +101,50 @@ def _open(path: str) -> IO[bytes]:
 
 def _json_rows(path: str) -> Rows:
     lines = text_lines(path)
-    for number, line in enumerate(lines, start=1):
+    number = 0
+    for line in lines:
+        number, first = number + 1, number + 1
         is_list = line.lstrip().startswith("[")
         text = line + "".join(lines) if is_list else line
-        try:
-            rows = json.loads(text) if is_list else [json.loads(text)] if text.strip() else []
-        except json.JSONDecodeError as error:
-            found = f"row {number + error.lineno - 1}, character {error.colno}: not valid JSON ({error.msg})"
-            raise ValueError(f"Data set '{path}', {found}. Write one object a line, or one list.") from None
-        for place, row in enumerate(rows, start=1 if is_list else number):
+        while True:
+            try:
+                rows = _READER.decode(text) if is_list else [_READER.decode(text)] if text.strip() else []
+                break
+            except json.JSONDecodeError as error:
+                # An object may go on in the next line
+                more = next(lines, None) if error.pos >= len(text.rstrip()) and not is_list else None
+                if more is None:
+                    found = f"row {first + error.lineno - 1}, character {error.colno}: not valid JSON ({error.msg})"
+                    remedy = "Write one object a line, or one list."
+                    raise ValueError(f"Data set '{path}', {found}. {remedy}") from None
+                number, text = number + 1, text + more
+            except _RepeatedKeyError as error:
+                where = "" if is_list else f", row {first}"
+                found = f"found the key {error} twice in one object"
+                raise ValueError(f"Data set '{path}'{where}: {found}. Remove one.") from None
+        # Few texts have escaped surrogates, which are right only in pairs
+        is_escaped = "\\ud" in text or "\\uD" in text
+        for place, row in enumerate(rows, start=1 if is_list else first):
             if not isinstance(row, dict):
                 raise ValueError(f"Data set '{path}', row {place}: found {describe(row)}. Write an object.")
-            if "\\ud" in text.lower():  # few texts have escaped surrogates, which are right only in pairs
+            if is_escaped:
                 _check_characters(row, path, place)
             yield place, row
+
+
+class _RepeatedKeyError(Exception):
+    """A key that stands twice in one JSON object, of which Python's reader would keep the last without a word."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKeyError(repr(next(key for key in keys if keys.count(key) > 1)))
+    return row
+
+
+_READER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _check_characters(row: dict[str, Any], path: str, number: int) -> None:

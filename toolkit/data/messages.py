@@ -170,6 +170,8 @@ def conversation(value: Any, column: str, kind: str, notes: list[str]) -> Messag
 
 def _message(message: Any, number: int, column: str, notes: list[str]) -> dict[str, str]:
     fields = message if isinstance(message, dict) else {}
+    if len(fields) == 2 and fields.get("role") in SPEAKERS and isinstance(fields.get("content"), str):
+        return fields  # as nearly all are
     names = ("from", "value") if fields.get("role") is None and "from" in fields else ("role", "content")
     role, content = (fields.get(name) for name in names)
     if not (isinstance(role, str) and isinstance(content, str)):
