@@ -111,12 +111,10 @@ def _json_rows(path: str) -> Rows:
                 rows = _READER.decode(text) if is_list else [_READER.decode(text)] if text.strip() else []
                 break
             except json.JSONDecodeError as error:
-                # An object may go on in the next line
+                # An object may go on in the next line, unless that begins another one
                 more = next(lines, None) if error.pos >= len(text.rstrip()) and not is_list else None
-                if more is None:
-                    found = f"row {first + error.lineno - 1}, character {error.colno}: not valid JSON ({error.msg})"
-                    remedy = "Write one object a line, or one list."
-                    raise ValueError(f"Data set '{path}', {found}. {remedy}") from None
+                if more is None or (number == first and more.lstrip().startswith("{")):
+                    raise _not_json(path, text, first, error) from None
                 number, text = number + 1, text + more
             except _RepeatedKeyError as error:
                 where = "" if is_list else f", row {first}"
@@ -130,6 +128,14 @@ def _json_rows(path: str) -> Rows:
             if is_escaped:
                 _check_characters(row, path, place)
             yield place, row
+
+
+def _not_json(path: str, text: str, first: int, error: json.JSONDecodeError) -> ValueError:
+    """The error of text that begins in a line of a file; of what ends too soon its last character is named."""
+    place = min(error.pos, len(text.rstrip()))
+    row, character = first + text.count("\n", 0, place), place - text.rfind("\n", 0, place)
+    found = f"row {row}, character {character}: not valid JSON ({error.msg})"
+    return ValueError(f"Data set '{path}', {found}. Write one object a line, or one list.")
 
 
 class _RepeatedKeyError(Exception):
