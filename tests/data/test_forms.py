@@ -166,6 +166,11 @@ FORMS = {
             plain("Sky?", "Blue.", "Green.", strength=8.0, source="s", models=["m", "m", "m"]),
         ],
     ),
+    "UltraFeedback in an older table": (
+        "every two of `completions`",
+        [{"instruction": "Sky?", "completions": {"response": ["Red.", "Blue."], "overall_score": [1.0, 9.0]}}],
+        [plain("Sky?", "Blue.", "Red.", strength=8.0)],
+    ),
     "UltraFeedback, binarized": (
         "strength from `score_chosen` - `score_rejected`",
         [
