@@ -111,7 +111,8 @@ def reward_model(tokenizer, tiny_folder):
     """A new reward model of an architecture, its head spread, that knows the tokenizer's marker and boundaries."""
     from tests.tiny import spread_head
     from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings
-    from toolkit.data.tokens import response_marker_ids, segment_boundary_ids
+    from toolkit.data.markers import response_marker_ids
+    from toolkit.data.tokens import segment_boundary_ids
 
     def make(architecture: str = "qwen3", scales=ALL_SCALES, context="gate", attn_implementation="sdpa", **options):
         settings = MultiScaleSettings(scales=list(scales), context=context)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .reward.head import MultiScaleSettings
     from .reward.loading import AutoModelForMultiScaleReward
     from .reward.model import MultiScaleRewardOutput
-    from .reward.scorer import ResponseScore, RewardFunction
+    from .reward.scorer import RewardFunction
+    from .reward.scores import ResponseScore
     from .reward.shared_base import SharedBaseRewardFunction
     from .reward.trainer import MultiScaleRewardTrainer
 
@@ -54,7 +55,7 @@ _MODULES = {
     "MultiScaleSettings": "reward.head",
     "ReinforceConfig": "policy.config",
     "ReinforceTrainer": "policy.trainer",
-    "ResponseScore": "reward.scorer",
+    "ResponseScore": "reward.scores",
     "RewardFunction": "reward.scorer",
     "SharedBaseRewardFunction": "reward.shared_base",
     "compare_policies": "judges.duels",

@@ -65,6 +65,13 @@ def test_arrow_and_parquet_files_and_saved_folders_are_read(tmp_path):
     assert list(load_table(arrow)) == ROWS[:1]
 
 
+@pytest.mark.parametrize("name", ["a.ndjson", "a.json.gz", "a.csv", "a.tsv", "a.csv.gz"])
+def test_a_folder_may_hold_files_of_every_kind(tmp_path, name):
+    text = LINES if "json" in name else TABLE.replace(",", "\t" if "tsv" in name else ",")
+    write(tmp_path / name, text)
+    assert list(load_pairs(str(tmp_path))) == ROWS
+
+
 def test_all_cells_of_a_csv_file_are_text_but_strengths_are_numbers(tmp_path):
     path = write(tmp_path / "a.csv", "prompt,chosen,rejected,strength,id\n1?,4,None,2.5,007\n2?,NA,2020-01-01,1e1,8\n")
     assert list(load_pairs(path)) == [

@@ -7,11 +7,13 @@ import pytest
 from datasets import Dataset
 
 from tests.helpers import ROOT
+from toolkit.data.answers import CHOSEN, LABELS, SIGNED
 from toolkit.data.division import common_beginning
 from toolkit.data.files import stream_rows
 from toolkit.data.formats import normalize_pairs, normalize_prompts
 from toolkit.data.forms import find_form
 from toolkit.data.loading import load_pairs
+from toolkit.data.prompts import NAMES, SYSTEMS
 from toolkit.data.row_errors import RowError
 
 HH = ROOT.parent / "shared" / "data" / "hh_harmless_base_test.jsonl.gz"
@@ -163,6 +165,11 @@ FORMS = {
             plain("Sky?", "Blue.", "Red.", strength=8.0, source="s", models=["m", "m", "m"]),
             plain("Sky?", "Blue.", "Green.", strength=8.0, source="s", models=["m", "m", "m"]),
         ],
+    ),
+    "UltraFeedback in an older table": (
+        "every two of `completions`",
+        [{"instruction": "Sky?", "completions": {"response": ["Red.", "Blue."], "overall_score": [1.0, 9.0]}}],
+        [plain("Sky?", "Blue.", "Red.", strength=8.0)],
     ),
     "UltraFeedback, binarized": (
         "strength from `score_chosen` - `score_rejected`",
@@ -657,3 +664,25 @@ def test_oddities_planted_into_real_transcripts_are_read_as_meant(dialogues, cap
         "1 with adjacent turns of one speaker, which were joined with a blank line between them (row 10)"
         in caplog.text
     )
+
+
+def examples():
+    """Rows of the table of the documentation: what they are like, rows of a file, and what they are read as."""
+    lines = (ROOT / "docs" / "data.md").read_text().splitlines()
+    cells = [line.split(" | ") for line in lines if line.startswith("| ") and "`{" in line]
+    return {
+        name.lstrip("| "): [[json.loads(row.strip("` |")) for row in cell.split(" <br> ")] for cell in (given, read)]
+        for name, given, read in cells
+    }
+
+
+@pytest.mark.parametrize("like", examples())
+def test_an_example_of_the_documentation_is_read_as_it_says(like):
+    given, read = examples()[like]
+    assert normalized(*given) == read
+
+
+def test_the_documentation_names_every_column_that_is_known():
+    text = (ROOT / "docs" / "data.md").read_text()
+    known = {*NAMES, *SYSTEMS, *LABELS, *SIGNED, *(pair[0] for pair in CHOSEN)}
+    assert {name for name in known if f"`{name}`" not in text} == set()

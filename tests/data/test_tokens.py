@@ -7,13 +7,13 @@ from trl import RewardConfig, RewardTrainer
 
 from tests.helpers import PAIRS
 from tests.tiny import train_tokenizer
+from toolkit.data.markers import response_marker_ids
 from toolkit.data.positions import find_response_start, segment_ends
 from toolkit.data.tokens import (
     EncodedResponse,
     cut_prompt,
     encode_response,
     end_ids,
-    response_marker_ids,
     segment_boundary_ids,
     turn_parts,
 )

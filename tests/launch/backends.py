@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM
 from tests.helpers import ROOT
 from tests.launch.scripts.train import LORA_RANK, nf4
 from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings
-from toolkit.data.tokens import encode_response, response_marker_ids, segment_boundary_ids
+from toolkit.data.markers import response_marker_ids
+from toolkit.data.tokens import encode_response, segment_boundary_ids
 from toolkit.pages.tables import print_table
 from toolkit.planning.memory import ModelStates, model_states
 from toolkit.planning.plan import build_model, list_parameters, load_config

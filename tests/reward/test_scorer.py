@@ -71,6 +71,63 @@ def test_sampled_ids_score_as_the_text_that_they_spell(reward, tokenizer, form, 
         assert not from_text.same_tokens
 
 
+def test_further_ids_end_a_response(reward_folder, tokenizer, caplog):
+    # GLM-4's policies stop at the token that opens the user's turn, which its template does not write at their end
+    stop, text = tokenizer.convert_tokens_to_ids("<|im_start|>"), "A man wrote it."
+    ids = [*tokenizer(text)["input_ids"], stop]
+    finished = RewardFunction(reward_folder())([CHAT], answers(text))[0]
+    found = [
+        RewardFunction(reward_folder(), stop_token_ids=ends)([CHAT], answers(text), [ids])[0] for ends in ([], [stop])
+    ]
+    assert found[1] == pytest.approx(finished, abs=1e-5)
+    assert abs(found[0] - finished) > 1e-3  # cut off, which is said
+
+
+def test_the_end_of_a_model_with_several_ends_a_response(reward_folder, tokenizer):
+    stop, text = tokenizer.convert_tokens_to_ids("<|im_start|>"), "A man wrote it."
+    model = AutoModelForMultiScaleReward.from_pretrained(reward_folder())
+    model.config.eos_token_id = [tokenizer.eos_token_id, stop]
+    ids = [*tokenizer(text)["input_ids"], stop]
+    found = RewardFunction(model, tokenizer)([CHAT], answers(text), [ids])
+    assert found[0] == pytest.approx(RewardFunction(reward_folder())([CHAT], answers(text))[0], abs=1e-5)
+
+
+@pytest.fixture
+def trained_on(reward_folder, tokenizer):
+    """A reward function whose model remembers the form of its training rows."""
+
+    def make(conversational):
+        model = AutoModelForMultiScaleReward.from_pretrained(reward_folder())
+        model.settings.conversational = conversational
+        return RewardFunction(model, tokenizer)
+
+    return make
+
+
+def test_plain_text_is_read_as_messages_by_a_model_of_conversations(trained_on):
+    question, answer = CHAT[0]["content"], "A man wrote it."
+    expected = trained_on(True)([CHAT], answers(answer))
+    assert trained_on(True)([question], [answer]) == pytest.approx(expected, abs=1e-6)
+    assert trained_on(None)([question], [answer]) != pytest.approx(expected, abs=1e-3)  # a model from before
+    encoded = trained_on(True).encode(question, answer)
+    assert encoded == encode_response(trained_on(True).processing_class, CHAT, answers(answer)[0])
+
+
+def test_messages_are_refused_by_a_model_of_plain_text(trained_on):
+    with pytest.raises(ValueError, match=r"was trained on plain text, and the prompts are messages.*Give prompts"):
+        trained_on(False)([CHAT], answers("A man wrote it."))
+
+
+@pytest.mark.parametrize("form", ["plain", "chat"])
+def test_a_model_remembers_the_form_of_its_training_rows(request, reward_folder, reward_config, tmp_path, form):
+    pairs = request.getfixturevalue(f"{form}_pairs")
+    trainer = MultiScaleRewardTrainer(reward_folder(), reward_config(max_steps=1), pairs)
+    trainer.save_model(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())["multi_scale"]
+    assert saved["conversational"] == (form == "chat")
+    assert bool(saved["response_marker_ids"]) == (form == "chat")
+
+
 @pytest.mark.parametrize("form", ["plain", "chat"])
 def test_a_finished_and_a_cut_off_response_differ(reward, tokenizer, form):
     text = " He wrote"
@@ -84,18 +141,29 @@ def test_a_finished_and_a_cut_off_response_differ(reward, tokenizer, form):
     ]
 
 
-def test_ids_are_scored_as_they_were_sampled(reward, tokenizer):
-    # letter by letter, as no tokenizer would cut the text: the model must see what the policy wrote
-    text = " green"
+def test_a_score_does_not_hang_on_how_the_policy_cut_the_text(reward, tokenizer):
+    # letter by letter, as no tokenizer would cut the text and no reward model has seen it
+    text, prompt = " green", tokenizer("Q:")["input_ids"]
     letters = [tokenizer(letter)["input_ids"][0] for letter in text]
     assert letters != tokenizer(text)["input_ids"]
-    (found,) = reward.score(["Q:"], [text], completion_ids=[[*letters, tokenizer.eos_token_id]])
-    prompt = tokenizer("Q:")["input_ids"]
-    row = torch.tensor([[*prompt, *letters, tokenizer.eos_token_id]])
+    ids = [*letters, tokenizer.eos_token_id]
+    (found,) = reward.score(["Q:"], [text], completion_ids=[ids])
+    assert found.reward == pytest.approx(reward(["Q:"], [text])[0], abs=1e-5)
+    assert found.reward == pytest.approx(reward(["Q:"], [text], completion_ids=[ids])[0], abs=1e-5)
+    # a baseline reads the values of the letters, none of which knows what follows
     with torch.no_grad():
-        expected = reward.model(row, response_start=torch.tensor([len(prompt)])).logits.item()
-    assert found.reward == pytest.approx(expected, abs=1e-5)
-    assert len(found.prefix_values) == len(text) + 1
+        output = reward.model(torch.tensor([prompt + ids]), response_start=torch.tensor([len(prompt)]))
+    expected = output.prefix_values[0, len(prompt) :] * output.gate[0]
+    torch.testing.assert_close(found.prefix_values, expected)
+    assert abs(found.reward - found.prefix_values[-1].sum().item()) > 1e-2
+    assert found.same_tokens
+
+
+def test_where_the_ids_are_those_of_the_text_nothing_is_run_twice(reward, tokenizer):
+    ids = sampled(tokenizer, " A man wrote it.")
+    row = reward._rows(["Q:"], [" A man wrote it."], [ids], {})[0]
+    assert row.followed is None
+    assert row.encoded.input_ids[row.encoded.response_start :] == ids
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
@@ -224,10 +292,14 @@ def test_a_message_with_a_thought_of_its_own_gets_no_other(reward_folder, thinki
 def test_no_value_is_known_of_a_message_that_the_template_writes_otherwise(reward_folder, thinking):
     # It leaves out a line break at the beginning, so that what is read ends earlier in the message than it seems
     reward, text = RewardFunction(reward_folder(), thinking), "\nA man wrote it. He was old"
-    (score,) = reward.score([CHAT], answers(text), completion_ids=[sampled(thinking, text)])
-    assert not score.same_tokens
+    (score,) = reward.score([CHAT], answers(text))
     found = align_by_offsets(score, [settled_length(text[: t + 1]) for t in range(len(text))])
     torch.testing.assert_close(found, score.prompt_value.expand_as(found))
+    # but of the ids that were sampled, which have a row of their own, while the score is that of training
+    (from_ids,) = reward.score([CHAT], answers(text), completion_ids=[sampled(thinking, text)])
+    assert from_ids.same_tokens
+    assert from_ids.reward == pytest.approx(score.reward, abs=1e-5)
+    assert len(from_ids.prefix_values) > len(score.prefix_values)
 
 
 def test_values_are_known_of_a_message_whose_end_the_template_trims(reward_folder, tokenizer, other_tokenizer):

@@ -206,18 +206,25 @@ def _logarithm(value: Any, column: str) -> float:
 
 def _item_keys(rows: list[Row], column: str) -> tuple[str, str] | None:
     """Names of text and score in a list of rated responses."""
-    items = next((row[column] for row in rows if isinstance(row.get(column), list) and row[column]), None)
-    if items is None or not all(isinstance(item, dict) for item in items):
+    items = next((found for row in rows if (found := _list_of_items(row.get(column)))), None)
+    if items is None:
         return None
     text, score = (next((name for name in names if name in items[0]), None) for names in (ITEM_TEXTS, ITEM_SCORES))
     return (text, score) if text and score else None
 
 
+def _list_of_items(value: Any) -> list[Row] | None:
+    """A list of objects, which older tables hold as an object of lists."""
+    if isinstance(value, dict) and value and all(isinstance(each, list) for each in value.values()):
+        return [dict(zip(value, each, strict=False)) for each in zip(*value.values(), strict=False)]
+    return value if isinstance(value, list) and all(isinstance(item, dict) for item in value) else None
+
+
 def _items(row: Row, column: str, text: str, score: str) -> Iterable[Answer]:
     """Every two of a row's responses with different scores; a rank is better the lower it is."""
-    items = row.get(column)
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise RowError(column, describe(items), "Write a list of rated responses.")
+    items = _list_of_items(row.get(column))
+    if items is None:
+        raise RowError(column, describe(row.get(column)), "Write a list of rated responses.")
     rated = [(item.get(text), number(item.get(score), f"{column}.{score}")) for item in items]
     sign = -1 if score == "rank" else 1
     pairs = [_by_score(one, other, sign) for one, other in combinations(rated, 2) if one[1] != other[1]]

@@ -4,9 +4,10 @@ import json
 import re
 from typing import Any, NamedTuple
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from .messages import Messages
+from .messages import Messages, text_of
 from .packing import shared_prefix_length
 
 # Columns of a data set that go to the chat template
@@ -15,6 +16,11 @@ TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 # A sentence ends in a full stop or its kin, with the quotes and brackets that may close after it; a line ends in a
 # newline. What a single token cannot show (an abbreviation, a decimal point) is taken for an end.
 _BOUNDARY = re.compile(r"\n|[.!?。！？…][\"'”’»)\]]*\s*$")
+
+
+# A message that no template writes by itself
+_PROBE = "\N{SNOWMAN}"
+_BLANK = (" ", "\t", "\n")
 
 
 class EncodedResponse(NamedTuple):
@@ -47,8 +53,23 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, **template_kw
 
     Returns:
         `str`
+
+    Raises:
+        `ValueError`: If the tokenizer has no chat template, or the template refuses the conversation.
     """
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, **template_kwargs))
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            "The data are conversations, but the tokenizer has no chat template. Set `chat_template_path`, or give "
+            "plain text."
+        )
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **template_kwargs))
+    except TemplateError as error:
+        roles = [message["role"] for message in messages]
+        raise ValueError(
+            f"The chat template refuses a conversation of {roles}: {error} Bring the messages into the order that it "
+            "knows, or use another template."
+        ) from error
 
 
 def segment_boundary_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -68,31 +89,6 @@ def segment_boundary_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [i for i, text in zip(ids, texts, strict=True) if i in special or _BOUNDARY.search(text)]
 
 
-def response_marker_ids(tokenizer: PreTrainedTokenizerBase, **template_kwargs: Any) -> list[int]:
-    """
-    Ids that the chat template writes before an assistant's turn, by which a stock pipeline finds the response.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the reward model.
-        template_kwargs:
-            Further arguments of `apply_chat_template`.
-
-    Returns:
-        `list[int]`: Empty without a chat template, or where the template writes nothing before the turn.
-    """
-    if tokenizer.chat_template is None:
-        return []
-    question = [{"role": "user", "content": "a"}]
-    closed = render(tokenizer, question, **template_kwargs)
-    opened = render(tokenizer, question, add_generation_prompt=True, **template_kwargs)
-    encoding = tokenizer(opened, add_special_tokens=False, return_offsets_mapping=True)
-    common = _common_prefix(closed, opened)
-    return [
-        i for i, (start, _) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True) if start >= common
-    ]
-
-
 def turn_parts(tokenizer: PreTrainedTokenizerBase, prompt: Messages, **template_kwargs: Any) -> TurnParts:
     """
     Split the template's rendering of a conversation around the assistant's last message.
@@ -108,11 +104,14 @@ def turn_parts(tokenizer: PreTrainedTokenizerBase, prompt: Messages, **template_
     Returns:
         [`TurnParts`]
     """
-    probe = "\N{SNOWMAN}"  # a message that no template writes by itself
-    whole = render(tokenizer, [*prompt, {"role": "assistant", "content": probe}], **template_kwargs)
+    whole = render(tokenizer, [*prompt, {"role": "assistant", "content": _PROBE}], **template_kwargs)
     opened = render(tokenizer, prompt, add_generation_prompt=True, **template_kwargs)
-    before, _, tail = whole.rpartition(probe)
+    before, _, tail = whole.rpartition(_PROBE)
     start = _common_prefix(before, opened)
+    if before[start:].startswith(_BLANK):
+        # Where the template goes on with white space after an opened thought, the two may be one token, or not, as a
+        # thought is there or not. The response begins before both.
+        start = len(before[:start].rstrip())
     return TurnParts(before[:start], before[start:], tail)
 
 
@@ -143,13 +142,15 @@ def encode_response(
     response: str | Messages,
     *,
     finished: bool = True,
+    turn: TurnParts | None = None,
     **template_kwargs: Any,
 ) -> EncodedResponse:
     """
     Tokenize a prompt with its response as TRL's `RewardTrainer` does, and find where the response starts.
 
-    Plain text is joined, ends in EOS, and is tokenized as one; a token that spans the border belongs to the response.
-    A conversation is rendered with the chat template, whose own end of turn stands for EOS.
+    Every row of a reward model is made here, in training and in scoring. Plain text is joined, ends in EOS, and is
+    tokenized as one; a token that spans the border belongs to the response. A conversation is rendered with the chat
+    template, whose own end of turn stands for EOS.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
@@ -161,6 +162,8 @@ def encode_response(
         finished (`bool`, *optional*, defaults to `True`):
             Whether the response came to its end. One that was cut off gets no EOS and no end of turn, so that the two
             do not look the same to the reward model.
+        turn ([`TurnParts`], *optional*):
+            What [`turn_parts`] says of the prompt, where it is known.
         template_kwargs:
             Further arguments of `apply_chat_template`.
 
@@ -168,29 +171,84 @@ def encode_response(
         [`EncodedResponse`]
 
     Raises:
-        `ValueError`: If the tokenizer has no character offsets, or no chat template for a conversation.
+        `ValueError`: If the tokenizer has no character offsets or no EOS, a conversation has no chat template or one
+            that refuses it, or the end of a response that was cut off cannot be taken off.
     """
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__} gives no character offsets. Load the tokenizer's fast version.")
     if isinstance(prompt, str):
         text, start = prompt + str(response), len(prompt)
+        message = start
+        if tokenizer.eos_token is None:
+            raise ValueError("The tokenizer has no EOS token, which ends a response in plain text. Set `eos_token`.")
         if finished and not text.endswith(tokenizer.eos_token):
             text += tokenizer.eos_token
     else:
-        if tokenizer.chat_template is None:
-            raise ValueError(
-                "The data are conversations, but the tokenizer has no chat template. Set `chat_template_path`, or "
-                "give plain text."
-            )
+        turn = turn or turn_parts(tokenizer, prompt, **template_kwargs)
         text = render(tokenizer, [*prompt, *response], **template_kwargs)
-        opened = render(tokenizer, prompt, add_generation_prompt=True, **template_kwargs)
-        start = _common_prefix(opened, text)
+        start = _common_prefix(turn.prompt, text)
         if not finished:
-            text = text.removesuffix(turn_parts(tokenizer, prompt, **template_kwargs).tail)
-    encoding = tokenizer(text, add_special_tokens=isinstance(prompt, str), return_offsets_mapping=True)
-    token_ends = [end for _, end in encoding["offset_mapping"]]
-    first = next((i for i, end in enumerate(token_ends) if end > start), len(token_ends))
-    return EncodedResponse(encoding["input_ids"], first, [end - start for end in token_ends[first:]])
+            if not text.endswith(turn.tail):
+                raise ValueError(
+                    f"The chat template ends this response with {text[-20:]!r} where it ends others with "
+                    f"{turn.tail!r}, so what was cut off cannot be told from what is whole. Use another template."
+                )
+            text = text.removesuffix(turn.tail)
+        message = start + _message_start(text[start:], turn.head, text_of(response))
+    return encode_text(tokenizer, text, start, message, plain=isinstance(prompt, str), finished=finished)
+
+
+def encode_text(
+    tokenizer: PreTrainedTokenizerBase, text: str, start: int, message: int, *, plain: bool, finished: bool
+) -> EncodedResponse:
+    """
+    Tokenize the text of a whole row.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the reward model.
+        text (`str`):
+            Prompt and response as they are written.
+        start (`int`):
+            Character at which the response starts.
+        message (`int`):
+            Character at which what the assistant says starts, from which the ends of tokens count.
+        plain (`bool`):
+            Whether the tokenizer adds its own special tokens, which a chat template writes itself.
+        finished (`bool`):
+            Whether the response came to its end; else what the tokenizer adds at the end is taken off.
+
+    Returns:
+        [`EncodedResponse`]
+    """
+    encoding = tokenizer(text, add_special_tokens=plain, return_offsets_mapping=True, return_special_tokens_mask=True)
+    ids, offsets = list(encoding["input_ids"]), list(encoding["offset_mapping"])
+    added = _added_at_the_end(encoding["special_tokens_mask"], offsets)
+    if added and not finished:
+        ids, offsets = ids[:-added], offsets[:-added]
+    elif added:
+        offsets[-added:] = [(len(text), len(text))] * added
+    first = next((i for i, (_, end) in enumerate(offsets) if end > start), len(offsets))
+    return EncodedResponse(ids, first, [end - message for _, end in offsets[first:]])
+
+
+def _message_start(region: str, head: str, said: str) -> int:
+    """
+    Where in the text of a response its message starts, beyond the end of all where the template does not write it as
+    it is, but for what is blank at its ends: no place there is one in the message.
+    """
+    for before in (head, ""):  # none, too: a message may bring a thought of its own
+        if region.startswith(before + said.rstrip()):
+            return len(before)
+    return -1 - len(said)
+
+
+def _added_at_the_end(special: list[int], offsets: list[tuple[int, int]]) -> int:
+    """How many tokens a tokenizer has added at the end by itself, as some add EOS: they stand for no text."""
+    added = 0
+    while added < len(special) and special[-1 - added] and offsets[-1 - added][0] == offsets[-1 - added][1]:
+        added += 1
+    return added if added < len(special) else 0
 
 
 def cut_prompt(

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.text import Text
 
 from ..data.messages import Messages, text_of
-from ..data.tokens import EncodedResponse, encode_response
+from ..data.tokens import EncodedResponse
 from ..reward.contributions import score_contributions
 from ..reward.scales import SCALES
-from ..reward.scorer import ResponseScore, RewardFunction
+from ..reward.scorer import RewardFunction
+from ..reward.scores import ResponseScore
 from .page import render_template
 from .tables import print_table
 
@@ -103,7 +104,7 @@ def explain(reward: RewardFunction, prompt: str | Messages, responses: Sequence[
     for number, response in enumerate(responses, start=1):
         if not text_of(response).strip():
             raise ValueError(f"Response {number} is empty: it has no token to score. Give it some text.")
-        row = encode_response(reward.processing_class, prompt, response, **reward.chat_template_kwargs)
+        row = reward.encode(prompt, response)
         if row.response_start == 0 and reward.settings.context != "none":
             raise ValueError(
                 f"The prompt is empty, but this model's `context` is '{reward.settings.context}', which reads the "

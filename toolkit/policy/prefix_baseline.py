@@ -9,7 +9,8 @@ from accelerate.utils import reduce
 from torch import Tensor
 
 from ..data.messages import Messages
-from ..reward.scorer import ResponseScore, RewardFunction, rewards_of
+from ..reward.scorer import RewardFunction
+from ..reward.scores import ResponseScore, rewards_of
 from .reductions import reduced_sums
 from .returns import RidgeStatistics, batch_ridge_statistics, decay_and_add, prefix_features, ridge_coefficients
 

@@ -13,6 +13,7 @@ from trl import RLOOTrainer
 
 from ..data.packing import why_not_shared
 from ..reward.loading import keep_gradients_in_4bit
+from ..reward.scorer import RewardFunction
 from ..reward.shared_base import SharedBaseRewardFunction
 from ..training.checkpoints import ExactResume
 from ..training.progress import show_progress
@@ -78,6 +79,8 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
             raise ValueError(f"{type(self).__name__} works on text only, but the policy takes images.")
         keep_gradients_in_4bit(self.model)  # which is in evaluation mode while it generates
         for func in self.reward_funcs:
+            if isinstance(func, RewardFunction):
+                func.add_stop_token_ids(self.eos_token_ids)
             if isinstance(func, SharedBaseRewardFunction):
                 func.attach(self.model)  # before training begins, when ZeRO-3 divides up what is in the model
         if args.disable_dropout:

@@ -7,7 +7,8 @@ from torch import Tensor
 from ..data.tokens import TEMPLATE_COLUMNS
 from ..stats.metrics import PairScores
 from .losses import pairwise_logistic_loss
-from .scorer import ResponseScore, RewardFunction
+from .scorer import RewardFunction
+from .scores import ResponseScore
 
 SIDES = ("chosen", "rejected")
 

@@ -35,12 +35,16 @@ class MultiScaleSettings:
             response starts.
         segment_boundary_ids (`list[int]`, *optional*):
             Token ids that end a segment.
+        conversational (`bool`, *optional*):
+            Whether the model was trained on conversations or on plain text; `None` where that is not known, as of
+            models from before it was written down.
     """
 
     scales: list[str] = field(default_factory=lambda: list(SCALES))
     context: str = "gate"
     response_marker_ids: list[int] = field(default_factory=list)
     segment_boundary_ids: list[int] = field(default_factory=list)
+    conversational: bool | None = None
 
     def __post_init__(self) -> None:
         check_scales(self.scales, self.context)

@@ -179,18 +179,26 @@ class MultiScaleMixin:
             segment_ends=ends,
         )
 
-    def set_layout(self, response_marker_ids: list[int], segment_boundary_ids: list[int]) -> None:
+    def set_layout(
+        self,
+        response_marker_ids: list[int],
+        segment_boundary_ids: list[int],
+        conversational: bool | None = None,
+    ) -> None:
         """
         Remember, for saving too, how the response and its segments are found in token ids.
 
         Args:
             response_marker_ids (`list[int]`):
-                Ids that the chat template writes before the assistant's turn; empty for plain text.
+                Ids that stand before every assistant's turn; empty for plain text.
             segment_boundary_ids (`list[int]`):
                 Ids that end a segment.
+            conversational (`bool`, *optional*):
+                Whether the model is trained on conversations; `None` where that is not known.
         """
         self.settings.response_marker_ids = list(response_marker_ids)
         self.settings.segment_boundary_ids = list(segment_boundary_ids)
+        self.settings.conversational = conversational
         self.config.multi_scale = asdict(self.settings)
         self._boundary_cache = None
 
@@ -206,8 +214,8 @@ class MultiScaleMixin:
         if self.settings.scales == ["response"] and self.settings.context == "none":
             return last_kept(attention_mask)  # only the last token is read, wherever the response starts
         raise ValueError(
-            "This reward model was trained on plain text, without a chat template that marks where the response "
-            "starts. Pass `response_start`, or score with `toolkit.RewardFunction`, which knows."
+            "This reward model was trained on plain text, or with a chat template that does not mark where the "
+            "response starts. Pass `response_start`, or score with `toolkit.RewardFunction`, which knows."
         )
 
 

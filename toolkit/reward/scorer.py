@@ -8,7 +8,6 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import extract_model_from_parallel, gather_object
 from peft import PeftModel
-from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -18,58 +17,25 @@ from trl.trainer.utils import get_config_model_id
 
 from ..data.messages import Messages, text_of
 from ..data.packing import fill_batches, group_by_prefix, pack_rows, why_not_shared
-from ..data.tokens import (
-    TEMPLATE_COLUMNS,
-    EncodedResponse,
-    TurnParts,
-    cut_prompt,
-    encode_response,
-    end_ids,
-    render,
-    row_template_kwargs,
-    turn_parts,
-)
+from ..data.sampled import PromptParts, SampledResponse, encode_sampled, prompt_parts
+from ..data.tokens import TEMPLATE_COLUMNS, EncodedResponse, cut_prompt, encode_response, end_ids, row_template_kwargs
 from ..training.options import check_number
 from .head import MultiScaleSettings
 from .loading import AutoModelForMultiScaleReward, load_tokenizer
 from .model import MultiScaleRewardOutput, base_reward_model
+from .scores import ResponseScore, response_score, rewards_of
 
 logger = get_logger(__name__)
-
-
-class ResponseScore(NamedTuple):
-    """Score of one response. `R` tokens of the response as the reward model reads it, `S` scales. On the CPU."""
-
-    reward: float
-    scale_scores: Tensor  # (S,) float32
-    gate: Tensor  # (S,) float32
-    prefix_values: Tensor  # (R, S) float32, gate-weighted value of the response up to and including each token
-    prompt_value: Tensor  # (S,) float32, gate-weighted value of the empty response
-    token_scores: Tensor  # (R,) float32
-    segment_scores: Tensor  # (R,) float32, 0 but at segment ends
-    segment_ends: Tensor  # (R,) bool, last token of each segment, an open one at the end included
-    ends: list[int]  # of each token, where it ends in the text, in characters; empty with `same_tokens`
-    same_tokens: bool  # whether the tokens are those that the policy sampled
-    head_tokens: int  # with `same_tokens`, those before them that the template wrote, such as an empty thought
-    cut_tokens: int  # tokens that the prompt lost from its left to fit
 
 
 class _Row(NamedTuple):
     """A response as it is fed to the model."""
 
     encoded: EncodedResponse
+    followed: EncodedResponse | None  # the ids as they were sampled, where the row has others
     same_tokens: bool
     head_tokens: int
     cut_tokens: int = 0
-
-
-class PromptParts(NamedTuple):
-    """What stands around the responses to a prompt."""
-
-    turn: TurnParts | None  # as text, where there is a template
-    start: list[int]  # ids before
-    tail: list[int]  # ids after one that is finished
-    options: dict[str, Any]  # further arguments of the template
 
 
 class RewardFunction:
@@ -80,9 +46,12 @@ class RewardFunction:
     An instance goes into `reward_funcs` of TRL's RLOO and GRPO trainers, of [`ReinforceTrainer`], or is called with
     lists. It is not a module, since TRL would then feed it re-decoded text without BOS and EOS, in one batch.
 
-    Token ids that the policy sampled are scored as they are where they are ids of the reward model's tokenizer, which
-    is found out by decoding them. A response whose last id is neither EOS nor the template's end of turn was cut off,
-    and gets no EOS.
+    A response that was sampled as token ids has the score of what it says: its row is tokenized as in training, and
+    where the policy has cut the text into other tokens, the values of its prefixes are read from a second row with
+    these. A response whose last id is none of the ids that end one was cut off, and gets no EOS.
+
+    Plain text given to a model that was trained on conversations is read as the user's message and the assistant's,
+    which a warning says.
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -104,6 +73,10 @@ class RewardFunction:
             For a model given by name: what `from_pretrained` takes, such as `dtype` or `quantization_config`.
         chat_template_kwargs (`dict[str, Any]`, *optional*):
             Further arguments of `apply_chat_template`.
+        stop_token_ids (`list[int]`, *optional*):
+            Ids with which the policy ends a response, beside its tokenizer's EOS and padding, the template's end of
+            turn and the EOS of the reward model's configuration. [`ReinforceTrainer`] adds its own; for TRL's trainers
+            give those of the policy's `generation_config`.
     """
 
     def __init__(
@@ -118,6 +91,7 @@ class RewardFunction:
         device: str | torch.device | None = None,
         model_init_kwargs: dict[str, Any] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
+        stop_token_ids: Sequence[int] = (),
     ) -> None:
         check_number("batch_size", batch_size, 1)
         check_number("max_tokens_per_batch", max_tokens_per_batch, 1)
@@ -143,6 +117,20 @@ class RewardFunction:
         self.max_length = max_length or context_length
         self.chat_template_kwargs = chat_template_kwargs or {}
         self._end_ids = end_ids(policy_processing_class or self.processing_class, **self.chat_template_kwargs)
+        if policy_processing_class is None:  # else these are ids of another tokenizer
+            of_config = base.config.get_text_config().eos_token_id or []
+            self.add_stop_token_ids([of_config] if isinstance(of_config, int) else of_config)
+        self.add_stop_token_ids(stop_token_ids)
+
+    def add_stop_token_ids(self, ids: Sequence[int]) -> None:
+        """
+        Let further ids end a response.
+
+        Args:
+            ids (`list[int]`):
+                Ids of the policy's tokenizer with which its generation stops.
+        """
+        self._end_ids |= set(ids)
 
     def __call__(
         self,
@@ -164,7 +152,9 @@ class RewardFunction:
         Returns:
             `list[float | None]`: Reward of each response; `None`, which TRL takes as "not scored", for an empty one.
         """
-        scores = self.score(prompts, completions, completion_ids, **columns)
+        rows = self._rows(prompts, completions, completion_ids, columns)
+        found = self._score_rows({i: row._replace(followed=None) for i, row in rows.items()})
+        scores = [found.get(i) for i in range(len(prompts))]
         if log_metric is not None:
             self.report(scores, log_metric)
         return rewards_of(scores)
@@ -198,25 +188,7 @@ class RewardFunction:
             `ValueError`: If `completion_ids` come from another tokenizer and `policy_processing_class` was not given,
             or a response alone is longer than `max_length`.
         """
-        ids: Sequence[list[int] | None] = completion_ids or [None] * len(prompts)
-        columns = {name: columns[name] for name in TEMPLATE_COLUMNS if name in columns}
-        around: dict[str, PromptParts] = {}
-        rows: dict[int, _Row] = {}
-        for i, (prompt, completion, row_ids) in enumerate(zip(prompts, completions, ids, strict=True)):
-            options = row_template_kwargs({name: column[i] for name, column in columns.items()})
-            key = json.dumps([prompt, options])  # several responses have the same
-            if key not in around:
-                around[key] = self._encode_prompt(prompt, self.chat_template_kwargs | options)
-            row = self._encode(prompt, around[key], completion, row_ids)
-            if row.encoded.response_start < len(row.encoded.input_ids):
-                rows[i] = self._cut(row, i)
-        cuts = sum(row.cut_tokens > 0 for row in rows.values())
-        if cuts:
-            logger.warning_once(
-                f"{cuts} of {len(prompts)} prompts were shortened from the left to fit the reward model's "
-                f"{self.max_length} tokens; the metric `reward_model/shortened_prompts` counts on."
-            )
-        scores = self._score_rows(rows)
+        scores = self._score_rows(self._rows(prompts, completions, completion_ids, columns))
         return [scores.get(i) for i in range(len(prompts))]
 
     def report(self, scores: list[ResponseScore | None], log_metric: Callable[[str, float], None]) -> None:
@@ -237,73 +209,123 @@ class RewardFunction:
             log_metric(f"reward_model/{scale}", sum(s.scale_scores[i].item() for s in scored) / len(scored))
             log_metric(f"reward_model/gate/{scale}", sum(s.gate[i].item() for s in scored) / len(scored))
 
-    def _cut(self, row: _Row, index: int) -> _Row:
-        try:
-            (encoded,), cut = cut_prompt(self.processing_class, [row.encoded], self.max_length)
-        except ValueError as error:
-            raise ValueError(f"Response {index + 1} of the batch: {error}") from None
-        return row._replace(encoded=encoded, cut_tokens=cut)
+    def encode(self, prompt: str | Messages, response: str | Messages) -> EncodedResponse:
+        """
+        The row of a response as the model reads it, before its prompt is shortened.
 
-    def _encode_prompt(self, prompt: str | Messages, options: dict[str, Any]) -> PromptParts:
-        """What stands around a response, as text where a template writes it, and as ids."""
-        tokenizer = self.processing_class
-        if isinstance(prompt, str):
-            return PromptParts(None, tokenizer(prompt)["input_ids"], [tokenizer.eos_token_id], options)
-        parts = turn_parts(tokenizer, prompt, **options)
-        start, tail = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (parts.prompt, parts.tail))
-        return PromptParts(parts, start, tail, options)
+        Args:
+            prompt (`str` or `list[dict[str, str]]`):
+                Prompt, plain or messages.
+            response (`str` or `list[dict[str, str]]`):
+                Response in the same form, which has come to its end.
+
+        Returns:
+            [`~toolkit.data.tokens.EncodedResponse`]
+
+        Raises:
+            `ValueError`: If the model was trained on plain text and this is a conversation, or the tokenizer cannot
+                make the row.
+        """
+        prompt, response = self._in_form_of_training(prompt, response)
+        return encode_response(self.processing_class, prompt, response, **self.chat_template_kwargs)
+
+    def _in_form_of_training(
+        self, prompt: str | Messages, completion: str | Messages
+    ) -> tuple[str | Messages, str | Messages]:
+        if isinstance(prompt, str) and self.settings.conversational:
+            logger.warning_once(
+                "The reward model was trained on conversations, and prompts are plain text: each is read as the "
+                "user's message, and its response as the assistant's. Give messages where that is not meant."
+            )
+            return [{"role": "user", "content": prompt}], [{"role": "assistant", "content": text_of(completion)}]
+        if not isinstance(prompt, str) and self.settings.conversational is False:
+            raise ValueError(
+                "The reward model was trained on plain text, and the prompts are messages: it has not seen the chat "
+                "template's text around them. Give prompts and responses as plain text, or a model that was trained "
+                "on conversations."
+            )
+        return prompt, completion
+
+    def _rows(
+        self,
+        prompts: Sequence[str | Messages],
+        completions: Sequence[str | Messages],
+        completion_ids: list[list[int]] | None,
+        columns: dict[str, Any],
+    ) -> dict[int, _Row]:
+        """Row of each response that has a token, by its place in the batch."""
+        ids: Sequence[list[int] | None] = completion_ids or [None] * len(prompts)
+        columns = {name: columns[name] for name in TEMPLATE_COLUMNS if name in columns}
+        around: dict[str, PromptParts] = {}
+        rows: dict[int, _Row] = {}
+        for i, (prompt, completion, row_ids) in enumerate(zip(prompts, completions, ids, strict=True)):
+            options = row_template_kwargs({name: column[i] for name, column in columns.items()})
+            prompt, completion = self._in_form_of_training(prompt, completion)
+            key = json.dumps([prompt, options])  # several responses have the same
+            if key not in around:
+                around[key] = prompt_parts(self.processing_class, prompt, self.chat_template_kwargs | options)
+            row = self._encode(prompt, around[key], completion, row_ids)
+            if row.encoded.response_start < len(row.encoded.input_ids):
+                rows[i] = self._cut(row, i)
+        cuts = sum(row.cut_tokens > 0 for row in rows.values())
+        if cuts:
+            logger.warning_once(
+                f"{cuts} of {len(prompts)} prompts were shortened from the left to fit the reward model's "
+                f"{self.max_length} tokens; the metric `reward_model/shortened_prompts` counts on."
+            )
+        return rows
 
     def _encode(
         self, prompt: str | Messages, around: PromptParts, completion: str | Messages, ids: list[int] | None
     ) -> _Row:
-        """Row of one response, from the ids that the policy sampled where they are ids of this tokenizer."""
+        """Row of one response, and beside it the ids that the policy sampled where they are of this tokenizer."""
         tokenizer, text = self.processing_class, text_of(completion)
-        if ids is None:
-            return _Row(self._encode_text(prompt, around, completion, finished=True), False, 0)
-        policy_tokenizer = self.policy_processing_class or tokenizer
-        if policy_tokenizer.decode(ids, skip_special_tokens=True) != text:
-            raise ValueError(
-                f"The ids of a response do not decode to its text {text[:60]!r} with the tokenizer "
-                f"'{policy_tokenizer.name_or_path}': the policy has another one. Give it to RewardFunction as "
-                "`policy_processing_class`."
+        policy_tokenizer, finished = self.policy_processing_class or tokenizer, True
+        if ids is not None:
+            if policy_tokenizer.decode(ids, skip_special_tokens=True) != text:
+                raise ValueError(
+                    f"The ids of a response do not decode to its text {text[:60]!r} with the tokenizer "
+                    f"'{policy_tokenizer.name_or_path}': the policy has another one. Give it to RewardFunction as "
+                    "`policy_processing_class`."
+                )
+            finished = self._is_finished(ids, policy_tokenizer)
+        if ids is None or (
+            policy_tokenizer is not tokenizer and tokenizer.decode(ids, skip_special_tokens=True) != text
+        ):
+            row = encode_response(tokenizer, prompt, completion, finished=finished, turn=around.turn, **around.options)
+            return _Row(row, None, False, 0)
+        found: SampledResponse = encode_sampled(tokenizer, prompt, around, completion, ids, finished=finished)
+        return _Row(found.row, found.followed, True, found.head_tokens)
+
+    def _is_finished(self, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> bool:
+        if not ids or ids[-1] in self._end_ids:
+            return bool(ids)
+        if ids[-1] in tokenizer.all_special_ids:
+            logger.warning_once(
+                f"A response stops at {tokenizer.decode(ids[-1:])!r}, which is not among the ids that end one, so it "
+                "counts as cut off. If the policy's generation stops there, give RewardFunction its id in "
+                "`stop_token_ids`."
             )
-        finished = bool(ids) and ids[-1] in self._end_ids
-        if policy_tokenizer is not tokenizer and tokenizer.decode(ids, skip_special_tokens=True) != text:
-            return _Row(self._encode_text(prompt, around, completion, finished), False, 0)
-        head = self._head(prompt, around, completion) if around.turn and around.turn.head else ""
-        if head is None:
-            return _Row(self._encode_text(prompt, around, completion, finished), False, 0)
-        before = tokenizer(head, add_special_tokens=False)["input_ids"] if head else []
-        response = before + (ids[:-1] + around.tail if finished else list(ids))
-        return _Row(EncodedResponse(around.start + response, len(around.start), []), True, len(before))
+        return False
 
-    def _head(self, prompt: str | Messages, around: PromptParts, completion: str | Messages) -> str | None:
-        """
-        What the template writes before a message; `None` where it does not write the message as it is, but for what
-        is blank at its end.
-        """
-        if around.turn is None:
-            return ""
-        rendered = render(self.processing_class, [*prompt, *completion], **around.options)
-        text = text_of(completion).rstrip()
-        heads = dict.fromkeys((around.turn.head, ""))  # none, too: a message may bring a thought of its own
-        return next((h for h in heads if rendered.startswith(around.turn.prompt + h + text)), None)
-
-    def _encode_text(
-        self, prompt: str | Messages, around: PromptParts, completion: str | Messages, finished: bool
-    ) -> EncodedResponse:
-        row = encode_response(self.processing_class, prompt, completion, finished=finished, **around.options)
-        head = self._head(prompt, around, completion)
-        if head is None:  # no place in the rendered text is one in the message: beyond its end, all of them
-            return row._replace(ends=[len(text_of(completion)) + 1] * len(row.ends))
-        return row._replace(ends=[end - len(head) for end in row.ends])
+    def _cut(self, row: _Row, index: int) -> _Row:
+        try:
+            (encoded,), cut = cut_prompt(self.processing_class, [row.encoded], self.max_length)
+            if row.followed is not None:  # on its own, for a score must not hang on how the policy cut the text
+                (followed,), _ = cut_prompt(self.processing_class, [row.followed], self.max_length)
+                row = row._replace(followed=followed)
+        except ValueError as error:
+            raise ValueError(f"Response {index + 1} of the batch: {error}") from None
+        return row._replace(encoded=encoded, cut_tokens=cut)
 
     def _score_rows(self, rows: dict[int, _Row]) -> dict[int, ResponseScore]:
         if is_deepspeed_zero3_enabled() and not self._partitioned and not self._quantized:
             self.model, self._partitioned = prepare_deepspeed(self.model, Accelerator()), True
-        training, scores = self.model.training, {}
+        training, scores, followed = self.model.training, dict[int, ResponseScore](), dict[int, ResponseScore]()
         self.model.eval()
-        chunks = self._chunks({i: row.encoded for i, row in rows.items()})
+        fed = [(i, row, row.encoded, scores) for i, row in rows.items()]
+        fed += [(i, row, row.followed, followed) for i, row in rows.items() if row.followed is not None]
+        chunks = self._chunks({k: encoded for k, (_, _, encoded, _) in enumerate(fed)})
         passes = len(chunks)
         if self._partitioned:
             # A forward pass gathers each layer from every process, so all must make as many, with rows left or not.
@@ -311,11 +333,14 @@ class RewardFunction:
         with torch.no_grad():
             # Seen only where scoring takes its time, as it does not in a training step
             for chunk in tqdm(chunks + [[]] * (passes - len(chunks)), desc="Scoring", delay=10, leave=False):
-                groups = [[rows[i].encoded for i in group] for group in chunk]
+                groups = [[fed[k][2] for k in group] for group in chunk]
                 output = self._forward(groups or [[EncodedResponse([0, 0], 1, [])]])
-                for k, i in enumerate(i for group in chunk for i in group):
-                    scores[i] = _response_score(output, k, rows[i])
+                for place, k in enumerate(k for group in chunk for k in group):
+                    i, row, _, found = fed[k]
+                    found[i] = response_score(output, place, row)
         self.model.train(training)
+        for i, score in followed.items():
+            scores[i] = scores[i]._replace(prefix_values=score.prefix_values, prompt_value=score.prompt_value)
         return scores
 
     def _chunks(self, rows: dict[int, EncodedResponse]) -> list[list[list[int]]]:
@@ -347,26 +372,3 @@ class RewardFunction:
 def _is_partitioned(model: PreTrainedModel | PeftModel) -> bool:
     """Whether the weights were partitioned as they were loaded, which Transformers does under ZeRO-3."""
     return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
-
-
-def rewards_of(scores: list[ResponseScore | None]) -> list[float | None]:
-    """Reward of each score; `None` where there is none."""
-    return [None if score is None else score.reward for score in scores]
-
-
-def _response_score(output: Any, k: int, row: _Row) -> ResponseScore:
-    response, gate = output.response_mask[k], output.gate[k]
-    return ResponseScore(
-        reward=output.logits[k, 0].item(),
-        scale_scores=output.scale_scores[k],
-        gate=gate,
-        prefix_values=output.prefix_values[k][response] * gate,
-        prompt_value=output.prompt_value[k] * gate,
-        token_scores=output.token_scores[k][response],
-        segment_scores=output.segment_scores[k][response],
-        segment_ends=output.segment_ends[k][response],
-        ends=row.encoded.ends,
-        same_tokens=row.same_tokens,
-        head_tokens=row.head_tokens,
-        cut_tokens=row.cut_tokens,
-    )

@@ -1,7 +1,7 @@
 """One base, several adapters: a reward model that is a LoRA adapter and a head on the policy's own weights."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from ..data.messages import Messages
 from .head import MultiScaleHead, MultiScaleSettings
 from .loading import keep_gradients_in_4bit, load_adapter_settings, load_tokenizer, restore_adapter_dtype
 from .model import reward_model_class
-from .scorer import ResponseScore, RewardFunction
+from .scorer import RewardFunction
+from .scores import ResponseScore
 
 ADAPTER_NAME = "shared_reward"
 HEAD_PREFIX = "base_model.model.score."  # of the head's keys in an adapter's file
@@ -149,22 +149,12 @@ class SharedBaseRewardFunction(RewardFunction):
         if PartialState().distributed_type == DistributedType.FSDP:
             raise ValueError(f"A shared base does not work under FSDP. Use DeepSpeed ZeRO, or {alone}.")
 
-    def score(
-        self,
-        prompts: Sequence[str | Messages],
-        completions: Sequence[str | Messages],
-        completion_ids: list[list[int]] | None = None,
-        **columns: Any,
-    ) -> list[ResponseScore | None]:
-        """As in [`RewardFunction`]; raises `ValueError` before the adapter is attached to a policy."""
+    def _score_rows(self, rows: dict[int, Any]) -> dict[int, ResponseScore]:
         if self._policy is None:
             raise ValueError(
                 f"The reward adapter '{self._folder}' has no base yet: ReinforceTrainer gives it that of its policy, "
                 "and for another trainer call `attach(trainer.model)` once the trainer is made."
             )
-        return super().score(prompts, completions, completion_ids, **columns)
-
-    def _score_rows(self, rows: dict[int, Any]) -> dict[int, ResponseScore]:
         # To where trainers move the policy after it was attached; the model's own `device` is that of its head
         self.model.score.to(self._policy.device)
         with _active(self._policy, self._name):

@@ -14,9 +14,10 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from trl import RewardTrainer
 
 from ..data.batches import SIDES, MultiScaleCollator, longest_first, train_sampler
+from ..data.markers import response_marker_ids
 from ..data.positions import group_rows
 from ..data.preparation import tokenize_pairs
-from ..data.tokens import response_marker_ids, segment_boundary_ids
+from ..data.tokens import row_template_kwargs, segment_boundary_ids
 from ..stats.metrics import PairScores, summarize_pairs
 from ..training.checkpoints import ExactResume
 from ..training.progress import show_progress
@@ -91,7 +92,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         )
         args.model_init_kwargs = init_kwargs
         tokenizer = self.processing_class
-        self.reward_model.set_layout(response_marker_ids(tokenizer), segment_boundary_ids(tokenizer))
+        self._settle_layout(tokenizer)
         settle_dtypes(self.model, engine_dtype(args) if self.is_deepspeed_enabled else None)
         self.data_collator = MultiScaleCollator(
             pad_token_id=tokenizer.pad_token_id,
@@ -111,6 +112,15 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         # Some batches have more pairs than others where tokens are counted; a step still weighs all its pairs alike.
         self._uneven_batches = bool(args.max_tokens_per_batch) or args.train_sampling_strategy == "batch_rebalance"
         self.loss_is_scaled_for_ga = True if self._uneven_batches else None  # type: ignore[assignment]
+
+    def _settle_layout(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Let the model remember the form of its training rows."""
+        first: dict[str, Any] = self.train_dataset[0]  # type: ignore[index]  # checked: no stream, and not empty
+        # Data that were tokenized elsewhere may lack it
+        conversational = not isinstance(first["prompt"], str) if "prompt" in first else None
+        options = {"chat_template_kwargs": first.get("chat_template_kwargs")}
+        marker = [] if conversational is False else response_marker_ids(tokenizer, **row_template_kwargs(options))
+        self.reward_model.set_layout(marker, segment_boundary_ids(tokenizer), conversational)
 
     def _prepare_dataset(  # type: ignore[override]  # the configuration is ours
         self,

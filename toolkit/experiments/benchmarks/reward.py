@@ -21,8 +21,9 @@ from transformers import (
 from trl import RewardTrainer, RLOOConfig, RLOOTrainer
 
 from ...arguments import make_once
+from ...data.markers import response_marker_ids
 from ...data.messages import Messages, text_of
-from ...data.tokens import encode_response, response_marker_ids, segment_boundary_ids
+from ...data.tokens import encode_response, segment_boundary_ids
 from ...reward.head import MultiScaleSettings
 from ...reward.loading import AutoModelForMultiScaleReward
 from ...reward.scorer import RewardFunction

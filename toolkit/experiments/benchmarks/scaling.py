@@ -10,8 +10,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ...data.batches import SIDES, MultiScaleCollator
+from ...data.markers import response_marker_ids
 from ...data.positions import group_rows
-from ...data.tokens import response_marker_ids, segment_boundary_ids
+from ...data.tokens import segment_boundary_ids
 from ...planning.memory import Decoder
 from ...planning.plan import decoder_shape
 from ...reward.head import MultiScaleSettings
