@@ -283,3 +283,10 @@ def test_hostile_text_and_names_are_printed_as_they_are(write, check):
 def test_a_long_text_is_shown_by_its_ends(write, check):
     _, out, _ = check(write(PLAIN | {"prompt": "a" * 300 + "b" * 1000 + "c" * 300}))
     assert "a" * 300 + " [… 1,000 characters …] " + "c" * 300 in out
+
+
+def test_prompts_with_one_response_are_counted_where_rows_are_brought_together(write, check):
+    rows = [{"prompt": prompt, "response": said, "helpfulness": i} for i, (prompt, said) in enumerate(["aw", "ax", "by"])]
+    status, out, _ = check(write(*rows))
+    assert status == 0
+    assert "3 rows, 1 usable pairs, 1 different prompts\n1 prompts have one response only, and make no pair\n" in out

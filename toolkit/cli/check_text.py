@@ -54,6 +54,8 @@ def print_survey(survey: Survey, tokens: "TokenChecks | None") -> None:
         print(safe(f"{name}: read as {form.name}"))
     counts = survey.counts
     print(f"{survey.rows:,} rows, {len(counts):,} usable pairs, {counts.distinct_prompts():,} different prompts")
+    if survey.alone:
+        print(f"{survey.alone:,} prompts have one response only, and make no pair")
     if survey.shown:
         print()
         _print_pair(*survey.shown, tokens)

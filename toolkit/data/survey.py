@@ -50,6 +50,7 @@ class Survey:
     left_out: dict[str, Kind] = field(default_factory=dict)  # rows without a preference
     wrong: dict[str, Kind] = field(default_factory=dict)  # rows that training refuses
     changed: dict[str, Kind] = field(default_factory=dict)  # rows of which something is read otherwise than it stands
+    alone: int = 0  # prompts with one response, where rows of one response each are brought together
     refusals: list[str] = field(default_factory=list)  # what training says when it refuses, first of all the first
     shown: tuple[Place, Row] | None = None  # the first usable pair
 
@@ -68,6 +69,7 @@ class Survey:
         for number, row in rows:
             self.rows += 1
             self._add_row(Place(source.name, number), row, form, left_out)
+        self.alone += form.alone
         if len(self.refusals) > refused:
             return
         strengths = self.counts.numbers["strength"][pairs:] if "strength" in form.numbers else None
