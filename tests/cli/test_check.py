@@ -1,7 +1,9 @@
 import json
+import re
 
 import pytest
 
+from tests.helpers import ROOT
 from tests.tiny import TURN_END, TURN_START
 from toolkit.cli.check_text import safe
 from toolkit.cli.main import main
@@ -56,6 +58,14 @@ def test_form_first_pair_and_verdict_are_told(write, check):
     assert "Look first" not in out
 
 
+def test_the_page_shows_what_the_command_prints(check, tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "check.md").read_text(encoding="utf-8")
+    rows, printed = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL)[1] for kind in ("json", "text"))
+    (tmp_path / "pairs.jsonl").write_text(rows, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert check("pairs.jsonl") == (0, printed, "")
+
+
 def test_messages_are_shown_with_their_roles(write, check):
     _, out, _ = check(write(talk("Sky?\nSea?", "Blue.", "Red.", system="Be brief.")))
     assert "  prompt:   system: Be brief.\n  prompt:   user: Sky?↵Sea?\n  chosen:   assistant: Blue.\n" in out
@@ -78,7 +88,7 @@ def test_what_is_refused_is_named_with_what_training_says(write, check):
     assert status == 1
     assert "  2 rows: found a number: 3. Write text or a list of {role, content} messages. (row 2, row 4)" in out
     assert f"Training would refuse these data: Data set '{path}', row 2, column 'rejected': found a number: 3." in out
-    assert "first of 2 rows" in out
+    assert "It is the first of 2 rows that training refuses." in out
     assert "`--fix OUT.jsonl` writes the 2 usable pairs" in out
 
 
@@ -286,7 +296,9 @@ def test_a_long_text_is_shown_by_its_ends(write, check):
 
 
 def test_prompts_with_one_response_are_counted_where_rows_are_brought_together(write, check):
-    rows = [{"prompt": prompt, "response": said, "helpfulness": i} for i, (prompt, said) in enumerate(["aw", "ax", "by"])]
+    rows = [
+        {"prompt": prompt, "response": said, "helpfulness": i} for i, (prompt, said) in enumerate(["aw", "ax", "by"])
+    ]
     status, out, _ = check(write(*rows))
     assert status == 0
-    assert "3 rows, 1 usable pairs, 1 different prompts\n1 prompts have one response only, and make no pair\n" in out
+    assert "3 rows, 1 usable pair, 1 different prompt\n1 prompt with one response only, which make no pair\n" in out

@@ -50,7 +50,7 @@ def test_check_of_a_file_imports_nothing_slow(tmp_path):
     path.write_text(json.dumps({"prompt": "p", "chosen": "good", "rejected": "bad"}) + "\n")
     code = f"from toolkit.cli.main import main; main(['check', {str(path)!r}])"
     printed, imported = run_and_list(code)
-    assert "1 rows, 1 usable pairs, 1 different prompts" in printed
+    assert "1 row, 1 usable pair, 1 different prompt" in printed
     assert imported == []
 
 

@@ -53,9 +53,10 @@ def print_survey(survey: Survey, tokens: "TokenChecks | None") -> None:
     for name, form in survey.forms.items():
         print(safe(f"{name}: read as {form.name}"))
     counts = survey.counts
-    print(f"{survey.rows:,} rows, {len(counts):,} usable pairs, {counts.distinct_prompts():,} different prompts")
+    found = {"row": survey.rows, "usable pair": len(counts), "different prompt": counts.distinct_prompts()}
+    print(", ".join(_many(number, what) for what, number in found.items()))
     if survey.alone:
-        print(f"{survey.alone:,} prompts have one response only, and make no pair")
+        print(f"{_many(survey.alone, 'prompt')} with one response only, which make no pair")
     if survey.shown:
         print()
         _print_pair(*survey.shown, tokens)
@@ -65,21 +66,23 @@ def print_survey(survey: Survey, tokens: "TokenChecks | None") -> None:
             print(f"\n{title}")
         for what, kind in kinds.items():
             told = kind.message.split(": ", 1)[-1] if kinds is survey.wrong else what
-            print(safe(f"  {_rows(kind.rows)}: {told} ({places(kind, names)})"))
+            print(safe(f"  {_many(kind.rows)}: {told} ({places(kind, names)})"))
     if len(counts):
         _print_description(counts, tokens)
     print("\nVerdict")
-    for sentence in verdict(survey):
+    for sentence in verdict(survey, tokens is not None):
         print(safe(f"  {sentence}"))
 
 
-def verdict(survey: Survey) -> Iterator[str]:
+def verdict(survey: Survey, is_tokenized: bool) -> Iterator[str]:
     """
     What training would do, and what to look at first.
 
     Args:
         survey ([`~toolkit.data.survey.Survey`]):
             The survey, its counts finished.
+        is_tokenized (`bool`):
+            Whether rows were looked at as tokens.
 
     Yields:
         `str`: Sentences.
@@ -89,20 +92,20 @@ def verdict(survey: Survey) -> Iterator[str]:
     if survey.refusals:
         yield f"Training would refuse these data: {survey.refusals[0]}"
         if wrong > 1:
-            yield f"That is the first of {wrong:,} rows that it refuses."
+            yield f"It is the first of {wrong:,} rows that training refuses."
     elif left_out:
-        yield f"Training would leave out {left_out:,} of {_rows(survey.rows)} and take {len(counts):,} pairs."
+        yield f"Training would leave out {left_out:,} of {_many(survey.rows)} and take {_many(len(counts), 'pair')}."
     else:
-        yield f"Training would take {len(counts):,} pairs and leave out none of {_rows(survey.rows)}."
+        yield f"Training would take {_many(len(counts), 'pair')} and leave out none of {_many(survey.rows)}."
     if survey.files:
         for path, rows in survey.files.written.items():
-            yield f"Wrote {_rows(rows)} to {path}." if rows else f"Nothing was to be written to {path}."
+            yield f"Wrote {_many(rows)} to {path}." if rows else f"Nothing was to be written to {path}."
     elif wrong and len(counts):
         yield f"`--fix OUT.jsonl` writes the {len(counts):,} usable pairs, and the rest with reasons."
     first = [kind for kind in ADVICE if kind in counts.kinds]
     for kind in first[:3]:
         begins = "Look first at" if kind == first[0] else "Then at"
-        yield f"{begins} {kind} ({_rows(counts.kinds[kind].rows)}). {ADVICE[kind]}"
+        yield f"{begins} {kind} ({_many(counts.kinds[kind].rows)}). {ADVICE[kind]}"
     if odd := sorted(counts.roles.keys() - KNOWN_ROLES):
         yield f"The roles {odd} may be unknown to a chat template."
     longer = counts.longer_wins()
@@ -110,6 +113,8 @@ def verdict(survey: Survey) -> Iterator[str]:
         share = max(longer.value, 1 - longer.value)
         which = "longer" if longer.value > 0.5 else "shorter"
         yield f"Preferring the {which} response is right in {share:.1%}: an accuracy means little below that."
+    if not is_tokenized:
+        yield "Whether rows fit a model, and differ for it, `--tokenizer` tells."
 
 
 def safe(text: str) -> str:
@@ -136,8 +141,8 @@ def places(kind: Kind, names: bool) -> str:
     return ", ".join(told) + (", …" if kind.rows > len(told) else "")
 
 
-def _rows(number: int) -> str:
-    return f"{number:,} {'row' if number == 1 else 'rows'}"
+def _many(number: int, what: str = "row") -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _place(place: Place, name: bool) -> str:
