@@ -1,3 +1,4 @@
+import copy
 import json
 import re
 
@@ -199,6 +200,20 @@ def test_rows_that_are_too_long_are_told_from_those_that_are_cut(write, check, t
     assert "(row 3)" in out
     assert check(write(*rows[:2]), *options)[0] == 0
     assert check(write(*rows), *options[:2])[0] == 0
+
+
+def test_rows_that_are_equal_as_tokens_are_left_out(write, check, tokenizer, tmp_path):
+    other = copy.copy(tokenizer)
+    other.chat_template = tokenizer.chat_template.replace("message['content']", "message['content'][:4]")
+    other.save_pretrained(tmp_path / "tokenizer")
+    rows = [talk("Sky?", "Blue.", "Red."), talk("Sky?", "Blue, I think.", "Blue, or red."), talk("Sky?", "a", "b")]
+    status, out, _ = check(write(*rows), "--tokenizer", tmp_path / "tokenizer")
+    assert status == 0
+    assert "  1 row: responses that are the same once they are tokens (row 2)" in out
+    assert "leave out 1 of 3 rows and take 2 pairs" in out
+    status, out, _ = check(write(*rows[:2], rows[1]), "--tokenizer", tmp_path / "tokenizer")
+    assert status == 1
+    assert "2 of 3 pairs have responses that are the same once they are tokens" in out
 
 
 def test_the_most_tokens_are_those_of_the_trainer():

@@ -60,6 +60,8 @@ def _check(args: argparse.Namespace) -> int:
     if error and not survey.rows:
         print(f"prefscale check: {error}", file=sys.stderr)
         return 1
+    if tokens and (refusal := tokens.refusal()):
+        survey.refusals.append(refusal)
     counts.finish(others)
     print_survey(survey, tokens)
     return 1 if survey.refusals else 0

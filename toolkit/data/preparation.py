@@ -7,6 +7,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from .formats import keep_normalized, normalize_pairs
+from .tally import EQUAL, check_equal
 from .tokens import PAIR_COLUMNS, tokenize_pair
 
 logger = get_logger(__name__)
@@ -77,6 +78,7 @@ def tokenize_pairs(
         tokenize_pair, with_indices=True, fn_kwargs=options, num_proc=num_proc, desc=f"Tokenizing {name}"
     )
     dataset = _without_long_responses(dataset, name, max_length, drop_long)
+    dataset = _without_equal_rows(dataset, name, length_column_name)
     cut = [tokens for tokens in dataset["cut_tokens"] if tokens]
     if cut:
         logger.warning(
@@ -84,6 +86,20 @@ def tokenize_pairs(
             f"lost {sum(cut) / len(cut):.0f} tokens on average, {max(cut)} at most, from the left of their prompt."
         )
     return dataset
+
+
+def _without_equal_rows(dataset: Dataset, name: str, length_column_name: str) -> Dataset:
+    """Leave out and count the pairs whose sides are the same tokens, which state no preference."""
+    # Whose distinct tokens are all shared
+    differs = [
+        pair != shared for pair, shared in zip(dataset[length_column_name], dataset["shared_tokens"], strict=True)
+    ]
+    equal = differs.count(False)
+    check_equal(name, equal, len(differs))
+    if not equal:
+        return dataset
+    logger.warning(f"Data set '{name}': left out {equal} of {len(differs)} pairs with {EQUAL}.")
+    return dataset.select([place for place, each in enumerate(differs) if each])
 
 
 def _without_long_responses(dataset: Dataset, name: str, max_length: int | None, drop_long: bool) -> Dataset:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable
 
+EQUAL = "responses that are the same once they are tokens"
+
 
 class Tally:
     """
@@ -74,3 +76,23 @@ def check_pairs(name: str, pairs: int, strengths: Iterable[float] | None) -> Non
         raise ValueError(f"Data set '{name}': no row states a preference. Give it at least one that does.")
     if strengths is not None and not any(strengths):
         raise ValueError(f"Data set '{name}', column 'strength': found 0 in every row. Write others, or remove it.")
+
+
+def check_equal(name: str, equal: int, pairs: int) -> None:
+    """
+    Refuse a set whose responses a tokenizer or its template makes equal.
+
+    Args:
+        name (`str`):
+            Data set or file, as errors shall name it.
+        equal (`int`):
+            Number of pairs whose sides are the same tokens.
+        pairs (`int`):
+            Number of all pairs.
+
+    Raises:
+        `ValueError`: If it is more than half.
+    """
+    if equal > pairs / 2:
+        found = f"{equal} of {pairs} pairs have {EQUAL}. More than half is too much"
+        raise ValueError(f"Data set '{name}': {found}. Look what the chat template leaves of a response.")

@@ -1,15 +1,16 @@
 """What becomes of preference pairs at a tokenizer: rows that are equal, cut or too long."""
 
 from array import array
+from collections import Counter
 from typing import Any
 
 from transformers import AutoTokenizer
 
 from .checks import PairCounts, Place, Row, Unusable
+from .tally import EQUAL, check_equal
 from .tokens import tokenize_pair
 
 MAX_LENGTH = 1024  # tokens of a row, as the reward trainer's `max_length` has it where nobody sets it
-EQUAL = "responses that are equal once they are tokens"
 CUT = "prompts that lose tokens from their left to fit"
 TOO_LONG = "responses that do not fit"
 REFUSED = "rows that the tokenizer or its template refuses"
@@ -40,6 +41,7 @@ class TokenChecks:
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"`--tokenizer {name}` cannot be loaded: {reason} Give a hub name or a folder.") from None
+        self.pairs, self.equal = Counter[str](), Counter[str]()  # of each file
         self.lengths = array("Q")  # of the longer row of each pair, in tokens, before it is cut
 
     def __call__(self, place: Place, pair: Row) -> Unusable | None:
@@ -66,8 +68,19 @@ class TokenChecks:
             return Unusable(TOO_LONG, found["error"])
         if found["cut_tokens"]:
             self.counts.note(CUT, place)
-        if rows[0] == rows[1]:
-            self.counts.note(EQUAL, place)
+        self.pairs[place.name] += 1
+        if rows[0] != rows[1]:
+            return None
+        self.equal[place.name] += 1
+        return Unusable(EQUAL, f"Data set '{place.name}', row {place.row}: found {EQUAL}.", left_out=True)
+
+    def refusal(self) -> str | None:
+        """What training says where too many pairs are equal, of the first file of which that is true."""
+        try:
+            for name, pairs in self.pairs.items():
+                check_equal(name, self.equal[name], pairs)
+        except ValueError as error:
+            return str(error)
         return None
 
     def _tokenize(self, pair: Row, place: Place) -> dict[str, Any]:
