@@ -301,6 +301,17 @@ FORMS = {
         ],
         [plain("Sky?", "Blue.", "Red.", strength=1.0)],
     ),
+    "OpenAI's preferences": (
+        "prompt in `input`",
+        [
+            {
+                "input": {"messages": [user("Sky?")], "tools": [], "parallel_tool_calls": True},
+                "preferred_output": [assistant("Blue.")],
+                "non_preferred_output": [assistant("Red.")],
+            }
+        ],
+        [talk([user("Sky?")], "Blue.", "Red.")],
+    ),
     "AlpacaFarm": (
         "by `preference`",
         [{"instruction": "Sky?", "input": "", "output_1": "Red.", "output_2": "Blue.", "preference": 2}],

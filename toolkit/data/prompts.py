@@ -22,6 +22,7 @@ NAMES = (
     "dialog",
     "trajectory",
 )
+INSIDE = ("full_text", "messages")  # what was asked, in an object that says more
 SYSTEMS = ("system", "system_prompt")
 # Of columns that may be prompts whatever they hold, and of those that describe the pair unless they hold long texts
 HINTS = re.compile(r"prompt|instruct|quest|quer|input|context|post|history|article|document|problem|text|title|body")
@@ -56,8 +57,8 @@ class Prompts(NamedTuple):
         """What is asked: as it was found, or messages where there is more to it than one text."""
         column = str(self.column)
         value = unpack(row.get(column), column)
-        if isinstance(value, dict) and isinstance(value.get("full_text"), str):
-            value = value["full_text"]
+        if isinstance(value, dict):
+            value = next((value[key] for key in INSIDE if value.get(key)), value)
         if self.more and row.get(self.more):
             if not (isinstance(value, str) and isinstance(row[self.more], str)):
                 raise RowError(self.more, describe(row[self.more]), "Write it as text.")
