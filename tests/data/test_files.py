@@ -103,6 +103,7 @@ def test_messages_in_cells_are_read_as_json(tmp_path):
         ("a.jsonl", (LINES + LINES).encode("latin-1"), "a.jsonl', line 1: byte 0xfc is not UTF-8.*may be Latin-1"),
         ("a.csv", TABLE.encode("latin-1"), "a.csv', line 2: byte 0xfc is not UTF-8"),
         ("a.jsonl", codecs.BOM_UTF16_LE + LINES.encode("utf-16-le"), "a.jsonl' is UTF-16. Save it as UTF-8"),
+        ("a.jsonl", gzip.compress(LINES.encode()), "a.jsonl' is packed. Let its name end in '.gz'"),
         ("a.jsonl.gz", gzip.compress(LINES.encode())[:-9], "a.jsonl.gz' is damaged after line"),
         ("a.csv.gz", b"no gzip", "a.csv.gz' is damaged after line 0: Not a gzipped file"),
         ("a.csv", b"chosen,rejected\na,b\na,b,c\n", "row 3: found 3 fields where the first line names 2 columns"),

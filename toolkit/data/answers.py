@@ -19,6 +19,7 @@ CHOSEN = (
     ("chosen_response", "rejected_response"),
     ("response_chosen", "response_rejected"),
     ("response_j", "response_k"),
+    ("preferred_output", "non_preferred_output"),
 )
 # What judges gave each side: `score_chosen`, `chosen_score`, `chosen-rating`, `chosen_avg_rating` and the like
 _SCORE = re.compile(r"(?:score|rating)_chosen|chosen[_-](?:score|rating|avg_rating)")

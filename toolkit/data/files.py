@@ -28,6 +28,7 @@ PACKED = ".gz"
 ENDINGS = f"{list(BUILDERS)}, text also with '{PACKED}' after it"
 MOST_CHARACTERS = 2**31 - 1  # of a field of a CSV file, whose reader stops at 131,072 by default
 ARROW_FILE = b"ARROW1"  # how a file begins that is no stream
+GZIP = b"\x1f\x8b"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -85,6 +86,8 @@ def text_lines(path: str) -> Iterator[str]:
         number = 0
         try:
             for number, line in enumerate(file, start=1):
+                if number == 1 and line.startswith(GZIP):
+                    raise ValueError(f"File '{path}' is packed. Let its name end in '{PACKED}'.")
                 if number == 1 and line.startswith(UTF16):
                     raise ValueError(f"File '{path}' is UTF-16. Save it as UTF-8.")
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .answers import CHOSEN, LABELS, SIGNED, Answer, Answers, OneARow, Row, find_answers, find_two, is_several
-from .division import check_prompt, check_responses, divide
+from .division import REPEATED, check_prompt, check_responses, divide
 from .messages import MESSAGES, SPEAKS, TEXT, TRANSCRIPT, conversation, is_empty, kind_of, unpack
 from .prompts import Prompts, find_prompts, looks_like_prompts
 from .row_errors import RowError, describe
@@ -127,6 +127,8 @@ class Form:
         if not self.prompts.column and not isinstance(pair["prompt"], str):
             pair["prompt"] = self.prompts.with_system(row, pair["prompt"])
         check_responses(pair)
+        if self.is_text and (not self.prompts.column or REPEATED in self.notes):
+            _check_text(pair)
         for column in NUMBER_COLUMNS:
             if column in self.columns:
                 pair[column] = _number(row.get(column), column)
@@ -142,9 +144,9 @@ class Form:
         found = {column: kind_of(value, column, self.kinds[column]) for column, value in values.items()}
         for column, kind in found.items():
             says_nothing = column != "prompt" and is_empty(values[column])
-            if says_nothing and self.kinds[column] != TEXT:
+            if says_nothing:
                 values[column] = [] if self.kinds[column] == MESSAGES else ""
-            elif kind != self.kinds[column] and not says_nothing:
+            elif kind != self.kinds[column]:
                 if column == "rejected" and found["chosen"] == self.kinds["chosen"]:
                     raise RowError(column, kind, f"'chosen' has {found['chosen']}: write both alike.")
                 raise RowError(column, kind, f"Rows before have {self.kinds[column]}: bring all rows to one form.")
@@ -283,6 +285,13 @@ def _check_common_beginning(rows: list[Row], columns: list[str], answers: Answer
         if isinstance(text, str) and (mark := ASKS.search(text)) and RESPONDS.search(text):
             found = f"'{sides[0]}' holds turns that begin with {mark[0].strip()!r}, which is not known"
             raise ValueError(f"Data set '{name}': {found}. Write lists of messages. {remedy}, if this is plain text.")
+
+
+def _check_text(pair: Row) -> None:
+    """Refuse a part of a text that would be messages if it stood alone: one reading must be like the next."""
+    for column in TEXT_COLUMNS:
+        if (kind := kind_of(unpack(pair[column], column), column)) != TEXT:
+            raise RowError(column, f"text whose rest begins as {kind} do", "Write the prompt into a column 'prompt'.")
 
 
 def _number(value: Any, column: str) -> float:

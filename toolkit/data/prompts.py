@@ -22,6 +22,7 @@ NAMES = (
     "dialog",
     "trajectory",
 )
+INSIDE = ("full_text", "messages")  # what was asked, in an object that says more
 SYSTEMS = ("system", "system_prompt")
 # Of columns that may be prompts whatever they hold, and of those that describe the pair unless they hold long texts
 HINTS = re.compile(r"prompt|instruct|quest|quer|input|context|post|history|article|document|problem|text|title|body")
@@ -56,8 +57,8 @@ class Prompts(NamedTuple):
         """What is asked: as it was found, or messages where there is more to it than one text."""
         column = str(self.column)
         value = unpack(row.get(column), column)
-        if isinstance(value, dict) and isinstance(value.get("full_text"), str):
-            value = value["full_text"]
+        if isinstance(value, dict):
+            value = next((value[key] for key in INSIDE if value.get(key)), value)
         if self.more and row.get(self.more):
             if not (isinstance(value, str) and isinstance(row[self.more], str)):
                 raise RowError(self.more, describe(row[self.more]), "Write it as text.")
@@ -79,16 +80,19 @@ class Prompts(NamedTuple):
 
     def _earlier(self, row: Row, notes: list[str]) -> Messages:
         """Turns before the last question: messages, or lists of a question and its answer."""
-        turns = row.get(self.history) if self.history else None
-        if turns and isinstance(turns, list) and isinstance(turns[0], (list, tuple)):
-            if not all(len(turn) == 2 and all(isinstance(said, str) for said in turn) for turn in turns):
+        turns = (unpack(row.get(self.history), self.history) if self.history else None) or []
+        if not isinstance(turns, list):
+            raise RowError(str(self.history), describe(turns), "Write a list of turns.")
+        if turns and isinstance(turns[0], (list, tuple)):
+            both = [turn if isinstance(turn, (list, tuple)) and len(turn) == 2 else [None] for turn in turns]
+            if not all(isinstance(said, str) for turn in both for said in turn):
                 raise RowError(str(self.history), describe(turns), "Write a list of questions with their answers.")
             turns = [
                 {"role": role, "content": said}
                 for turn in turns
                 for role, said in zip(("user", "assistant"), turn, strict=True)
             ]
-        return conversation(unpack(turns or [], str(self.history)), str(self.history), MESSAGES, notes)
+        return conversation(turns, str(self.history), MESSAGES, notes)
 
 
 def find_prompts(rows: list[Row], columns: list[str], name: str, is_whole: bool = False) -> Prompts:
@@ -125,7 +129,8 @@ def find_prompts(rows: list[Row], columns: list[str], name: str, is_whole: bool 
     if is_whole and column != "prompt":
         column = None
     more = "input" if column == "instruction" and "input" in columns else None
-    history = "history" if column not in (None, "history") and "history" in lists else None
+    # Messages hold their earlier turns
+    history = "history" if column not in (None, "history", *lists) and "history" in lists else None
     system = next((each for each in SYSTEMS if any(_is_sentence(row.get(each)) for row in rows)), None)
     is_marked = any(isinstance(row.get(column), str) and MARK in row[column] for row in rows if column)
     return Prompts(column, more, history, system, is_marked)
