@@ -6,7 +6,8 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from itertools import islice
 from typing import IO, Any
 
@@ -66,9 +67,11 @@ def stream_rows(path: str) -> Rows:
     if kind is None:
         raise ValueError(f"File '{path}' is none of {ENDINGS}. Convert it, or correct the path.")
     if kind == "json":
-        yield from _json_rows(path)
+        with closing(text_lines(path)) as lines:
+            yield from _json_rows(path, lines)
     elif kind == "csv":
-        yield from _csv_rows(path)
+        with closing(text_lines(path)) as lines:
+            yield from _csv_rows(path, lines)
     else:
         yield from enumerate(_arrow_rows(path, kind), start=1)
 
@@ -80,7 +83,7 @@ def row_number(name: str, index: int) -> int:
     return next(islice((number for number, _ in stream_rows(name)), index, None), index + 1)
 
 
-def text_lines(path: str) -> Iterator[str]:
+def text_lines(path: str) -> Generator[str]:
     """Lines of a UTF-8 file, with their ends and without a byte order mark; of others the line at fault is named."""
     with _open(path) as file:
         number = 0
@@ -102,8 +105,7 @@ def _open(path: str) -> IO[bytes]:
     return gzip.open(path) if path.endswith(PACKED) else open(path, "rb")  # type: ignore[return-value]
 
 
-def _json_rows(path: str) -> Rows:
-    lines = text_lines(path)
+def _json_rows(path: str, lines: Iterator[str]) -> Rows:
     number = 0
     for line in lines:
         number, first = number + 1, number + 1
@@ -165,10 +167,10 @@ def _check_characters(row: dict[str, Any], path: str, number: int) -> None:
             raise RowError(column, found, "Write the whole character.").at(path, number) from None
 
 
-def _csv_rows(path: str) -> Rows:
+def _csv_rows(path: str, lines: Iterator[str]) -> Rows:
     csv.field_size_limit(MOST_CHARACTERS)
     tabs = path.removesuffix(PACKED).endswith(".tsv")
-    reader = csv.reader(text_lines(path), delimiter="\t" if tabs else ",", strict=True)
+    reader = csv.reader(lines, delimiter="\t" if tabs else ",", strict=True)
     header: list[str] = []
     first = 1
     while True:
