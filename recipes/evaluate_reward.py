@@ -32,20 +32,17 @@ class EvaluationArguments(DataArguments):
             Rows of a forward pass.
         max_length (`int`, *optional*):
             Most tokens of a row; the model's context length by default.
-        drop_unusable_pairs (`bool`, *optional*, defaults to `False`):
-            Whether pairs that state no preference are left out, which a warning counts; too long ones are refused.
     """
 
     reward_model: str = "runs/reward"
     output_file: str | None = None
     batch_size: int = 16
     max_length: int | None = None
-    drop_unusable_pairs: bool = False
 
 
 def main(args: EvaluationArguments) -> None:
     args.eval_dataset_name = args.eval_dataset_name or args.dataset_name  # a file is all held out
-    pairs = held_out_pairs(args, 0, args.drop_unusable_pairs)
+    pairs = held_out_pairs(args, 0)
     reward = RewardFunction(args.reward_model, batch_size=args.batch_size, max_length=args.max_length)
     metrics = summarize_pairs(evaluate_pairs(reward, pairs), reward.settings.scales)
 

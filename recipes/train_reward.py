@@ -13,12 +13,11 @@ from toolkit.training.run_record import save_pair_examples, save_run
 
 def main(script_args: DataArguments, training_args: MultiScaleRewardConfig, model_args: ModelConfig) -> None:
     model_args.lora_task_type = "SEQ_CLS"
-    seed, drop = training_args.seed, training_args.drop_unusable_pairs
     trainer = MultiScaleRewardTrainer(
         model=model_args.model_name_or_path,
         args=with_model_arguments(training_args, model_args),
-        train_dataset=training_pairs(script_args, seed, drop),
-        eval_dataset=held_out_pairs(script_args, seed, drop),
+        train_dataset=training_pairs(script_args, training_args.seed),
+        eval_dataset=held_out_pairs(script_args, training_args.seed),
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )

@@ -94,7 +94,6 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
         "torch_call": ("(self, examples)", "data/batches: adds where responses begin, and weights"),
     },
     "trl.models": {"prepare_deepspeed": ("takes model, accelerator", "reward/scorer: scores under ZeRO-3")},
-    "trl.data_utils": {"extract_prompt": ("takes example", "data/formats: pairs without a prompt of their own")},
     "trl.trainer.utils": {
         "get_config_model_id": ("takes config", "reward/scorer: the tokenizer of a loaded model"),
         "add_fused_lm_head": ("takes model", "experiments/architectures: log-probabilities as in training"),

@@ -38,6 +38,7 @@ ONLY_TORCH = [
     "reward/scales",
     "sandbox/world",
     "stats/curves",
+    "stats/intervals",
     "stats/metrics",
     "stats/resampling",
 ]

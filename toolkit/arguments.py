@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ class DataArguments(ScriptArguments):
     """
     Where the data come from: what [`trl.ScriptArguments`] has, with local files and the sandbox.
 
-    `dataset_name` is a hub name, a folder, a file (`.jsonl`, `.jsonl.gz`, `.parquet`), a pattern of files such as
+    `dataset_name` is a hub name, a folder, a file (JSON, CSV, Parquet or Arrow), a pattern of files such as
     `data/*.jsonl.gz`, or `sandbox`.
 
     Args:
@@ -54,7 +53,7 @@ class DataArguments(ScriptArguments):
             check_number(name, getattr(self, name), 1)
 
 
-def training_pairs(args: DataArguments, seed: int, drop_unusable: bool = False) -> Dataset:
+def training_pairs(args: DataArguments, seed: int) -> Dataset:
     """
     Pairs to train on.
 
@@ -63,8 +62,6 @@ def training_pairs(args: DataArguments, seed: int, drop_unusable: bool = False) 
             Where they come from.
         seed (`int`):
             Seed of the sandbox's pairs, and of the choice where there are more rows than asked for.
-        drop_unusable (`bool`, *optional*, defaults to `False`):
-            Whether rows that state no preference are left out and counted instead of refused.
 
     Returns:
         `Dataset`
@@ -72,14 +69,14 @@ def training_pairs(args: DataArguments, seed: int, drop_unusable: bool = False) 
     Raises:
         `ValueError`: If the data cannot be found or a row is wrong; the message names file, row and column.
     """
-    return _training_rows(args, seed, sample_pairs, partial(load_pairs, drop_unusable=drop_unusable))
+    return _training_rows(args, seed, sample_pairs, load_pairs)
 
 
-def held_out_pairs(args: DataArguments, seed: int, drop_unusable: bool = False) -> Dataset:
+def held_out_pairs(args: DataArguments, seed: int) -> Dataset:
     """
     Held-out pairs. Arguments and errors as in [`training_pairs`]; a file is one split and holds none out.
     """
-    return _held_out_rows(args, seed, sample_pairs, partial(load_pairs, drop_unusable=drop_unusable))
+    return _held_out_rows(args, seed, sample_pairs, load_pairs)
 
 
 def training_prompts(args: DataArguments, seed: int) -> Dataset:

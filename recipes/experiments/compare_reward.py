@@ -19,7 +19,8 @@ from trl import ModelConfig, RewardTrainer, TrlParser
 from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer
 from toolkit.arguments import DataArguments, held_out_pairs, training_pairs
 from toolkit.pages.tables import accuracies_of, print_accuracy, print_table
-from toolkit.stats.metrics import PairAccuracy, pair_accuracy
+from toolkit.stats.intervals import PairAccuracy
+from toolkit.stats.metrics import pair_accuracy
 
 
 @dataclass

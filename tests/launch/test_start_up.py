@@ -45,14 +45,13 @@ def test_mathematics_imports_torch_at_most(module):
     assert set(imported) <= {"torch"}
 
 
-def test_check_imports_no_models(tmp_path):
+def test_check_of_a_file_imports_nothing_slow(tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text(json.dumps({"prompt": "p", "chosen": "good", "rejected": "bad"}) + "\n")
     code = f"from toolkit.cli.main import main; main(['check', {str(path)!r}])"
-    code = f"import datasets; datasets.disable_progress_bars()\n{code}"
     printed, imported = run_and_list(code)
-    assert printed[0].endswith("pairs.jsonl: 1 pairs, plain text, all rows in order")
-    assert not {"trl", "peft", "deepspeed", "bitsandbytes"} & set(imported)
+    assert "1 row, 1 usable pair, 1 different prompt" in printed
+    assert imported == []
 
 
 def test_libraries_that_are_not_used_say_nothing():

@@ -24,7 +24,7 @@ from toolkit.pages.page import (
     shown,
     write_page,
 )
-from toolkit.stats.metrics import Interval
+from toolkit.stats.intervals import Interval
 
 EMPTY = {"meta", "link", "img", "br"}
 SVG = "{http://www.w3.org/2000/svg}"

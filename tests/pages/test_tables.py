@@ -2,7 +2,7 @@ import pytest
 
 from toolkit.judges.duels import PolicyComparison
 from toolkit.pages.tables import accuracies_of, print_accuracy, print_comparison
-from toolkit.stats.metrics import Interval, PairAccuracy
+from toolkit.stats.intervals import Interval, PairAccuracy
 
 METRICS = {
     f"eval_{key}{suffix}": value

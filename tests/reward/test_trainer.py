@@ -388,7 +388,7 @@ def test_a_response_that_is_too_long_is_named_or_dropped(reward_trainer, plain_p
     with pytest.raises(ValueError, match=r"'train', row 2, column 'rejected'.*It is the first of 2 such rows of 3"):
         reward_trainer(Dataset.from_list(rows), max_length=60)
     with caplog.at_level(logging.WARNING):
-        kept = reward_trainer(Dataset.from_list(rows), max_length=60, drop_unusable_pairs=True).train_dataset
+        kept = reward_trainer(Dataset.from_list(rows), max_length=60, drop_long_pairs=True).train_dataset
     assert len(kept) == 1
     assert "'train': left out 2 of 3 pairs, of which a response alone is longer than `max_length`=60" in caplog.text
     many = [rows[0]] * 1100 + [rows[1]]  # `datasets` settles the columns' types after 1,000 rows

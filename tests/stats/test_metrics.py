@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from toolkit.stats.intervals import wilson_interval
 from toolkit.stats.metrics import (
     PairScores,
     correlation,
     mean_interval,
     pair_accuracy,
     summarize_pairs,
-    wilson_interval,
 )
 
 SCALES = ["token", "segment", "response"]

@@ -1,36 +1,105 @@
-"""`prefscale check`: every row of a set of preference pairs is checked, and the set described."""
+"""`prefscale check`: what training makes of every row of preference pairs, and what is worth knowing beside it."""
 
 import argparse
+import sys
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..data.checks import PairCounts
+    from ..data.fixes import PairFiles
+    from ..data.survey import Source, Survey
 
 
 def add_check(command: argparse.ArgumentParser) -> None:
     """Add what the command takes, and what it does."""
-    command.add_argument("data", help="hub name, folder, file (.jsonl, .jsonl.gz, .parquet) or pattern of files")
+    command.description = (
+        "Says how files of preference pairs are read, what training makes of every row, and what is worth a look "
+        "before it. Several files are one set. Exit status: 0 where training would run on it, 1 where it would "
+        "refuse it, 2 where the command itself is wrong."
+    )
+    command.add_argument(
+        "data", nargs="+", metavar="FILE", help="file, pattern of files, folder or hub name, as the recipes take it"
+    )
     command.add_argument("--split", help="split of a hub data set or folder")
+    command.add_argument(
+        "--against", nargs="+", default=[], metavar="FILE", help="other files, whose prompts should not be among these"
+    )
+    command.add_argument(
+        "--tokenizer", metavar="NAME", help="folder or hub name; also finds rows that become equal or too long"
+    )
+    command.add_argument(
+        "--max-length", "--max_length", type=int, metavar="N", help="with --tokenizer: most tokens of a row (1024)"
+    )
+    command.add_argument(
+        "--near", action="store_true", help="also count pairs that differ in case, punctuation and white space alone"
+    )
+    command.add_argument(
+        "--fix", metavar="OUT.jsonl", help="write usable pairs to it, the rest with reasons to OUT.rejected.jsonl"
+    )
     command.set_defaults(run=_check)
 
 
-def _check(args: argparse.Namespace) -> None:
-    import torch
+def _check(args: argparse.Namespace) -> int:
+    from ..data.checks import PairCounts
+    from ..data.fixes import PairFiles
+    from ..data.survey import Survey
+    from .check_text import print_survey
 
-    from ..data.loading import load_pairs
-    from ..data.messages import texts_of
-    from ..pages.tables import print_accuracy, print_table
-    from ..stats.metrics import pair_accuracy
+    if args.max_length is not None and args.tokenizer is None:
+        raise ValueError("`--max-length` counts tokens. Give `--tokenizer`, too.")
+    files = PairFiles(args.fix) if args.fix else None
+    counts, others = PairCounts(args.near), _others(args)
+    tokens = None
+    if args.tokenizer is not None:
+        from ..data.token_checks import TokenChecks
 
-    pairs = load_pairs(args.data, args.split)
-    texts = {
-        column: ["\n".join(texts_of(cell)) for cell in pairs[column]] for column in ("prompt", "chosen", "rejected")
-    }
-    lengths = {column: torch.tensor([len(text) for text in cells]).float() for column, cells in texts.items()}
-    form = "plain text" if isinstance(pairs[0]["prompt"], str) else "messages"
-    rows: list[tuple[str, ...]] = [
-        (name, f"{cells.mean():.0f}", f"{cells.median():.0f}", f"{cells.max():.0f}") for name, cells in lengths.items()
-    ]
-    print_table(
-        f"{args.data}: {len(pairs)} pairs, {form}, all rows in order", ("characters", "mean", "median", "most"), rows
-    )
-    distinct = len(set(texts["prompt"]))
-    repeated = len(pairs) - len(set(zip(*texts.values(), strict=True)))
-    print(f"{distinct} distinct prompts, {repeated} repeated pairs; columns {pairs.column_names}")
-    print_accuracy({"longer wins": pair_accuracy(lengths["chosen"], lengths["rejected"])}, "What a model must beat")
+        tokens = TokenChecks(args.tokenizer, counts, args.max_length)
+    survey = Survey(counts, tokens, files)
+    error = _read(args, survey, files)
+    if error and not survey.rows:
+        print(f"prefscale check: {error}", file=sys.stderr)
+        return 1
+    if tokens and (refusal := tokens.refusal()):
+        survey.refusals.append(refusal)
+    counts.finish(others)
+    print_survey(survey, tokens)
+    return 1 if survey.refusals else 0
+
+
+def _read(args: argparse.Namespace, survey: "Survey", files: "PairFiles | None") -> ValueError | None:
+    """Go through all rows; what cannot be read on is returned, and refused by training, too."""
+    from ..data.survey import find_sources
+
+    try:
+        with files or nullcontext():
+            for name in args.data:
+                for source in find_sources(name, args.split):
+                    survey.add(_with_bar(source))
+    except ValueError as error:
+        survey.refusals.insert(0, str(error))
+        survey.files = None  # nothing was written
+        return error
+    return None
+
+
+def _others(args: argparse.Namespace) -> "PairCounts | None":
+    """Prompts of the files with which these are compared."""
+    from ..data.checks import PairCounts
+    from ..data.survey import add_prompts, find_sources
+
+    if not args.against:
+        return None
+    others = PairCounts()
+    for name in args.against:
+        for source in find_sources(name):
+            add_prompts(_with_bar(source), others)
+    return others
+
+
+def _with_bar(source: "Source") -> "Source":
+    """The source, with a bar of its rows where a person sees it."""
+    from tqdm import tqdm
+
+    options = {"desc": f"Checking {source.name}", "unit": " rows", "leave": False, "disable": None}
+    return source._replace(rows=tqdm(source.rows, total=source.total, **options))

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Words after the command; those of the process where they are not given.
 
     Returns:
-        `int`: Exit status: 0, or 2 where the user's input was wrong.
+        `int`: Exit status: 0, 2 where the user's input was wrong, or 1 where `check` finds what training would refuse.
     """
     parser = argparse.ArgumentParser(
         prog="prefscale", description="Preference data, scores and GPU memory at a glance."
@@ -39,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(arguments)
     try:
-        args.run(args)
+        return int(args.run(args) or 0)
     except ValueError as error:
         print(f"prefscale {args.command}: {error}", file=sys.stderr)
         return 2
-    return 0

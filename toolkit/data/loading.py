@@ -8,8 +8,10 @@ from datasets import Dataset
 from datasets.exceptions import DatasetsError
 from transformers.utils.logging import get_logger
 
-from .formats import FLOAT, NUMBER_COLUMNS, TEXT_COLUMNS, keep_normalized, normalize_pairs, normalize_prompts
-from .row_errors import BUILDERS, RowError, builder, describe, json_rows, open_text
+from .files import ENDINGS, builder, is_saved, stream_rows, text_lines
+from .formats import FLOAT, keep_normalized, normalize_pairs, normalize_prompts
+from .forms import NUMBER_COLUMNS, TEXT_COLUMNS
+from .row_errors import RowError, describe
 
 logger = get_logger(__name__)
 
@@ -20,8 +22,9 @@ def load_table(name_or_path: str, split: str | None = None, config: str | None =
 
     Args:
         name_or_path (`str`):
-            A data set of the hub; a folder that `save_to_disk` wrote or that holds data files; a `.jsonl`,
-            `.jsonl.gz`, `.json` or `.parquet` file; or a pattern of such files (`"data/*_train.jsonl.gz"`). Several
+            A data set of the hub; a folder that `save_to_disk` wrote or that holds data files; a file
+            (`.jsonl`, `.ndjson`, `.json`, `.csv` or `.tsv`, also with `.gz` after it, `.parquet` or `.arrow`); or a
+            pattern of such files (`"data/*_train.jsonl.gz"`). All cells of CSV files are text. Several
             files are concatenated in the order of their names. Columns other than `prompt`, `chosen`, `rejected`,
             `margin` and `strength` stay if every file has them with one type.
         split (`str`, *optional*):
@@ -39,12 +42,10 @@ def load_table(name_or_path: str, split: str | None = None, config: str | None =
     return _concatenate(_sources(name_or_path, split, config))
 
 
-def load_pairs(
-    name_or_path: str, split: str | None = None, config: str | None = None, drop_unusable: bool = False
-) -> Dataset:
+def load_pairs(name_or_path: str, split: str | None = None, config: str | None = None) -> Dataset:
     """[`load_table`], then [`normalize_pairs`] of each file, with their arguments, results and errors."""
     tables = _sources(name_or_path, split, config)
-    pairs = [(name, normalize_pairs(table, name, drop_unusable)) for name, table in tables]
+    pairs = [(name, normalize_pairs(table, name)) for name, table in tables]
     return keep_normalized(_concatenate(pairs), pairs[0][1])
 
 
@@ -56,12 +57,22 @@ def load_prompts(name_or_path: str, split: str | None = None, config: str | None
 
 def _sources(name_or_path: str, split: str | None, config: str | None) -> list[tuple[str, Dataset]]:
     """Tables behind a name, each with the name that errors give it."""
+    found = locate(name_or_path, split, config)
+    return [(name_or_path, found)] if isinstance(found, Dataset) else [(file, _load_file(file)) for file in found]
+
+
+def locate(name_or_path: str, split: str | None = None, config: str | None = None) -> Dataset | list[str]:
+    """
+    Find what is behind a name: the table of the hub or of a saved data set, or the files that hold the rows.
+
+    Arguments are those of [`load_table`], and so are its errors, but for those of reading the files.
+    """
     path = os.path.expanduser(name_or_path)
     files, tables = dict[str, list[str]](), dict[str, Dataset]()
     try:
         if os.path.isfile(path):
             files = {"train": [path]}
-        elif any(os.path.isfile(os.path.join(path, file)) for file in ("dataset_dict.json", "state.json")):
+        elif is_saved(path):
             saved = datasets.load_from_disk(path)
             tables = dict(saved) if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
         elif os.path.isdir(path):
@@ -81,43 +92,53 @@ def _sources(name_or_path: str, split: str | None, config: str | None) -> list[t
     split = splits[0] if split is None and len(splits) == 1 else split
     if split not in splits:
         raise ValueError(f"'{name_or_path}' has the splits {splits}, but the split is {split!r}. Choose one of them.")
-    return [(name_or_path, tables[split])] if tables else [(file, _load_file(file)) for file in files[split]]
+    return tables[split] if tables else files[split]
 
 
 def _load_file(path: str) -> Dataset:
     kind = builder(path)
     if kind is None:
-        raise ValueError(f"File '{path}' is none of {list(BUILDERS)}. Convert it, or correct the path.")
+        raise ValueError(f"File '{path}' is none of {ENDINGS}. Convert it, or correct the path.")
+    # Other readers of CSV take text for numbers and dates, and words such as "None" for nothing
+    table = _table_of_rows(path) if kind == "csv" else _table_by_builder(path, kind)
+    if table is None or len(table) == 0:
+        raise ValueError(f"File '{path}' is empty. Write at least one row.")
+    return table
+
+
+def _table_of_rows(path: str) -> Dataset:
+    rows = [row for _, row in stream_rows(path)]
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
+
+
+def _table_by_builder(path: str, kind: str) -> Dataset | None:
+    """The table that `datasets` reads from a file; `None` for an empty JSON file."""
     try:
         options = {}
         if kind == "json":
-            with open_text(path) as file:
-                # One chunk, as later ones are cast to the types of the first: messages would become text
-                options["chunksize"] = 1 + sum(len(line.encode()) + 1 for line in file)
+            # One chunk, as later ones are cast to the types of the first: messages would become text
+            options["chunksize"] = 1 + sum(len(line.encode()) + 1 for line in text_lines(path))
         # Escaped, as the loader takes a path for a pattern
         table = datasets.load_dataset(kind, data_files=glob.escape(os.path.abspath(path)), split="train", **options)
-        rows = len(table)
     except (DatasetsError, StopIteration, ValueError, OSError, EOFError) as error:
-        rows = _find_odd_row(path) if kind == "json" else 1
-        if rows:
-            raise ValueError(f"File '{path}' is not readable {kind}: {error.__cause__ or error}.") from error
-    if rows == 0:
-        raise ValueError(f"File '{path}' is empty. Write at least one row.")
+        if kind == "json" and _find_odd_row(path) == 0:
+            return None
+        raise ValueError(f"File '{path}' is not readable {kind}: {error.__cause__ or error}.") from error
+    if kind == "json" and "timestamp[" in str(table.features):  # text that looks like a date
+        return _table_of_rows(path)
     return table
 
 
 def _find_odd_row(path: str) -> int:
     """Raise on the first value of a JSON file that is of another kind than those before it, else count the rows."""
     count, seen = 0, dict[str, str]()
-    try:
-        for number, row in json_rows(path):
-            count += 1
-            for column, value in row.items():
-                kind = describe(value).split(":")[0]
-                if value is not None and seen.setdefault(column, kind) != kind:
-                    raise RowError(column, describe(value), f"Rows before have {seen[column]}.").at_row(path, number)
-    except (OSError, EOFError):  # what the loader said of the file holds
-        return 1
+    for number, row in stream_rows(path):
+        count += 1
+        for column, value in row.items():
+            kind = describe(value).split(":")[0]
+            if value is not None and seen.setdefault(column, kind) != kind:
+                raise RowError(column, describe(value), f"Rows before have {seen[column]}.").at(path, number)
     return count
 
 

@@ -7,6 +7,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from .formats import keep_normalized, normalize_pairs
+from .tally import EQUAL, check_equal
 from .tokens import PAIR_COLUMNS, tokenize_pair
 
 logger = get_logger(__name__)
@@ -19,7 +20,7 @@ def tokenize_pairs(
     *,
     max_length: int | None,
     needs_prompt: bool,
-    drop_unusable: bool,
+    drop_long: bool,
     length_column_name: str,
     num_proc: int | None = None,
 ) -> Dataset:
@@ -38,9 +39,8 @@ def tokenize_pairs(
             Most tokens of a row. Longer pairs lose tokens from the left of their prompt, which a warning counts.
         needs_prompt (`bool`):
             Whether the score reads the prompt's last token.
-        drop_unusable (`bool`):
-            Whether pairs that state no preference, or of which a response alone is too long, are left out and counted
-            instead of refused.
+        drop_long (`bool`):
+            Whether pairs of which a response alone is too long are left out and counted instead of refused.
         length_column_name (`str`):
             Column for a pair's number of distinct tokens.
         num_proc (`int`, *optional*):
@@ -74,10 +74,11 @@ def tokenize_pairs(
         "needs_prompt": needs_prompt,
         "length_column_name": length_column_name,
     }
-    dataset = normalize_pairs(dataset, name, drop_unusable).map(
+    dataset = normalize_pairs(dataset, name).map(
         tokenize_pair, with_indices=True, fn_kwargs=options, num_proc=num_proc, desc=f"Tokenizing {name}"
     )
-    dataset = _without_long_responses(dataset, name, max_length, drop_unusable)
+    dataset = _without_long_responses(dataset, name, max_length, drop_long)
+    dataset = _without_equal_rows(dataset, name, length_column_name)
     cut = [tokens for tokens in dataset["cut_tokens"] if tokens]
     if cut:
         logger.warning(
@@ -87,10 +88,24 @@ def tokenize_pairs(
     return dataset
 
 
-def _without_long_responses(dataset: Dataset, name: str, max_length: int | None, drop_unusable: bool) -> Dataset:
+def _without_equal_rows(dataset: Dataset, name: str, length_column_name: str) -> Dataset:
+    """Leave out and count the pairs whose sides are the same tokens, which state no preference."""
+    # Whose distinct tokens are all shared
+    differs = [
+        pair != shared for pair, shared in zip(dataset[length_column_name], dataset["shared_tokens"], strict=True)
+    ]
+    equal = differs.count(False)
+    check_equal(name, equal, len(differs))
+    if not equal:
+        return dataset
+    logger.warning(f"Data set '{name}': left out {equal} of {len(differs)} pairs with {EQUAL}.")
+    return dataset.select([place for place, each in enumerate(differs) if each])
+
+
+def _without_long_responses(dataset: Dataset, name: str, max_length: int | None, drop_long: bool) -> Dataset:
     """Refuse, or leave out and count, the pairs of which a response alone is too long."""
     wrong = [reason for reason in dataset["error"] if reason]
-    if wrong and not (drop_unusable and len(wrong) < len(dataset)):
+    if wrong and not (drop_long and len(wrong) < len(dataset)):
         more = f" It is the first of {len(wrong)} such rows of {len(dataset)}." if len(wrong) > 1 else ""
         raise ValueError(wrong[0] + more)
     if wrong:

@@ -8,7 +8,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.messages import Messages, text_of
 from ..policy.sampling import sample_responses
-from ..stats.metrics import Interval, PairAccuracy, mean_interval, pair_accuracy
+from ..stats.intervals import Interval, PairAccuracy
+from ..stats.metrics import mean_interval, pair_accuracy
 
 
 class PolicyComparison(NamedTuple):

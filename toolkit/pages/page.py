@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ..stats.curves import trailing_mean
-from ..stats.metrics import Interval
+from ..stats.intervals import Interval
 
 _TEMPLATES = Path(__file__).with_name("templates")
 # Colours that stay apart for colour-blind readers (Okabe and Ito, 2008). A scale has its own, others take their turn.

@@ -11,7 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..judges.duels import PolicyComparison
 from ..reward.scales import SCALES
-from ..stats.metrics import Interval, PairAccuracy
+from ..stats.intervals import Interval, PairAccuracy
 from ..training.checkpoints import MANIFEST_NAME, what_is_missing
 from ..training.run_record import EXAMPLES_NAME, RUN_NAME, read_json
 from .page import (

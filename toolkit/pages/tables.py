@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from ..stats.metrics import Interval, PairAccuracy
+from ..stats.intervals import Interval, PairAccuracy
 
 if TYPE_CHECKING:  # a table of accuracies needs none of what policies need
     from ..judges.duels import PolicyComparison
@@ -75,7 +75,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names of files may look like either
     if not console.is_terminal:
         console.width = 200  # a file has no width to fit into, and cells would be cut to that of a terminal
     console.print(title, style="bold", soft_wrap=True, highlight=False, markup=False)

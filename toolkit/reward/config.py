@@ -76,9 +76,9 @@ class MultiScaleRewardConfig(RewardConfig):
         max_tokens_per_batch (`int`, *optional*):
             Make training batches of as many pairs of like length as fit into so many tokens, padding included, in
             place of `per_device_train_batch_size` pairs.
-        drop_unusable_pairs (`bool`, *optional*, defaults to `False`):
-            Whether pairs that state no preference (the same response twice, an empty one) or have a response that is
-            longer than `max_length` are left out, which warnings count. Otherwise the first of them is an error.
+        drop_long_pairs (`bool`, *optional*, defaults to `False`):
+            Whether pairs of which a response alone is longer than `max_length` are left out, which a warning counts.
+            Otherwise the first of them is an error.
     """
 
     scales: list[str] = field(default_factory=lambda: list(SCALES))
@@ -90,7 +90,7 @@ class MultiScaleRewardConfig(RewardConfig):
 
     shared_prompts: bool | None = None
     max_tokens_per_batch: int | None = None
-    drop_unusable_pairs: bool = False
+    drop_long_pairs: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]

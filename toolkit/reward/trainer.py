@@ -149,7 +149,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
                 processing_class,
                 max_length=args.max_length,
                 needs_prompt=args.context != "none",
-                drop_unusable=args.drop_unusable_pairs,
+                drop_long=args.drop_long_pairs,
                 length_column_name=args.length_column_name,
                 num_proc=args.dataset_num_proc,
             )

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from .metrics import Interval
+from .intervals import Interval
 
 DRAWS_AT_ONCE = 2**20  # about 32 MB, whatever the number of resamples
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...pages.page import Block, Paragraph, Picture
-from ...stats.metrics import Interval
+from ...stats.intervals import Interval
 from .tables import LONGER, REFERENCE, WINDOW, Table
 
 # Colours of Okabe and Ito (2008), and a marker; a model has the same in every figure.

@@ -11,7 +11,7 @@ from typing import Any
 from ...pages.page import Block, Example, Examples, Page, Paragraph, Response, Section, Settings, write_page
 from ...pages.page import Table as Cells
 from ...sandbox.rows import HELD_OUT_SEED, sample_prompts
-from ...stats.metrics import Interval
+from ...stats.intervals import Interval
 from ...training.run_record import read_json, write_json
 from .encoder import encoder_name, features_name
 from .figures import columns_of, curve_picture, headings, lines, points

@@ -12,7 +12,8 @@ from torch import Tensor
 from ...sandbox.rows import HELD_OUT_SEED, sample_pairs, sample_prompts
 from ...sandbox.world import TASKS, gold_range
 from ...stats.curves import convergence_step, instability, noise_to_signal, trailing_mean
-from ...stats.metrics import Interval, logistic_regression
+from ...stats.intervals import Interval
+from ...stats.metrics import logistic_regression
 from ...stats.resampling import bootstrap_interval
 from .grid import Study
 from .models import ranked_right
