@@ -349,9 +349,15 @@ def tokenize_pair(
     """
     where = f"Data set '{dataset_name}', row {index + 1}"
     template_kwargs = row_template_kwargs(row)
-    sides = [
-        encode_response(tokenizer, row["prompt"], row[side], **template_kwargs) for side in ("chosen", "rejected")
-    ]
+    prompt = row["prompt"]
+    try:
+        turn = None if isinstance(prompt, str) else turn_parts(tokenizer, prompt, **template_kwargs)
+        sides = [
+            encode_response(tokenizer, prompt, row[side], turn=turn, **template_kwargs)
+            for side in ("chosen", "rejected")
+        ]
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     for column, side in zip(("chosen", "rejected"), sides, strict=True):
         if side.response_start == len(side.input_ids):
             raise ValueError(
