@@ -227,6 +227,8 @@ def test_pairs_of_a_row_without_a_preference_are_left_out_where_others_have_one(
 def test_names_of_systems_are_no_system_messages():
     rows = [PAIR | {"system": "bart"}, PAIR | {"system": "t5"}]
     assert normalized(*rows) == rows
+    row = {"system": "Concise.", "question": "Who?", "chosen": "I.", "rejected": "It was me."}
+    assert normalized(row) == [talk([{"role": "system", "content": "Concise."}, user("Who?")], "I.", "It was me.")]
 
 
 def test_a_column_that_begins_late_in_a_file_is_refused_like_a_null_in_its_first_rows():

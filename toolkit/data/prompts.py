@@ -131,14 +131,15 @@ def find_prompts(rows: list[Row], columns: list[str], name: str, is_whole: bool 
     more = "input" if column == "instruction" and "input" in columns else None
     # Messages hold their earlier turns
     history = "history" if column not in (None, "history", *lists) and "history" in lists else None
-    system = next((each for each in SYSTEMS if any(_is_sentence(row.get(each)) for row in rows)), None)
+    # Beside `prompt` such a column may hold names of the systems that responded
+    words = 2 if column == "prompt" else 1
+    system = next((each for each in SYSTEMS if any(_has_words(row.get(each), words) for row in rows)), None)
     is_marked = any(isinstance(row.get(column), str) and MARK in row[column] for row in rows if column)
     return Prompts(column, more, history, system, is_marked)
 
 
-def _is_sentence(value: Any) -> bool:
-    """Whether a text has several words: a column `system` may also hold names of the systems that responded."""
-    return isinstance(value, str) and len(value.split()) > 1
+def _has_words(value: Any, count: int) -> bool:
+    return isinstance(value, str) and len(value.split()) >= count
 
 
 def looks_like_prompts(rows: list[Row], columns: list[str]) -> list[str]:

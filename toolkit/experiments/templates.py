@@ -193,7 +193,7 @@ def examine(template: str, source: str, kinds: Sequence[str] = TOKENIZERS) -> It
 @torch.no_grad()
 def _as_trained(reward: RewardFunction, pairs: Dataset) -> tuple[list[tuple[list[int], int]], torch.Tensor]:
     """Rows of training, all chosen first, each with its response's beginning, and their scores."""
-    options = {"max_length": None, "needs_prompt": True, "drop_unusable": False, "length_column_name": "length"}
+    options = {"max_length": None, "needs_prompt": True, "drop_long": False, "length_column_name": "length"}
     prepared = tokenize_pairs(pairs, "pairs", reward.processing_class, **options)  # type: ignore[arg-type]
     collator = MultiScaleCollator(pad_token_id=reward.processing_class.pad_token_id)
     batch = collator([dict(row) for row in prepared])
