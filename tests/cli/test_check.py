@@ -73,6 +73,15 @@ def test_messages_are_shown_with_their_roles(write, check):
     assert "roles: assistant 2, system 1, user 1" in out
 
 
+def test_a_person_sees_a_bar_that_knows_its_end(write, check, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    path = write(*[PLAIN] * 5)
+    status, _, err = check(path)
+    assert status == 0
+    assert "pairs.jsonl:" in err
+    assert "/5.00" in err
+
+
 def test_what_is_left_out_is_counted_and_named(write, check):
     status, out, _ = check(
         write(PLAIN, BAD, "", BAD, *[PLAIN] * 3, PLAIN | {"rejected": "Four."}, BAD, BAD, *[PLAIN] * 3)

@@ -1,14 +1,19 @@
 """`prefscale check`: what training makes of every row of preference pairs, and what is worth knowing beside it."""
 
 import argparse
+import os
 import sys
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..data.checks import PairCounts
     from ..data.fixes import PairFiles
     from ..data.survey import Source, Survey
+
+LINE_BY_LINE = (".jsonl", ".ndjson", ".csv", ".tsv")
+BLOCK = 2**20  # bytes
 
 
 def add_check(command: argparse.ArgumentParser) -> None:
@@ -101,5 +106,12 @@ def _with_bar(source: "Source") -> "Source":
     """The source, with a bar of its rows where a person sees it."""
     from tqdm import tqdm
 
-    options = {"desc": f"Checking {source.name}", "unit": " rows", "leave": False, "disable": None}
-    return source._replace(rows=tqdm(source.rows, total=source.total, **options))
+    if not sys.stderr.isatty():
+        return source
+    total = source.total
+    if source.name.endswith(LINE_BY_LINE) and os.path.isfile(source.name):
+        with open(source.name, "rb") as file:  # lines are counted far sooner than rows are checked
+            total = sum(block.count(b"\n") for block in iter(partial(file.read, BLOCK), b""))
+    return source._replace(
+        rows=tqdm(source.rows, f"Checking {source.name}", total, unit=" rows", unit_scale=True, leave=False)
+    )
