@@ -40,7 +40,7 @@ def test_rows_stay_within_the_places_of_a_model(tiny_folder, reward_config, chat
     folder = tiny_folder("gpt2", n_positions=48)
     with pytest.raises(ValueError, match=r"Pair 1 of data set 'train' has a row of \d+ tokens.*places for 48.*th=48`"):
         MultiScaleRewardTrainer(folder, reward_config(), chat_pairs)
-    config = reward_config(max_length=48, drop_unusable_pairs=True)
+    config = reward_config(max_length=48, drop_long_pairs=True)
     trainer = MultiScaleRewardTrainer(folder, config, chat_pairs)
     assert max(map(len, trainer.train_dataset["chosen_ids"])) <= 48
 

@@ -120,11 +120,13 @@ def test_steps_with_margins_are_trls_too(reward_config, reward_trainer, tiny_fol
 
 def test_steps_on_real_pairs_are_trls(reward_config, reward_trainer, tiny_folder, real_pairs):
     # what is longer than `max_length` TRL drops and we shorten, so only pairs that fit can be compared
-    lengths = reward_trainer(real_pairs, max_length=None).train_dataset
+    lengths = reward_trainer(
+        real_pairs, model=tiny_folder(max_position_embeddings=4096), max_length=None
+    ).train_dataset
     fits = [max(map(len, ids)) <= 512 for ids in zip(lengths["chosen_ids"], lengths["rejected_ids"], strict=True)]
     assert sum(fits) > 150
     pairs = real_pairs.select([i for i, fit in enumerate(fits) if fit])
-    assert_trl_losses(reward_config, reward_trainer, tiny_folder(), pairs)
+    assert_trl_losses(reward_config, reward_trainer, tiny_folder(max_position_embeddings=4096), pairs)
 
 
 @pytest.mark.parametrize("name", PREFERENCE_MODELS)
@@ -525,7 +527,7 @@ def test_a_collator_that_would_be_replaced_is_refused(reward_folder, reward_conf
 def test_what_is_asked_of_a_decoder_that_cannot_share(reward_trainer, tiny_folder, chat_pairs):
     window = {"architecture": "qwen3", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
     folder = tiny_folder(**window)
-    with pytest.raises(ValueError, match=r"cannot run both sides of a pair in one row: it has layers of the kinds"):
+    with pytest.raises(ValueError, match=r"cannot run both sides of a pair in one row: .* it has layers of the kinds"):
         reward_trainer(chat_pairs, model=folder, shared_prompts=True)
     trainer = reward_trainer(chat_pairs, model=folder)
     trainer.train()
