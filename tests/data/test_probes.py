@@ -96,6 +96,21 @@ def test_prompts_are_shared_where_a_small_copy_shows_that_they_may_be(config, sh
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_what_is_on_around_the_caller_changes_nothing(monkeypatch):
+    # a width of its own, so that nothing is known of it from before
+    config = {"hidden_size": 96, "num_attention_heads": 2, "num_key_value_heads": 2, "num_hidden_layers": 2}
+    monkeypatch.setattr(torch, "manual_seed", None)  # which seeds GPUs as well
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert why_not_shared(weightless(LlamaConfig(**config))) is None
+
+
+def test_attention_that_wants_a_gpu_is_tried_as_eager():
+    model = weightless(LlamaConfig(num_hidden_layers=2))
+    model.config._attn_implementation = "flash_attention_2"
+    assert why_no_decoder(model) is None
+    assert "'flash_attention_2' takes no mask" in why_not_shared(model)
+
+
 def test_custom_code_is_tried_too():
     assert "hidden states of a packed row are others" in why_not_shared(CustomModel(CustomConfig()))
 

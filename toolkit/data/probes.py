@@ -148,7 +148,7 @@ def small_copy(model_class: Any, config: Any) -> Any:
     if weights > MOST_WEIGHTS:
         raise ValueError(f"a copy with few and narrow layers still has {weights:,} weights")
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # that of the CPU alone
         model = model_class(copy.deepcopy(config)).float().eval()
         randomize(model)
     return model
@@ -192,11 +192,12 @@ def on_small_copy(probe: Callable[[Any], Found]) -> Callable[[Any], Found | NotT
             return latest[model][1]
         try:
             config = small_config(model.config)
-            # Its mask has another form, but it hides the same, and it would have to be compiled
-            config._attn_implementation = "sdpa" if implementation == "flex_attention" else implementation
+            # Others want a GPU or a compiler, and see the same
+            config._attn_implementation = implementation if implementation in ("eager", "sdpa") else "eager"
             key = (type(model), config._attn_implementation, config.to_json_string(use_diff=False))
             if key not in found:
-                with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
+                autocast = torch.autocast("cpu", enabled=False)  # which may be on around the caller
+                with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad(), autocast:
                     found[key] = probe(small_copy(type(model), config))
             result = found[key]
         except Exception as error:  # whatever the code of an architecture raises: nothing is proven then

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, StaticCache
 from transformers.cache_utils import StaticLayer
 
-from ..data.packing import branch_mask, group_by_prefix, kinds_of_attention, pack_rows
+from ..data.packing import IMPLEMENTATIONS, branch_mask, group_by_prefix, kinds_of_attention, pack_rows
 from ..data.positions import positions_from
 from ..data.probes import TOLERANCE, gap, on_small_copy, probe_rows
 
@@ -263,5 +263,7 @@ def why_not_prefilled(model: PreTrainedModel) -> str | None:
     """
     if getattr(model, "_is_stateful", False):
         return "it has recurrent layers, whose state is no cache of keys and values"
+    if (implementation := model.config.get_text_config()._attn_implementation) not in IMPLEMENTATIONS:
+        return f"its attention implementation '{implementation}' is not tried with a cache of full size"
     reason = _generates_otherwise(model)
     return f"{reason}{kinds_of_attention(model.config.get_text_config())}" if reason else None
