@@ -124,17 +124,19 @@ def _row_of(
     if turns or len(last) > 2:  # parsed into more than role and content, which the template puts together again
         return encode_response(tokenizer, prompt, completion, **options)
     whole = around.given + written
-    closing = next(iter(re.findall(r"</[^<>]+>", turn.head)), "")
-    begun = closing.replace("/", "", 1)
-    if not finished and closing and closing not in whole and (begun in whole or turn.prompt.endswith(begun)):
+    # A thought that the prompt has opened, or by the tags of the empty one that the template writes
+    opening = re.search(r"<(\w+)>\s*$", turn.prompt + around.given)
+    closing = f"</{opening[1]}>" if opening else next(iter(re.findall(r"</\w+>", turn.head)), "")
+    begun = opening is not None or closing.replace("/", "", 1) in written
+    if not finished and closing and begun and closing not in written:
         # Cut off in its thought, which a template would take for the answer
         text, start = turn.prompt + whole, len(turn.prompt)
         return encode_text(tokenizer, text, start, start + len(around.given), plain=False, finished=False)
-    opening = re.search(r"<([^<>/]+)>\s*$", around.given)
     if _begins_with_head(around, written):
         written = whole.removeprefix(turn.head)
-    elif opening and f"</{opening[1]}>" in written:
-        written = whole  # a thought that the template opened, and the policy closed
+    elif opening and closing in written:
+        thought, _, answer = written.partition(closing)
+        written = opening[0] + written if thought.strip() else answer.lstrip("\n")
     elif around.head and around.head[0] in tokenizer.all_special_ids and turn.head in whole:
         written = whole.rpartition(turn.head)[2]  # after other channels
     try:

@@ -234,16 +234,21 @@ def _score(
 
 def _policy_writes(tokenizer: PreTrainedTokenizerBase, prompt: Messages, answer: Messages) -> list[int]:
     """
-    Ids with which a policy goes on from its prompt to write the answer as the template writes it, without the end; or
-    the answer itself, where the template takes back what the policy was given, such as the opening of a thought.
+    Ids with which a policy goes on from its prompt to write the answer as the template writes it, without the end.
+    Where a template takes back what it gave the policy, the opening of a thought, the policy closes it.
     """
     opened = render(tokenizer, prompt, add_generation_prompt=True)
     whole = render(tokenizer, [*prompt, *answer])
-    tail = turn_parts(tokenizer, prompt).tail
-    text = whole.removesuffix(tail) if whole.startswith(opened) else opened + answer[0]["content"]
+    tail, said = turn_parts(tokenizer, prompt).tail, answer[0]["content"]
+    if not whole.startswith(opened):
+        said = said.removeprefix("<think>\n") if "</think>" in said else f"</think>{said}"
+    text = whole.removesuffix(tail) if whole.startswith(opened) else opened + said
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ends = [end for _, end in encoding["offset_mapping"]]
-    return [i for i, end in zip(encoding["input_ids"], ends, strict=True) if end > len(opened)]
+    tokens = list(zip(encoding["input_ids"], encoding["offset_mapping"], strict=True))
+    spans = [end for _, (start, end) in tokens if start < len(opened) < end]
+    # What is left of a token that began in the prompt, which the policy was given
+    first = tokenizer(text[len(opened) : max(spans)], add_special_tokens=False)["input_ids"] if spans else []
+    return [*first, *(i for i, (start, end) in tokens if start >= len(opened) and end > start)]
 
 
 def table_of(cases: list[Case]) -> str:
