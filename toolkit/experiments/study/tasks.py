@@ -170,7 +170,7 @@ TASKS = [
     Task("UKP", "arguments", ("ukp_convarg_majority",), debate, "debate"),
     Task("PandaLM", "instructions", ("pandalm_majority",), first_turn, "instruction"),
     Task(
-        "Tülu best-of-n",
+        "Tulu best-of-n",
         "instructions",
         ("tulu13b_bon_gpt4turbo",),
         first_turn,
