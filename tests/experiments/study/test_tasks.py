@@ -183,6 +183,13 @@ def test_clusters_go_to_the_fold_with_fewest_pairs():
     assert max(held.values()) - min(held.values()) <= 9
 
 
+def test_folds_follow_from_names_and_purpose():
+    sizes = {f"cluster {i}": 1 + i % 3 for i in range(60)}
+    folds = deal(sizes, 5, "outer")
+    assert deal(dict(reversed(sizes.items())), 5, "outer") == folds
+    assert deal(sizes, 5, "inner") != folds
+
+
 def test_draws_are_nested_and_take_a_pair_of_each_cluster_before_a_second():
     division = divide(made(40))
     part = division.parts[0]
