@@ -22,6 +22,7 @@ LAUNCH = ROOT / "tests" / "launch"
 TRAINING = {
     "experiments/benchmarks/test_policy",
     "experiments/benchmarks/test_scaling",
+    "experiments/study/test_committed_tasks",
     "experiments/study/test_real",
     "experiments/study/test_results",
     "pages/test_run_page",
