@@ -15,10 +15,15 @@ export OMP_NUM_THREADS ?= 1
 # Files are handed out, the launches first, to a process for each core.
 PARALLEL ?= --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast check setup clean
+.PHONY: demo decoder test test-fast check setup clean
 
 demo: $(INSTALLED)
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --cpu recipes/demo.py
+
+# A real pretrained decoder, in runs/smollm2.
+decoder: $(INSTALLED)
+	$(BIN)/pip install --quiet --constraint constraints.txt gguf
+	$(BIN)/python recipes/experiments/make_decoder.py
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PARALLEL)
