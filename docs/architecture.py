@@ -35,8 +35,8 @@ ROOMS = {
     "planning": Room((2, 2), (5, 5), USE, ("what a run will", "hold in memory")),
     "reward": Room((0, 2), (6, 6), MODELS, ("the model of three scales, its trainer, its scorer",)),
     "training": Room((1, 2), (7, 7), GROUND, ("checkpoints, exact resume, the run's record",)),
-    "data": Room((0, 0), (7, 8), GROUND, ("from a file to a", "batch: formats,", "token ids, packing")),
-    "stats": Room((1, 2), (8, 8), GROUND, ("metrics with intervals; learning curves",)),
+    "data": Room((0, 0), (7, 7), GROUND, ("from a file to a", "batch of token ids")),
+    "stats": Room((0, 2), (8, 8), GROUND, ("metrics with intervals; learning curves",)),
 }
 
 

@@ -203,7 +203,7 @@ def held_bytes(*models: torch.nn.Module) -> int:
 
 def test_one_copy_of_the_weights_is_held(tmp_path, cpu_options, reinforce_config):
     # TRL's own way: a policy with LoRA, its reference by disabling that, and a reward model of the same size
-    base, prompts = str(tmp_path / "base"), Dataset.from_list([{"prompt": "Q:", "chosen": " A.", "rejected": " B."}])
+    base, prompts = str(tmp_path / "base"), Dataset.from_list([{"prompt": "Q:", "chosen": " 1.", "rejected": " 2."}])
     sandbox_decoder(hidden_size=128, layers=4, heads=2).save_pretrained(base)
     sandbox_tokenizer().save_pretrained(base)
     AutoModelForSequenceClassification.from_pretrained(base, num_labels=1).save_pretrained(tmp_path / "stock")
