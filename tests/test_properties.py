@@ -59,7 +59,7 @@ def tokenizers():  # no fixture, whose long text Hypothesis would print
     return [new_tokenizer(kind, source) for kind, source in zip(TOKENIZERS, sources, strict=True)]
 
 
-@settings(max_examples=1000, **LAWS)
+@settings(max_examples=900, **LAWS)
 @given(prompt=TEXTS, response=WORDS, kind=st.integers(0, 3))
 def test_rows_of_plain_text(prompt, response, kind):
     tokenizer = tokenizers()[kind]
@@ -81,7 +81,7 @@ def test_rows_of_plain_text(prompt, response, kind):
         assert prompt.startswith(first.rstrip("\ufffd"))
 
 
-@settings(max_examples=1000, **LAWS)
+@settings(max_examples=600, **LAWS)
 @given(question=WORDS, answer=WORDS, kind=st.integers(0, 3), cut=st.integers(0, 30))
 def test_rows_of_sampled_conversations(question, answer, kind, cut):
     tokenizer, prompt = tokenizers()[kind], [{"role": "user", "content": question}]
@@ -150,7 +150,7 @@ def test_segments_are_those_of_a_loop_and_do_not_look_ahead(boundary, start, lon
 ROWS = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=8), min_size=1, max_size=6)
 
 
-@settings(max_examples=700, **LAWS)
+@settings(max_examples=500, **LAWS)
 @given(groups=st.lists(ROWS, min_size=1, max_size=4), multiple=st.sampled_from([None, 1, 4, 8]), data=st.data())
 def test_packed_rows_hold_every_row_and_nothing_sees_another_branch(groups, multiple, data):
     shared = [data.draw(st.integers(0, shared_prefix_length(group))) for group in groups]
