@@ -67,8 +67,8 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, **template_kw
     except TemplateError as error:
         roles = [message["role"] for message in messages]
         raise ValueError(
-            f"The chat template refuses a conversation of {roles}: {error} Bring the messages into the order that it "
-            "knows, or use another template."
+            f"The chat template refuses a conversation of {roles}: {str(error).rstrip('.')}. Bring the messages into "
+            "the order that it knows, or use another template."
         ) from error
 
 

@@ -267,7 +267,8 @@ def table_of(cases: list[Case]) -> str:
     for template in dict.fromkeys(case.template for case in cases):
         own = [case for case in cases if case.template == template]
         cells = [_cell(way, own) for way in WAYS]
-        reasons = dict.fromkeys(reason.split(". ")[0] for case in own for reason in case.refused.values())
+        refused = [reason for case in own for reason in case.refused.values()]
+        reasons = dict.fromkeys(reason.split(". ")[0].removeprefix("Data set 'pairs', row 1: ") for reason in refused)
         lines.append(f"| {template} | " + " | ".join(cells) + f" | {'; '.join(reasons)} |")
     return "\n".join(lines)
 
