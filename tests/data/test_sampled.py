@@ -91,11 +91,32 @@ def test_a_thought_that_was_cut_off_is_no_answer():
     assert found.row.response_start == whole.response_start
 
 
+def test_thoughts_in_other_tags_are_thoughts_too():
+    # opened in the prompt; the template writes an empty one where a message has none
+    thought = "{{ m['content'] if '[/THINK]' in m['content'] else '[THINK][/THINK]' + m['content'] }}"
+    template = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST]' + m['content'] + '[/INST]' }}{% else %}"
+        + thought
+        + "{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '[THINK]' }}{% endif %}"
+    )
+    tokenizer = new_tokenizer(TOKENIZERS[0], template)
+    for answer in (ANSWER, f"[THINK]Let me see.[/THINK]{ANSWER}"):
+        row = encode_response(tokenizer, PROMPT, said(answer))
+        text = answer.removeprefix("[THINK]") if "[/THINK]" in answer else f"[/THINK]{answer}"
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert row_of(tokenizer, [*ids, tokenizer.eos_token_id], finished=True).row.input_ids == row.input_ids
+    cut_off = row_of(tokenizer, tokenizer("Let me", add_special_tokens=False)["input_ids"], finished=False).row
+    assert cut_off.input_ids == row.input_ids[: len(cut_off.input_ids)]
+
+
 def test_end_of_turn_that_is_no_special_token_does_not_end_a_response():
     tokenizer = new_tokenizer(TOKENIZERS[0], MISTRAL.replace("eos_token", "' Over.'"))
     assert end_ids(tokenizer) == {tokenizer.eos_token_id, tokenizer.pad_token_id}
 
 
-def test_a_template_that_marks_nothing_has_no_marker(caplog):
+def test_a_template_that_marks_nothing_has_no_marker(monkeypatch):
+    said_to_user = []
+    monkeypatch.setattr("toolkit.data.markers.logger.warning", said_to_user.append)
     nothing = "{% for m in messages %}{{ m['content'] + '\n' }}{% endfor %}"
     assert response_marker_ids(new_tokenizer(TOKENIZERS[0], nothing)) == []
+    assert "has to pass `response_start`" in said_to_user[0]

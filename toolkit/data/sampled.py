@@ -13,6 +13,7 @@ logger = get_logger(__name__)
 
 # Tokens before a response by which its first ones are decoded: some tokenizers lose a space where a text begins
 CONTEXT = 4
+CLOSING = r"[<\[◁]/\w+[>\]▷]"  # of a thought: </think>, [/THINK], ◁/think▷
 
 
 class PromptParts(NamedTuple):
@@ -125,8 +126,8 @@ def _row_of(
         return encode_response(tokenizer, prompt, completion, **options)
     whole = around.given + written
     # A thought that the prompt has opened, or by the tags of the empty one that the template writes
-    opening = re.search(r"<(\w+)>\s*$", turn.prompt + around.given)
-    closing = f"</{opening[1]}>" if opening else next(iter(re.findall(r"</\w+>", turn.head)), "")
+    opening = re.search(r"([<\[◁])(\w+)([>\]▷])\s*$", turn.prompt + around.given)
+    closing = "{}/{}{}".format(*opening.groups()) if opening else next(iter(re.findall(CLOSING, turn.head)), "")
     begun = opening is not None or closing.replace("/", "", 1) in written
     if not finished and closing and begun and closing not in written:
         # Cut off in its thought, which a template would take for the answer
