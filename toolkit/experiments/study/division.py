@@ -15,7 +15,7 @@ from ...data.messages import Messages, texts_of
 DIVISION_SEED = 17
 FEWEST_CLUSTERS = 300  # with fewer, every pair is tested once in one of several folds
 OUTER_FOLDS, INNER_FOLDS = 5, 5
-MOST_TRAIN, MOST_TEST, MOST_SEEN = 2_500, 2_000, 500  # pairs; a task of several folds has at most `MOST_TRAIN`
+MOST_TRAIN, MOST_TEST, MOST_SEEN = 1_000, 500, 100  # pairs; a task of several folds has at most `MOST_TRAIN`
 
 
 class Pair(NamedTuple):

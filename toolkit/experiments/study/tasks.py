@@ -138,7 +138,7 @@ TASKS = [
         ("finegrained_qa_feedback_dev",),
         passages,
         "question and passages",
-        prompt_length=1_500,
+        prompt_length=800,
         response_length=1_000,
     ),
     Task("SummEval", "news summaries", ("summeval_attr",), article, "article", **NEWS),
@@ -176,7 +176,7 @@ TASKS = [
         first_turn,
         "instruction",
         prompt_length=400,
-        response_length=2_200,
+        response_length=1_600,
     ),
     Task(
         "OASST",
@@ -185,7 +185,7 @@ TASKS = [
         first_turn,
         "first user turn",
         prompt_length=120,
-        response_length=450,
+        response_length=350,
     ),
     Task("USR", "persona dialogue", ("usr_topicalchat",), turns, "dialogue", prompt_length=1_500),
 ]

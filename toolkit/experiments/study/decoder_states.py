@@ -1,0 +1,218 @@
+"""What linear heads read of a frozen decoder, of every response of the grid's tasks, computed once and kept.
+
+A layer is read as the decoder cut off behind it would be: through the decoder's final norm. Of a response six vectors
+are kept for every layer: the state of the prompt's last token, the means over the response's tokens and over its
+segment ends, and the states of its last token, of the end of turn, and of the last token before that. Where a chat
+template writes nothing behind the end of turn, the last token is the end of turn.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ...data.messages import Messages
+from ...data.packing import PackedRows, branch_mask, fill_batches, pack_rows
+from ...data.positions import last_kept, response_mask, segment_ends
+from ...data.tokens import EncodedResponse, encode_response, end_ids, segment_boundary_ids, turn_parts
+from .division import said
+from .task_pairs import TaskPairs
+
+VECTORS = PROMPT, TOKEN, SEGMENT, LAST, END, CONTENT = range(6)  # places of the vectors
+MOST_PACKED, BATCH_TOKENS, SHARD_BATCHES = 1_280, 2_048, 24  # tokens of a packed row and of a batch; batches of a file
+
+
+class Rows(NamedTuple):
+    """Distinct responses of a task to their prompts, and which of them are the sides of each pair."""
+
+    prompts: list[Messages]  # of each row
+    responses: list[Messages]
+    pairs: Tensor  # (P, 2) int64: rows of chosen and rejected
+
+
+class States(NamedTuple):
+    """Vectors of `N` rows at `L` layers, and the number of their response tokens."""
+
+    vectors: Tensor  # (N, L, 6, H) float16
+    tokens: Tensor  # (N,) int64
+    pairs: Tensor  # (P, 2) int64
+
+
+def rows_of(task: TaskPairs) -> Rows:
+    """The distinct rows of a task's pairs, in the order in which the pairs have them."""
+    place: dict[tuple[str, str], int] = {}
+    prompts, responses, pairs = list[Messages](), list[Messages](), list[list[int]]()
+    for row in task.pairs:
+        sides = []
+        for side in ("chosen", "rejected"):
+            key = said(row["prompt"]), row[side][0]["content"]
+            if key not in place:
+                place[key] = len(prompts)
+                prompts.append(row["prompt"])
+                responses.append(row[side])
+            sides.append(place[key])
+        pairs.append(sides)
+    return Rows(prompts, responses, torch.tensor(pairs))
+
+
+def final_norm(backbone: Any) -> Any:
+    """The norm behind a decoder's last layer. Raises `ValueError` where it is not found by its usual names."""
+    for name in ("norm", "ln_f", "final_layer_norm", "final_norm"):
+        if (module := getattr(backbone, name, None)) is not None:
+            return module
+    raise ValueError(f"{type(backbone).__name__} has no final norm under a usual name, so no layer but its last reads.")
+
+
+@torch.no_grad()
+def read_states(
+    backbone: Any, packed: PackedRows, start: Tensor, ends: set[int], boundaries: Tensor, layers: Sequence[int]
+) -> Tensor:
+    """
+    The six vectors of `R` packed rows at `L` layers.
+
+    Args:
+        backbone ([`~transformers.PreTrainedModel`]):
+            Decoder without a head.
+        packed ([`~toolkit.data.packing.PackedRows`]):
+            Rows, which share their prompts.
+        start (`torch.Tensor` of shape `(R,)`, int64):
+            First response token of each row.
+        ends (`set[int]`):
+            Ids that end a turn.
+        boundaries (`torch.Tensor`, int64):
+            Ids that end a segment.
+        layers (`Sequence[int]` of length `L`):
+            Numbers of layers, from 1.
+
+    Returns:
+        `torch.Tensor` of shape `(R, L, 6, H)`, float32.
+    """
+    mask = branch_mask(backbone, packed.branch_ids)
+    output = backbone(
+        packed.input_ids,
+        attention_mask=mask,
+        position_ids=packed.position_ids,
+        output_hidden_states=True,
+        use_cache=False,
+    )
+    last_layer, norm = len(output.hidden_states) - 1, final_norm(backbone)
+    index = packed.token_index.clamp(min=0)
+    ids = packed.input_ids.flatten()[index]
+    response = response_mask(start, packed.token_index >= 0)
+    boundary = torch.isin(ids, boundaries) & response
+    last, rows = last_kept(response), torch.arange(len(start))
+    segment = segment_ends(boundary, response)
+    segment[rows, last] |= ~boundary[rows, last]  # one that is open at the end
+    is_end = torch.isin(ids, torch.tensor(sorted(ends))) & response
+    end = torch.where(is_end.any(1), last_kept(is_end), last)
+    content = (end - 1).maximum(start)
+    single = [index[rows, place] for place in (start - 1, last, end, content)]
+    read = []
+    for layer in layers:
+        hidden = output.hidden_states[layer].flatten(0, 1)
+        states = hidden if layer == last_layer else norm(hidden)
+        prompt, at_last, at_end, at_content = (states[place].float() for place in single)
+        means = [_mean(states, index, keep) for keep in (response, segment)]
+        read.append(torch.stack([prompt, *means, at_last, at_end, at_content], 1))
+    return torch.stack(read, 1)
+
+
+def _mean(states: Tensor, index: Tensor, keep: Tensor) -> Tensor:
+    """Means of states `(B * T, H)` over the tokens of each row that are kept, as a product with their weights."""
+    weights = torch.zeros(len(index), len(states))
+    weights.scatter_add_(1, index, keep.float() / keep.sum(1, keepdim=True))
+    return weights @ states.float()
+
+
+def batches_of(encoded: Sequence[EncodedResponse], same: Sequence[str], pad: int) -> list[list[list[int]]]:
+    """Batches of groups of rows; rows of a group have the same prompt, as the texts `same` say, and tokens in it."""
+    groups, latest = list[list[int]](), dict[tuple[Any, ...], list[int]]()
+    for i in sorted(range(len(encoded)), key=lambda i: (same[i], len(encoded[i].input_ids))):
+        ids, start = encoded[i].input_ids, encoded[i].response_start
+        prompt = tuple(ids[:start])
+        group = latest.get(prompt, [])
+        length = start + sum(len(encoded[j].input_ids) - start for j in [*group, i])
+        if not group or length > MOST_PACKED:
+            group = latest[prompt] = []
+            groups.append(group)
+        group.append(i)
+    lengths = [
+        encoded[g[0]].response_start + sum(len(encoded[j].input_ids) - encoded[j].response_start for j in g)
+        for g in groups
+    ]
+    filled = fill_batches(lengths, [len(g) for g in groups], 10**9, BATCH_TOKENS)
+    return [[groups[k] for k in batch] for batch in filled]
+
+
+def cache_states(folder: Path, task: TaskPairs, model: Any, tokenizer: Any, layers: Sequence[int]) -> None:
+    """
+    Compute the states of a task's rows that `folder` has not yet, in files of some batches each.
+
+    Args:
+        folder (`Path`):
+            Folder of the task. What is there is kept: after a stop the work goes on with the next file.
+        task ([`TaskPairs`]):
+            The task.
+        model ([`~transformers.PreTrainedModel`]):
+            Decoder without a head, whose `dtype` is that of the computation.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer, with a chat template.
+        layers (`Sequence[int]`):
+            Numbers of layers.
+    """
+    rows = rows_of(task)
+    texts = [said(prompt) for prompt in rows.prompts]
+    turns = {text: turn_parts(tokenizer, prompt) for text, prompt in zip(texts, rows.prompts, strict=True)}
+    encoded = [
+        encode_response(tokenizer, prompt, response, turn=turns[text])
+        for text, prompt, response in zip(texts, rows.prompts, rows.responses, strict=True)
+    ]
+    ends, boundaries = end_ids(tokenizer), torch.tensor(segment_boundary_ids(tokenizer))
+    batches = batches_of(encoded, texts, tokenizer.pad_token_id)
+    shards = [batches[i : i + SHARD_BATCHES] for i in range(0, len(batches), SHARD_BATCHES)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, shard in enumerate(tqdm(shards, desc=task.task.name)):
+        file = folder / f"{number:04}-of-{len(shards):04}.safetensors"
+        if file.exists():
+            continue
+        parts, order = list[Tensor](), list[int]()
+        for batch in shard:
+            numbers = [i for group in batch for i in group]
+            packed = pack_rows(
+                [[encoded[i].input_ids for i in group] for group in batch],
+                [encoded[group[0]].response_start for group in batch],
+                tokenizer.pad_token_id,
+            )
+            start = torch.tensor([encoded[i].response_start for i in numbers])
+            parts.append(read_states(model, packed, start, ends, boundaries, layers).half())
+            order += numbers
+        count = torch.tensor([len(encoded[i].input_ids) - encoded[i].response_start for i in order])
+        kept = {"rows": torch.tensor(order), "tokens": count, "vectors": torch.cat(parts)}
+        save_file(kept, f"{file}.part")
+        os.replace(f"{file}.part", file)
+
+
+def load_states(folder: Path, task: TaskPairs) -> States:
+    """The states of a task. Raises `ValueError` where some are missing."""
+    pairs = rows_of(task).pairs
+    count = int(pairs.max()) + 1
+    vectors, tokens, found = None, torch.zeros(count, dtype=torch.long), 0
+    for part in _parts(folder):
+        if vectors is None:
+            vectors = torch.empty(count, *part["vectors"].shape[1:], dtype=torch.float16)
+        vectors[part["rows"]], tokens[part["rows"]] = part["vectors"], part["tokens"]
+        found += len(part["rows"])
+    if vectors is None or found != count:
+        raise ValueError(f"'{folder}' has states of {found} of {count} rows. Compute the others first.")
+    return States(vectors, tokens, pairs)
+
+
+def _parts(folder: Path) -> Iterator[dict[str, Tensor]]:
+    files: Iterable[Path] = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        yield load_file(file)
