@@ -58,7 +58,10 @@ def by_hand(model, ids: list[int], start: int) -> dict:
             for t, h in enumerate(hidden):
                 r[t] += float((head.context_prompt @ hidden[start - 1]) @ (head.context_response @ h))
         if model.settings.context == "gate":
-            gate = torch.softmax(head.gate @ hidden[start - 1] + head.gate_bias, 0)
+            prompt = hidden[start - 1]
+            if model.settings.unit_prompt:
+                prompt = prompt / (prompt @ prompt) ** 0.5
+            gate = torch.softmax(head.gate @ prompt + head.gate_bias, 0)
         else:
             gate = torch.full((len(scales),), 1 / len(scales))
     prefixes, segments, ended, tokens = [], [], [0.0] * len(ids), [0.0] * len(ids)
@@ -176,6 +179,42 @@ def test_a_new_gate_is_even_and_a_new_conditioned_head_is_the_plain_one(tiny_fol
     plain.score.weight.data.copy_(conditioned.score.weight)
     assert conditioned.score.context_prompt.abs().min() > 0  # else no gradient would ever reach the other half
     torch.testing.assert_close(score(conditioned, batch).logits, score(plain, batch).logits)
+
+
+def test_gates_do_not_depend_on_the_size_of_hidden_states(reward_model):
+    head, hidden = reward_model().score, torch.randn(6, 9, 32)
+    context = torch.tensor([0, 1, 2, 3, 4, 5])
+    gate = head(hidden, context).gate
+    assert gate.std(0).min() > 1e-3  # prompts differ
+    torch.testing.assert_close(head(100 * hidden, context).gate, gate)
+    head.unit_prompt = False
+    assert not torch.allclose(head(100 * hidden, context).gate, head(hidden, context).gate)
+
+
+def test_a_checkpoint_of_before_reads_the_prompt_as_it_is(reward_model, batch, tmp_path):
+    load = AutoModelForMultiScaleReward.from_pretrained
+    model = reward_model()
+    model.save_pretrained(tmp_path)
+    assert load(str(tmp_path)).settings.unit_prompt
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["multi_scale"]["unit_prompt"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    before = load(str(tmp_path)).eval()
+    assert not torch.equal(score(before, batch).logits, score(model, batch).logits)
+    model.score.unit_prompt = False
+    assert torch.equal(score(before, batch).logits, score(model, batch).logits)
+
+
+@pytest.mark.parametrize("context", ["none", "gate", "head"])
+@pytest.mark.parametrize("architecture", ["qwen3", "gpt2"])
+def test_states_read_before_have_the_scores_of_their_rows(reward_model, batch, architecture, context):
+    model = reward_model(architecture, context=context)
+    with torch.no_grad():
+        states = model.response_states(**batch)
+        found, expected = model(states=states), model(**batch)
+    assert states.shape == (6, 4, 32)
+    for name in ("logits", "scale_scores", "gate"):
+        torch.testing.assert_close(found[name], expected[name])
 
 
 def test_gate_reads_the_prompt_and_nothing_else(reward_model, rows, tokenizer):

@@ -1,7 +1,7 @@
 """The head of the multi-scale reward model: a linear map a scale, and the gate or the prompt-conditioned part."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,9 @@ from .scales import SCALES, scale_gradient
 # Name of each scale's map in the head
 PARAMETERS = {"token": "token", "segment": "segment", "response": "weight"}
 CONTEXTS = ("none", "gate", "head")
+# What the head reads of a response: the state of the prompt's last token, the means over the response's tokens and
+# over its segment ends, and the state of its last token
+STATES = ("prompt", *SCALES)
 
 # Rank of the prompt-conditioned part of the head in the "head" context: two (rank, hidden) matrices, since a full
 # bilinear map would have as many parameters as an attention layer.
@@ -41,6 +44,9 @@ class MultiScaleSettings:
         stop_token_ids (`list[int]`, *optional*):
             Token ids at which generation stopped with the model that training began from: a policy from it ends its
             responses with them.
+        unit_prompt (`bool`, *optional*, defaults to `True`):
+            Whether the gate reads the prompt's state scaled to length 1. Models from before this was written down read
+            it as it is.
     """
 
     scales: list[str] = field(default_factory=lambda: list(SCALES))
@@ -49,9 +55,24 @@ class MultiScaleSettings:
     segment_boundary_ids: list[int] = field(default_factory=list)
     conversational: bool | None = None
     stop_token_ids: list[int] = field(default_factory=list)
+    unit_prompt: bool = True
 
     def __post_init__(self) -> None:
         check_scales(self.scales, self.context)
+
+    @classmethod
+    def from_saved(cls, saved: dict[str, Any]) -> "MultiScaleSettings":
+        """
+        Settings as a checkpoint has them.
+
+        Args:
+            saved (`dict[str, Any]`):
+                What was written, by this version or an earlier one.
+
+        Returns:
+            [`MultiScaleSettings`]
+        """
+        return cls(**{"unit_prompt": False, **saved})
 
 
 def check_scales(scales: list[str], context: str) -> None:
@@ -120,6 +141,7 @@ class MultiScaleHead(nn.Linear):
             self.context_prompt = nn.Parameter(torch.empty(CONTEXT_RANK, hidden_size))
             self.context_response = nn.Parameter(torch.empty(CONTEXT_RANK, hidden_size))
         self.context = settings.context
+        self.unit_prompt = settings.unit_prompt
         self.coarse_gradient = 1.0
 
     def initialize(self, std: float) -> None:
@@ -189,6 +211,9 @@ class MultiScaleHead(nn.Linear):
                 weights = by_row(F.linear(seen["response"], self.context_response.float()))
                 response = response + (weights * by_prompt).sum(-1)
             if self.context == "gate":
+                # The prompt's state is large in a pretrained decoder and much the same for all prompts. As it is, a
+                # few optimizer steps of it saturate the softmax.
+                prompt = F.normalize(prompt, dim=-1) if self.unit_prompt else prompt
                 gate = F.linear(prompt, self.gate.float(), self.gate_bias.float()).softmax(-1)
             else:
                 gate = hidden.new_full((len(rows), len(self.scales)), 1 / len(self.scales))
@@ -198,3 +223,18 @@ class MultiScaleHead(nn.Linear):
                 response=response,
                 gate=gate,
             )
+
+    def read_states(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Read the few states of a response that linear maps need: a mean of scores is the score of the mean state.
+
+        Args:
+            states (`torch.Tensor` of shape `(R, 4, H)`, any dtype):
+                Of every response the vectors in the order of [`STATES`].
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: Scores of the scales and their weights, `(R, S)` float32 each.
+        """
+        read: HeadOutput = self(states, torch.full((len(states),), STATES.index("prompt"), device=states.device))
+        scores = {scale: getattr(read, scale)[:, STATES.index(scale)] for scale in self.scales}
+        return torch.stack([scores[scale] for scale in self.scales], dim=1), read.gate

@@ -268,4 +268,4 @@ def load_adapter_settings(folder: str) -> MultiScaleSettings:
             f"The adapter in '{folder}' has no {ADAPTER_SETTINGS_NAME} beside it. MultiScaleRewardTrainer writes that "
             "file when it saves; for an adapter saved otherwise call `save_adapter_settings` or pass `settings`."
         )
-    return MultiScaleSettings(**json.loads(path.read_text()))
+    return MultiScaleSettings.from_saved(json.loads(path.read_text()))

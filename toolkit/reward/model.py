@@ -4,7 +4,7 @@ tokens, segments and the response, mixed by a gate that reads the prompt."""
 import inspect
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -61,6 +61,16 @@ class MultiScaleRewardOutput(ModelOutput):
     segment_ends: Tensor | None = None
 
 
+class _Run(NamedTuple):
+    """What a decoder has made of `R` rows in `B` rows of `T` tokens."""
+
+    hidden: Tensor  # (B, T, H)
+    input_ids: Tensor  # (R, W)
+    attention_mask: Tensor  # (R, W)
+    response_start: Tensor  # (R,)
+    token_index: Tensor | None  # (R, W), where the rows' tokens are among the B * T; none where R rows are the B
+
+
 class MultiScaleMixin:
     """
     Stands before an architecture's own classification class and scores at several scales.
@@ -83,7 +93,7 @@ class MultiScaleMixin:
                 f"{type(self).__name__} has no linear head called `score`, so it is not a decoder with a stock reward "
                 f"head. {USE_A_DECODER}"
             )
-        self.settings = MultiScaleSettings(**config.multi_scale)
+        self.settings = MultiScaleSettings.from_saved(config.multi_scale)
         # As wide as the stock head, which some decoders project their hidden states for
         self.score = MultiScaleHead(stock.in_features, self.settings)
         settle_frequencies(self)  # type: ignore[arg-type]
@@ -99,12 +109,13 @@ class MultiScaleMixin:
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         response_start: Tensor | None = None,
         position_ids: Tensor | None = None,
         branch_ids: Tensor | None = None,
         token_index: Tensor | None = None,
+        states: Tensor | None = None,
         **kwargs: Any,
     ) -> MultiScaleRewardOutput:
         """
@@ -125,6 +136,9 @@ class MultiScaleMixin:
                 output is that of the `R` rows by themselves, and `response_start` counts in them.
             token_index (`torch.Tensor` of shape `(R, W)`, int64, *optional*):
                 Where the tokens of each row are among the `B * T`.
+            states (`torch.Tensor` of shape `(R, 4, H)`, *optional*):
+                In place of all of these, what [`response_states`] has read of the rows before. The output then has
+                `logits`, `scale_scores` and `gate` alone.
 
         Returns:
             [`MultiScaleRewardOutput`]
@@ -132,6 +146,58 @@ class MultiScaleMixin:
         Raises:
             `ValueError`: If the response cannot be found.
         """
+        if states is not None:
+            scores, gate = self.score.read_states(states)
+            return MultiScaleRewardOutput(logits=mix(scores, gate)[:, None], scale_scores=scores, gate=gate)
+        assert input_ids is not None, "tokens, or states that were read before"
+        rows = self._run(input_ids, attention_mask, response_start, position_ids, branch_ids, token_index, **kwargs)
+        return self._read(rows)
+
+    def response_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        response_start: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        branch_ids: Tensor | None = None,
+        token_index: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """
+        All that the head reads of a batch, as the decoder alone decides it.
+
+        Args:
+            input_ids, attention_mask, response_start, position_ids, branch_ids, token_index:
+                As in [`forward`].
+
+        Returns:
+            `torch.Tensor` of shape `(R, 4, H)`, float32: The vectors of [`~toolkit.reward.head.STATES`].
+
+        Raises:
+            `ValueError`: If the response cannot be found.
+        """
+        rows = self._run(input_ids, attention_mask, response_start, position_ids, branch_ids, token_index, **kwargs)
+        response, boundary = self._layout(rows)
+        last = last_kept(response)
+        ends = _with_open_end(segment_ends(boundary, response), boundary, last)
+        index = rows.token_index
+        hidden = rows.hidden if index is None else rows.hidden.flatten(0, 1)[index.clamp(min=0)]
+        hidden, row = hidden.float(), torch.arange(len(last), device=hidden.device)
+        means = [(hidden * keep[..., None]).sum(1) / keep.sum(1, keepdim=True) for keep in (response, ends)]
+        prompt = hidden[row, (rows.response_start - 1).clamp(min=0)]
+        return torch.stack([prompt, *means, hidden[row, last]], dim=1)
+
+    def _run(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        response_start: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        branch_ids: Tensor | None = None,
+        token_index: Tensor | None = None,
+        **kwargs: Any,
+    ) -> "_Run":
+        """The decoder's pass, as in `forward`."""
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         backbone = getattr(self, self.base_model_prefix)
         if token_index is not None:
@@ -140,7 +206,7 @@ class MultiScaleMixin:
             mask = branch_mask(backbone, branch_ids)
             hidden = backbone(input_ids, attention_mask=mask, position_ids=position_ids, **kwargs).last_hidden_state
             input_ids = input_ids.flatten()[token_index.clamp(min=0)]
-            return self._read(hidden, input_ids, token_index >= 0, response_start, token_index)
+            return _Run(hidden, input_ids, token_index >= 0, response_start, token_index)
         if response_start is None:
             response_start = self._find_response_start(input_ids, attention_mask)
         if position_ids is None and "position_ids" in inspect.signature(backbone.forward).parameters:
@@ -148,31 +214,27 @@ class MultiScaleMixin:
         if position_ids is not None:
             kwargs["position_ids"] = position_ids
         hidden = backbone(input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
-        return self._read(hidden, input_ids, attention_mask, response_start)
+        return _Run(hidden, input_ids, attention_mask, response_start, None)
 
-    def _read(
-        self,
-        hidden: Tensor,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        response_start: Tensor,
-        token_index: Tensor | None = None,
-    ) -> MultiScaleRewardOutput:
-        response = response_mask(response_start, attention_mask)
-        context = (response_start - 1).clamp(min=0)
-        head = self.score(hidden, context, token_index)
-        boundary = torch.isin(input_ids, self._boundary_ids(input_ids.device)) & response
+    def _layout(self, rows: "_Run") -> tuple[Tensor, Tensor]:
+        """Tokens of each response, and those of them that end a segment or stand behind its end."""
+        response = response_mask(rows.response_start, rows.attention_mask)
+        return response, torch.isin(rows.input_ids, self._boundary_ids(response.device)) & response
+
+    def _read(self, rows: "_Run") -> MultiScaleRewardOutput:
+        response, boundary = self._layout(rows)
+        context = (rows.response_start - 1).clamp(min=0)
+        head = self.score(rows.hidden, context, rows.token_index)
         ends = segment_ends(boundary, response)
         chosen = [SCALES.index(scale) for scale in self.settings.scales]
         prefix = scale_prefix_values(head.token, head.segment, head.response, boundary, ends, response)[..., chosen]
 
-        rows = torch.arange(input_ids.size(0), device=input_ids.device)
+        row = torch.arange(response.size(0), device=response.device)
         last = last_kept(response)
-        scale_scores = prefix[rows, last]
-        # A segment that is still open when the response stops ends there.
-        ends = ends | (response & ~boundary & (torch.arange(response.size(1), device=last.device) == last[:, None]))
-        at_prompt = head.response.new_zeros(rows.numel(), len(SCALES))
-        at_prompt[:, SCALES.index("response")] = head.response[rows, context]
+        scale_scores = prefix[row, last]
+        ends = _with_open_end(ends, boundary, last)
+        at_prompt = head.response.new_zeros(row.numel(), len(SCALES))
+        at_prompt[:, SCALES.index("response")] = head.response[row, context]
         return MultiScaleRewardOutput(
             logits=mix(scale_scores, head.gate)[:, None],
             scale_scores=scale_scores,
@@ -223,6 +285,12 @@ class MultiScaleMixin:
             "This reward model was trained on plain text, or with a chat template that does not mark where the "
             "response starts. Pass `response_start`, or score with `toolkit.RewardFunction`, which knows."
         )
+
+
+def _with_open_end(ends: Tensor, boundary: Tensor, last: Tensor) -> Tensor:
+    """The ends of segments, where one that is still open when the response stops ends there."""
+    is_last = torch.arange(ends.size(1), device=last.device) == last[:, None]
+    return ends | (is_last & ~boundary)
 
 
 @cache

@@ -8,7 +8,6 @@ from collections import Counter
 import pytest
 
 from tests.helpers import ROOT
-from toolkit.experiments.study import division as dividing
 from toolkit.experiments.study.division import (
     DIVISION_SEED,
     FEWEST_CLUSTERS,
@@ -139,14 +138,12 @@ def test_a_test_file_stays_the_test_half_and_its_prompts_leave_training():
     assert division.left_out["of a test cluster"] == 2
 
 
-def test_of_too_many_pairs_every_cluster_keeps_some(monkeypatch):
-    for name, most in (("MOST_TRAIN", 150), ("MOST_TEST", 155), ("MOST_SEEN", 4)):
-        monkeypatch.setattr(dividing, name, most)
-    division = divide(made(FEWEST_CLUSTERS, size=4))
+def test_of_too_many_pairs_every_cluster_keeps_some():
+    division = divide(made(FEWEST_CLUSTERS, size=4), most=150)
     [part] = division.parts
     assert len(part.train) == 150 == len({division.clusters[i] for i in part.train})
-    assert sum(part.seen) == 4
-    assert part.seen.count(False) <= 155
+    assert sum(part.seen) == 15
+    assert 0 < part.seen.count(False) <= 75
     assert division.left_out["beyond the most"] == 4 * FEWEST_CLUSTERS - len(division.pairs)
 
 

@@ -8,6 +8,7 @@ template writes nothing behind the end of turn, the last token is the end of tur
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,14 +18,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...data.messages import Messages
-from ...data.packing import PackedRows, branch_mask, fill_batches, pack_rows
+from ...data.packing import branch_mask, fill_batches, pack_rows
 from ...data.positions import last_kept, response_mask, segment_ends
 from ...data.tokens import EncodedResponse, encode_response, end_ids, segment_boundary_ids, turn_parts
 from .division import said
 from .task_pairs import TaskPairs
 
 VECTORS = PROMPT, TOKEN, SEGMENT, LAST, END, CONTENT = range(6)  # places of the vectors
-MOST_PACKED, BATCH_TOKENS, SHARD_BATCHES = 1_280, 2_048, 24  # tokens of a packed row and of a batch; batches of a file
+# Tokens of a packed row, of a batch, which fits into a core's cache, and of a file. Attention in a packed row is paid
+# for by the square of its length.
+MOST_PACKED, BATCH_TOKENS, SHARD_TOKENS = 360, 512, 50_000
 
 
 class Rows(NamedTuple):
@@ -65,45 +68,53 @@ def final_norm(backbone: Any) -> Any:
     for name in ("norm", "ln_f", "final_layer_norm", "final_norm"):
         if (module := getattr(backbone, name, None)) is not None:
             return module
-    raise ValueError(f"{type(backbone).__name__} has no final norm under a usual name, so no layer but its last reads.")
+    raise ValueError(
+        f"{type(backbone).__name__} has no final norm under a usual name, so no layer but its last reads."
+    )
 
 
-@torch.no_grad()
+class _Pass(NamedTuple):
+    """Tokens of a forward pass, and where those of its `R` rows are among them."""
+
+    hidden: Sequence[Tensor]  # of each layer that is read (N, H), behind the final norm
+    input_ids: Tensor  # (N,)
+    token_index: Tensor  # (R, W), -1 on padding
+
+
 def read_states(
-    backbone: Any, packed: PackedRows, start: Tensor, ends: set[int], boundaries: Tensor, layers: Sequence[int]
+    backbone: Any,
+    groups: Sequence[Sequence[EncodedResponse]],
+    ends: set[int],
+    boundaries: Tensor,
+    layers: Sequence[int],
+    pad: int,
 ) -> Tensor:
     """
-    The six vectors of `R` packed rows at `L` layers.
+    The six vectors of `R` rows at `L` layers.
 
     Args:
         backbone ([`~transformers.PreTrainedModel`]):
             Decoder without a head.
-        packed ([`~toolkit.data.packing.PackedRows`]):
-            Rows, which share their prompts.
-        start (`torch.Tensor` of shape `(R,)`, int64):
-            First response token of each row.
+        groups (`Sequence[Sequence[EncodedResponse]]`):
+            Rows, those of a group with the same prompt.
         ends (`set[int]`):
             Ids that end a turn.
         boundaries (`torch.Tensor`, int64):
             Ids that end a segment.
         layers (`Sequence[int]` of length `L`):
             Numbers of layers, from 1.
+        pad (`int`):
+            Id on padding.
 
     Returns:
-        `torch.Tensor` of shape `(R, L, 6, H)`, float32.
+        `torch.Tensor` of shape `(R, L, 6, H)`, float32, in the order of the groups.
     """
-    mask = branch_mask(backbone, packed.branch_ids)
-    output = backbone(
-        packed.input_ids,
-        attention_mask=mask,
-        position_ids=packed.position_ids,
-        output_hidden_states=True,
-        use_cache=False,
-    )
-    last_layer, norm = len(output.hidden_states) - 1, final_norm(backbone)
-    index = packed.token_index.clamp(min=0)
-    ids = packed.input_ids.flatten()[index]
-    response = response_mask(start, packed.token_index >= 0)
+    with torch.no_grad():
+        found = (_cached if len(groups) == 1 else _packed)(backbone, groups, layers, pad)
+    index = found.token_index.clamp(min=0)
+    ids = found.input_ids[index]
+    start = torch.tensor([row.response_start for group in groups for row in group])
+    response = response_mask(start, found.token_index >= 0)
     boundary = torch.isin(ids, boundaries) & response
     last, rows = last_kept(response), torch.arange(len(start))
     segment = segment_ends(boundary, response)
@@ -113,13 +124,57 @@ def read_states(
     content = (end - 1).maximum(start)
     single = [index[rows, place] for place in (start - 1, last, end, content)]
     read = []
-    for layer in layers:
-        hidden = output.hidden_states[layer].flatten(0, 1)
-        states = hidden if layer == last_layer else norm(hidden)
+    for states in found.hidden:
         prompt, at_last, at_end, at_content = (states[place].float() for place in single)
         means = [_mean(states, index, keep) for keep in (response, segment)]
         read.append(torch.stack([prompt, *means, at_last, at_end, at_content], 1))
     return torch.stack(read, 1)
+
+
+def _layers(backbone: Any, output: Any, layers: Sequence[int]) -> list[Tensor]:
+    """States `(N, H)` behind the final norm."""
+    states, norm = output.hidden_states, final_norm(backbone)
+    return [(states[k] if k == len(states) - 1 else norm(states[k])).flatten(0, 1) for k in layers]
+
+
+def _packed(backbone: Any, groups: Sequence[Sequence[EncodedResponse]], layers: Sequence[int], pad: int) -> _Pass:
+    """Short rows: each group one packed row."""
+    ids = [[row.input_ids for row in group] for group in groups]
+    packed = pack_rows(ids, [group[0].response_start for group in groups], pad)
+    mask = branch_mask(backbone, packed.branch_ids)
+    options = {"attention_mask": mask, "position_ids": packed.position_ids}
+    output = backbone(packed.input_ids, **options, output_hidden_states=True, use_cache=False)
+    return _Pass(_layers(backbone, output, layers), packed.input_ids.flatten(), packed.token_index)
+
+
+def _cached(backbone: Any, groups: Sequence[Sequence[EncodedResponse]], layers: Sequence[int], pad: int) -> _Pass:
+    """Long rows of one group: its prompt, and then its responses, a few at a time, which read the prompt's keys."""
+    (group,) = groups
+    start = group[0].response_start
+    ids = torch.tensor([group[0].input_ids[:start]])
+    prompt = backbone(ids, output_hidden_states=True, use_cache=True)
+    hidden, all_ids = [_layers(backbone, prompt, layers)], [ids.flatten()]
+    index = torch.full((len(group), max(len(row.input_ids) for row in group)), -1)
+    index[:, :start] = torch.arange(start)
+    first, place = 0, start
+    while first < len(group):
+        part = [row.input_ids[start:] for row in group[first:]]
+        # Rows come by length, so that the last of a batch is its widest
+        fits = [k for k, row in enumerate(part, start=1) if k * len(row) <= BATCH_TOKENS]
+        part = part[: max(fits, default=1)]
+        width = max(map(len, part))
+        responses = torch.full((len(part), width), pad)
+        for i, row in enumerate(part):
+            responses[i, : len(row)] = torch.tensor(row)
+            index[first + i, start : start + len(row)] = place + i * width + torch.arange(len(row))
+        first, place = first + len(part), place + responses.numel()
+        keys = deepcopy(prompt.past_key_values)
+        keys.batch_repeat_interleave(len(part))
+        positions = start + torch.arange(width)[None]
+        output = backbone(responses, past_key_values=keys, position_ids=positions, output_hidden_states=True)
+        hidden.append(_layers(backbone, output, layers))
+        all_ids.append(responses.flatten())
+    return _Pass([torch.cat(parts) for parts in zip(*hidden, strict=True)], torch.cat(all_ids), index)
 
 
 def _mean(states: Tensor, index: Tensor, keep: Tensor) -> Tensor:
@@ -129,24 +184,24 @@ def _mean(states: Tensor, index: Tensor, keep: Tensor) -> Tensor:
     return weights @ states.float()
 
 
-def batches_of(encoded: Sequence[EncodedResponse], same: Sequence[str], pad: int) -> list[list[list[int]]]:
-    """Batches of groups of rows; rows of a group have the same prompt, as the texts `same` say, and tokens in it."""
-    groups, latest = list[list[int]](), dict[tuple[Any, ...], list[int]]()
+def batches_of(encoded: Sequence[EncodedResponse], same: Sequence[str]) -> list[list[list[int]]]:
+    """
+    Batches of groups of rows; rows of a group have the same prompt, as the texts `same` say, and tokens in it.
+
+    Short groups share a batch, long ones are one of their own.
+    """
+    by_prompt = dict[tuple[Any, ...], list[int]]()
     for i in sorted(range(len(encoded)), key=lambda i: (same[i], len(encoded[i].input_ids))):
-        ids, start = encoded[i].input_ids, encoded[i].response_start
-        prompt = tuple(ids[:start])
-        group = latest.get(prompt, [])
-        length = start + sum(len(encoded[j].input_ids) - start for j in [*group, i])
-        if not group or length > MOST_PACKED:
-            group = latest[prompt] = []
-            groups.append(group)
-        group.append(i)
+        by_prompt.setdefault((same[i], *encoded[i].input_ids[: encoded[i].response_start]), []).append(i)
+    groups = list(by_prompt.values())
     lengths = [
         encoded[g[0]].response_start + sum(len(encoded[j].input_ids) - encoded[j].response_start for j in g)
         for g in groups
     ]
-    filled = fill_batches(lengths, [len(g) for g in groups], 10**9, BATCH_TOKENS)
-    return [[groups[k] for k in batch] for batch in filled]
+    short = [k for k, length in enumerate(lengths) if length <= MOST_PACKED]
+    filled = fill_batches([lengths[k] for k in short], [1] * len(short), 10**9, BATCH_TOKENS)
+    alone = sorted((k for k, length in enumerate(lengths) if length > MOST_PACKED), key=lambda k: lengths[k])
+    return [[groups[short[k]] for k in batch] for batch in filled] + [[groups[k]] for k in alone]
 
 
 def cache_states(folder: Path, task: TaskPairs, model: Any, tokenizer: Any, layers: Sequence[int]) -> None:
@@ -173,8 +228,14 @@ def cache_states(folder: Path, task: TaskPairs, model: Any, tokenizer: Any, laye
         for text, prompt, response in zip(texts, rows.prompts, rows.responses, strict=True)
     ]
     ends, boundaries = end_ids(tokenizer), torch.tensor(segment_boundary_ids(tokenizer))
-    batches = batches_of(encoded, texts, tokenizer.pad_token_id)
-    shards = [batches[i : i + SHARD_BATCHES] for i in range(0, len(batches), SHARD_BATCHES)]
+    batches, shards = batches_of(encoded, texts), list[list[list[list[int]]]]()
+    size = 0
+    for batch in batches:
+        if not shards or size > SHARD_TOKENS:
+            shards.append([])
+            size = 0
+        shards[-1].append(batch)
+        size += sum(len(encoded[i].input_ids) for group in batch for i in group)
     folder.mkdir(parents=True, exist_ok=True)
     for number, shard in enumerate(tqdm(shards, desc=task.task.name)):
         file = folder / f"{number:04}-of-{len(shards):04}.safetensors"
@@ -182,15 +243,9 @@ def cache_states(folder: Path, task: TaskPairs, model: Any, tokenizer: Any, laye
             continue
         parts, order = list[Tensor](), list[int]()
         for batch in shard:
-            numbers = [i for group in batch for i in group]
-            packed = pack_rows(
-                [[encoded[i].input_ids for i in group] for group in batch],
-                [encoded[group[0]].response_start for group in batch],
-                tokenizer.pad_token_id,
-            )
-            start = torch.tensor([encoded[i].response_start for i in numbers])
-            parts.append(read_states(model, packed, start, ends, boundaries, layers).half())
-            order += numbers
+            rows_of_batch = [[encoded[i] for i in group] for group in batch]
+            parts.append(read_states(model, rows_of_batch, ends, boundaries, layers, tokenizer.pad_token_id).half())
+            order += [i for group in batch for i in group]
         count = torch.tensor([len(encoded[i].input_ids) - encoded[i].response_start for i in order])
         kept = {"rows": torch.tensor(order), "tokens": count, "vectors": torch.cat(parts)}
         save_file(kept, f"{file}.part")

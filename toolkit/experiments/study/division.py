@@ -15,7 +15,9 @@ from ...data.messages import Messages, texts_of
 DIVISION_SEED = 17
 FEWEST_CLUSTERS = 300  # with fewer, every pair is tested once in one of several folds
 OUTER_FOLDS, INNER_FOLDS = 5, 5
-MOST_TRAIN, MOST_TEST, MOST_SEEN = 1_000, 500, 100  # pairs; a task of several folds has at most `MOST_TRAIN`
+MOST_PAIRS = (
+    1_000  # for training, half as many for testing, a tenth of seen ones; in all where there are several folds
+)
 
 
 class Pair(NamedTuple):
@@ -176,7 +178,7 @@ def _texts(pair: Pair) -> list[str]:
     return [normal(text) for text in (said(pair.prompt), pair.chosen, pair.rejected)]
 
 
-def divide(judgements: Iterable[Pair]) -> Division:
+def divide(judgements: Iterable[Pair], most: int = MOST_PAIRS) -> Division:
     """
     Divide the pairs of a task by their clusters.
 
@@ -187,6 +189,9 @@ def divide(judgements: Iterable[Pair]) -> Division:
     Args:
         judgements (`Iterable[Pair]`):
             Pairs as files have them, repetitions included.
+        most (`int`, *optional*, defaults to 1,000):
+            Most pairs of a training half; a test half has at most half as many, and a tenth of it are seen ones
+            beside them. Where there are several folds, most pairs in all.
 
     Returns:
         `Division`: The pairs that are used, in the order of their identities.
@@ -199,20 +204,18 @@ def divide(judgements: Iterable[Pair]) -> Division:
         test = [i for i in numbers if pairs[i].in_test_file]
         train = [i for i in numbers if clusters[i] not in tested]
         left_out["of a test cluster"] = len(pairs) - len(test) - len(train)
-        parts = [_part(pairs, clusters, train, test)]
+        parts = [_part(pairs, clusters, train, test, most)]
     elif len(sizes) >= FEWEST_CLUSTERS:
         half = deal(sizes, 2, "halves")
         sides = [[i for i in numbers if half[clusters[i]] == side] for side in (0, 1)]
-        parts = [_part(pairs, clusters, *sides)]
+        parts = [_part(pairs, clusters, sides[0], sides[1], most)]
     else:
-        drawn = sorted(draw(pairs, clusters, numbers, "pairs")[:MOST_TRAIN])
+        drawn = sorted(draw(pairs, clusters, numbers, "pairs")[:most])
         fold = deal(Counter(clusters[i] for i in drawn), OUTER_FOLDS, "outer folds")
-        parts = [
-            _part(
-                pairs, clusters, *([i for i in drawn if (fold[clusters[i]] == k) is tests] for tests in (False, True))
-            )
-            for k in range(OUTER_FOLDS)
-        ]
+        parts = []
+        for k in range(OUTER_FOLDS):
+            train, test = ([i for i in drawn if (fold[clusters[i]] == k) is tests] for tests in (False, True))
+            parts.append(_part(pairs, clusters, train, test, most))
     used = sorted({i for part in parts for i in (*part.train, *part.test)})
     left_out["beyond the most"] = len(pairs) - len(used) - left_out.get("of a test cluster", 0)
     place = {number: i for i, number in enumerate(used)}
@@ -220,15 +223,17 @@ def divide(judgements: Iterable[Pair]) -> Division:
     return Division([pairs[i] for i in used], [clusters[i] for i in used], parts, left_out)
 
 
-def _part(pairs: Sequence[Pair], clusters: Sequence[str], train: Iterable[int], test: Sequence[int]) -> Part:
+def _part(
+    pairs: Sequence[Pair], clusters: Sequence[str], train: Iterable[int], test: Sequence[int], most: int
+) -> Part:
     """The halves, each with no more pairs than it may have."""
-    train = sorted(draw(pairs, clusters, train, "training pairs")[:MOST_TRAIN])
+    train = sorted(draw(pairs, clusters, train, "training pairs")[:most])
     fold = deal(Counter(clusters[i] for i in train), INNER_FOLDS, "inner folds")
     seen = dict(zip(test, seen_in((pairs[i] for i in train), (pairs[i] for i in test)), strict=True))
     kept = [
         number
-        for apart, most in ((False, MOST_TEST), (True, MOST_SEEN))
-        for number in draw(pairs, clusters, [i for i in test if seen[i] is apart], "test pairs")[:most]
+        for apart, number_of in ((False, most // 2), (True, most // 10))
+        for number in draw(pairs, clusters, [i for i in test if seen[i] is apart], "test pairs")[:number_of]
     ]
     test = sorted(kept)
     return Part(train, [fold[clusters[i]] for i in train], test, [seen[i] for i in test])

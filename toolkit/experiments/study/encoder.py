@@ -18,14 +18,12 @@ from ...data.messages import text_of
 from ...data.positions import last_kept, segment_ends
 from ...data.tokens import segment_boundary_ids
 from ...reward.evaluation import SIDES
-from ...reward.head import HeadOutput, MultiScaleHead, MultiScaleSettings
+from ...reward.head import MultiScaleHead, MultiScaleSettings
 from ...reward.losses import multi_scale_loss, strength_weights
 from ...reward.scales import mix
 from .grid import Cell, Study, cell_name
 from .models import STUDY_MODELS, four_digits, ranked_right
 from .real import SEARCH_SHARE, RealStudy, TaskPairs, at_most, distinct, in_second_part, prompt_text, trained_as
-
-CONTEXT, TOKEN, SEGMENT, LAST = range(4)  # places of the vectors
 
 
 @torch.no_grad()
@@ -73,10 +71,8 @@ def _masked_mean(hidden: Tensor, keep: Tensor) -> Tensor:
 
 def read_head(head: MultiScaleHead, features: Tensor) -> tuple[Tensor, Tensor]:
     """Scores `(N,)` of responses and those of each scale `(N, S)`, from their features `(N, 4, H)`."""
-    read: HeadOutput = head(features, torch.full((len(features),), CONTEXT))
-    by_scale = {"token": read.token[:, TOKEN], "segment": read.segment[:, SEGMENT], "response": read.response[:, LAST]}
-    scores = torch.stack([by_scale[scale] for scale in head.scales], dim=1)
-    return mix(scores, read.gate), scores
+    scores, gate = head.read_states(features)
+    return mix(scores, gate), scores
 
 
 def train_head(
@@ -89,7 +85,7 @@ def train_head(
     """
     options = STUDY_MODELS[model]
     set_seed(seed)
-    head = MultiScaleHead(chosen.size(2), MultiScaleSettings(options["scales"], options["context"]))
+    head = MultiScaleHead(chosen.size(2), MultiScaleSettings(options["scales"], options["context"], unit_prompt=False))
     nn.init.normal_(head.weight, std=0.02)
     head.initialize(std=0.02)
     weights = strength_weights(strength).float() if options["weight_by_strength"] else torch.ones(len(chosen))

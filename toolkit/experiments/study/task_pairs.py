@@ -137,7 +137,7 @@ def _divided(folder: str, task: Task) -> tuple[Division, dict[str, int]]:
                 what = f"has no column 'group', by which '{task.name}' is divided; it has {found.column_names}"
                 raise ValueError(f"File '{path}' {what}. Add the column, or put another file in its place.")
             pairs += _pairs(task, found, in_test_file=file == task.test_file, counts=counts)
-    division = divide(pairs)
+    division = divide(pairs, task.most)
     return division, {**counts, **division.left_out}
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ...data.messages import text_of
-from .division import normal
+from .division import MOST_PAIRS, normal
 
 HEAD_SEEDS = (1, 2, 3, 4, 5)  # of the heads whose test scores count
 SEARCH_SEED = 0  # of the heads by which choices are made on development folds
@@ -44,6 +44,8 @@ class Task:
             Most characters of a response; a pair with a longer one is left out.
         keep_beginning (`bool`, *optional*, defaults to `False`):
             Whether a prompt that is cut loses its end and not its beginning.
+        most (`int`, *optional*, defaults to `1000`):
+            Most pairs for training, as [`~toolkit.experiments.study.division.divide`] takes it.
         first_look (`bool`, *optional*, defaults to `False`):
             Whether the first look at such a decoder chose among variants by its scores on this task.
     """
@@ -57,6 +59,7 @@ class Task:
     prompt_length: int = 600
     response_length: int = 1_800
     keep_beginning: bool = False
+    most: int = MOST_PAIRS
     first_look: bool = False
 
 
@@ -140,6 +143,7 @@ TASKS = [
         "question and passages",
         prompt_length=800,
         response_length=1_000,
+        most=500,
     ),
     Task("SummEval", "news summaries", ("summeval_attr",), article, "article", **NEWS),
     Task("ROSE", "news summaries", ("rose_protocols",), article, "article", **NEWS),
@@ -164,6 +168,7 @@ TASKS = [
         "problem, across languages",
         prompt_length=800,
         response_length=900,
+        most=600,
     ),
     Task("LAMP", "writing", ("lamp_writer_rankings",), triplet, "prompt", response_length=2_200),
     Task("WQRM", "writing", ("wqrm_rankings",), triplet, "prompt", response_length=2_200),
@@ -186,6 +191,7 @@ TASKS = [
         "first user turn",
         prompt_length=120,
         response_length=350,
+        most=500,
     ),
     Task("USR", "persona dialogue", ("usr_topicalchat",), turns, "dialogue", prompt_length=1_500),
 ]
