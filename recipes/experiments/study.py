@@ -2,20 +2,25 @@
 
     python recipes/experiments/study.py --output_dir runs/study/sandbox
     python recipes/experiments/study.py --grid real --data data --output_dir runs/study/real
+    python recipes/experiments/study.py --grid decoder --data data --decoder runs/smollm2 --output_dir runs/grid
     prefscale report runs/study/sandbox
 
 Every cell of the grid is kept as it ends; the same command goes on where it was stopped. docs/study.md defines the
 figures. `--quick true` runs a small version of the grid.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from trl import TrlParser
 
+from toolkit.experiments.study.decoder import DecoderStudy
+from toolkit.experiments.study.decoder_stages import decoder_stages
 from toolkit.experiments.study.encoder import encoder_stages
-from toolkit.experiments.study.grid import Study, run_stages
+from toolkit.experiments.study.grid import Cell, Study, run_stages
 from toolkit.experiments.study.real import RealStudy, real_stages
 from toolkit.experiments.study.sandbox import SandboxStudy, sandbox_stages
 from toolkit.training.options import help_from_docstring
@@ -29,13 +34,15 @@ class StudyArguments:
 
     Args:
         grid (`str`, *optional*, defaults to `"sandbox"`):
-            `sandbox` or `real`.
+            `sandbox`, `real` or `decoder`.
         output_dir (`str`, *optional*, defaults to `"runs/study/sandbox"`):
             Folder of the study.
         data (`str`, *optional*):
-            For the real grid: folder of the files that `toolkit.experiments.study.real.REAL_TASKS` names.
+            For the grids on real pairs: folder of the files that `toolkit.experiments.study` names in `real.py` and
+            `tasks.py`.
         decoder (`str`, *optional*):
-            For the real grid: folder or hub name of a pretrained decoder, in place of a small one from scratch.
+            Folder or hub name of a pretrained decoder: that of the decoder grid, or in place of the real grid's small
+            one from scratch.
         rates (`list[float]`, *optional*):
             For the real grid: learning rates that are searched; a pretrained decoder wants smaller ones.
         encoder (`str`, *optional*):
@@ -57,22 +64,35 @@ class StudyArguments:
 
 
 def main(args: StudyArguments) -> None:
-    if args.grid not in ("sandbox", "real"):
-        raise ValueError(f"`grid` is '{args.grid}'. Use 'sandbox' or 'real'.")
+    needed: dict[str, tuple[str, ...]] = {"sandbox": (), "real": ("data",), "decoder": ("data", "decoder")}
+    if args.grid not in needed:
+        raise ValueError(f"`grid` is '{args.grid}'. Use one of {list(needed)}.")
     given = [name for name in ("data", "decoder", "rates", "encoder") if getattr(args, name) is not None]
     if args.grid == "sandbox" and given:
-        raise ValueError(f"{given} are of the real pairs. Add `--grid real`, or leave them out.")
-    if args.grid == "real" and args.data is None:
-        raise ValueError("`data` is not set. Give the folder of the real pairs.")
+        raise ValueError(f"{given} are of the grids on real pairs. Add `--grid real`, or leave them out.")
+    if missing := [name for name in needed[args.grid] if name not in given]:
+        raise ValueError(f"{missing} are not set, and `--grid {args.grid}` reads real pairs. Give what is missing.")
+    if args.grid == "decoder" and args.encoder is not None:
+        raise ValueError("`encoder` is of the real grid. Leave it out.")
+    study, stages = open_grid(args)
+    run_stages(study, stages, args.workers)
+
+
+def open_grid(args: StudyArguments) -> tuple[Study, Iterator[list[Cell]]]:
+    """The study in its folder, and its stages."""
+    settings: Any
     if args.grid == "sandbox":
-        study = Study(Path(args.output_dir), SandboxStudy.quick() if args.quick else SandboxStudy())
-        stages = sandbox_stages(study)
+        settings, stages = SandboxStudy.quick() if args.quick else SandboxStudy(), sandbox_stages
+    elif args.grid == "decoder":
+        settings = (DecoderStudy.quick if args.quick else DecoderStudy.of)(args.data, args.decoder)
+        settings, stages = replace(settings, rates=args.rates or settings.rates), decoder_stages
     else:
         settings = RealStudy.quick(args.data) if args.quick else RealStudy(args.data)
         settings = replace(settings, decoder=args.decoder, encoder=args.encoder, rates=args.rates or settings.rates)
         study = Study(Path(args.output_dir), settings)
-        stages = chain(real_stages(study), encoder_stages(study))
-    run_stages(study, stages, args.workers)
+        return study, chain(real_stages(study), encoder_stages(study))
+    study = Study(Path(args.output_dir), settings)
+    return study, stages(study)
 
 
 if __name__ == "__main__":

@@ -252,8 +252,8 @@ def cache_states(folder: Path, task: TaskPairs, model: Any, tokenizer: Any, laye
         os.replace(f"{file}.part", file)
 
 
-def load_states(folder: Path, task: TaskPairs) -> States:
-    """The states of a task. Raises `ValueError` where some are missing."""
+def load_states(folder: Path, task: TaskPairs, layers: int) -> States:
+    """The states of a task at a number of layers. Raises `ValueError` where some are missing or of other layers."""
     pairs = rows_of(task).pairs
     count = int(pairs.max()) + 1
     vectors, tokens, found = None, torch.zeros(count, dtype=torch.long), 0
@@ -264,6 +264,8 @@ def load_states(folder: Path, task: TaskPairs) -> States:
         found += len(part["rows"])
     if vectors is None or found != count:
         raise ValueError(f"'{folder}' has states of {found} of {count} rows. Compute the others first.")
+    if vectors.size(1) != layers:
+        raise ValueError(f"'{folder}' has states of {vectors.size(1)} layers in place of {layers}. Remove it.")
     return States(vectors, tokens, pairs)
 
 
