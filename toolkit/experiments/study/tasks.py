@@ -123,7 +123,6 @@ TASKS = [
         "first user turn",
         "hh_helpful_single_test",
         first_look=True,
-        most=400,
     ),
     Task(
         "HH harmless",
@@ -132,10 +131,9 @@ TASKS = [
         first_turn,
         "first user turn",
         "hh_harmless_single_test",
-        most=600,
     ),
     Task("TruthfulQA", "truthfulness", ("truthfulqa_human_truth",), first_turn, "question", first_look=True),
-    Task("EVOUNA NQ", "factual answers", ("evouna_nq",), first_turn, "question", first_look=True, most=600),
+    Task("EVOUNA NQ", "factual answers", ("evouna_nq",), first_turn, "question", first_look=True),
     Task("EVOUNA TQ", "factual answers", ("evouna_tq",), first_turn, "question"),
     Task(
         "fine-grained QA",
@@ -145,11 +143,11 @@ TASKS = [
         "question and passages",
         prompt_length=800,
         response_length=1_000,
-        most=300,
+        most=500,
     ),
     Task("SummEval", "news summaries", ("summeval_attr",), article, "article", **NEWS),
-    Task("ROSE", "news summaries", ("rose_protocols",), article, "article", **NEWS, most=500),
-    Task("REALSumm", "news summaries", ("realsumm",), article, "article", **NEWS, most=350),
+    Task("ROSE", "news summaries", ("rose_protocols",), article, "article", **NEWS),
+    Task("REALSumm", "news summaries", ("realsumm",), article, "article", **NEWS),
     Task(
         "SQuALITY",
         "story summaries",
@@ -161,9 +159,7 @@ TASKS = [
         keep_beginning=True,
     ),
     Task("CoNaLa", "one-line code", ("conala_mean_grade",), request, "request", first_look=True),
-    Task(
-        "MBPP", "functions", ("tara_mbpp_code",), request, "request", response_length=1_200, first_look=True, most=250
-    ),
+    Task("MBPP", "functions", ("tara_mbpp_code",), request, "request", response_length=1_200, first_look=True),
     Task(
         "HumanEval",
         "functions",
@@ -172,9 +168,9 @@ TASKS = [
         "problem, across languages",
         prompt_length=800,
         response_length=900,
-        most=400,
+        most=600,
     ),
-    Task("LAMP", "writing", ("lamp_writer_rankings",), triplet, "prompt", response_length=2_200, most=400),
+    Task("LAMP", "writing", ("lamp_writer_rankings",), triplet, "prompt", response_length=2_200),
     Task("WQRM", "writing", ("wqrm_rankings",), triplet, "prompt", response_length=2_200),
     Task("UKP", "arguments", ("ukp_convarg_majority",), debate, "debate"),
     Task("PandaLM", "instructions", ("pandalm_majority",), first_turn, "instruction"),
@@ -186,7 +182,6 @@ TASKS = [
         "instruction",
         prompt_length=400,
         response_length=1_600,
-        most=400,
     ),
     Task(
         "OASST",
@@ -196,7 +191,7 @@ TASKS = [
         "first user turn",
         prompt_length=120,
         response_length=350,
-        most=300,
+        most=500,
     ),
     Task("USR", "persona dialogue", ("usr_topicalchat",), turns, "dialogue", prompt_length=1_500),
 ]
