@@ -17,7 +17,7 @@ from toolkit.arguments import (
     with_model_arguments,
 )
 from toolkit.sandbox.rows import gold_judge
-from toolkit.training.checkpoints import write_manifest
+from toolkit.training.manifests import write_manifest
 
 
 def write_pairs(path, count):

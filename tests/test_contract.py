@@ -160,11 +160,7 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
         "rank": ("it sets and reads", "data/batches: the process whose batches are drawn"),
     },
     "transformers.trainer_utils": {
-        "PREFIX_CHECKPOINT_DIR": ("value", "training/checkpoints, pages/run_page: names of checkpoints"),
-        "rotate_checkpoints": (
-            "takes output_dir, save_total_limit, best_model_checkpoint, use_mtime",
-            "training/checkpoints: older ones go only when the new one is complete",
-        ),
+        "PREFIX_CHECKPOINT_DIR": ("value", "training/manifests, training/checkpoints, pages/run_page: names of checkpoints"),
         "set_seed": ("takes seed", "study: a new head"),
         "EvalLoopOutput": ("class", "reward/trainer: what an evaluation returns"),
         "EvalPrediction": ("class", "reward/trainer: what `compute_metrics` is given"),

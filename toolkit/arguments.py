@@ -17,7 +17,7 @@ from trl import ModelConfig, ScriptArguments
 from .data.formats import keep_normalized
 from .data.loading import load_pairs, load_prompts
 from .sandbox.rows import HELD_OUT_SEED, sample_pairs, sample_prompts
-from .training.checkpoints import last_complete_checkpoint
+from .training.manifests import last_complete_checkpoint
 from .training.options import check_number, help_from_docstring
 
 logger = get_logger(__name__)

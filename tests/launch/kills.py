@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from tests.launch.backends import prepare, specification, start
 from toolkit.pages.tables import print_table
-from toolkit.training.checkpoints import MANIFEST_NAME, what_is_missing
+from toolkit.training.manifests import MANIFEST_NAME, what_is_missing
 
 STEPS = 16
 # Saves in the middle of a generation's use, after 5 and 15 steps with the one, after 3, 9 and 15 with the other.

@@ -10,7 +10,7 @@ from toolkit import MultiScaleRewardConfig, ReinforceConfig, RewardFunction
 from toolkit.arguments import DataArguments
 from toolkit.cli.main import main
 from toolkit.pages.run_page import write_run_report
-from toolkit.training.checkpoints import write_manifest
+from toolkit.training.manifests import write_manifest
 
 ACCESS = "hf_" + 30 * "a"  # shaped like an access token
 

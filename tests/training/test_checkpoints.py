@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer
 
 from toolkit import MultiScaleRewardTrainer, ReinforceTrainer, RewardFunction
 from toolkit.training import checkpoints
-from toolkit.training.checkpoints import MANIFEST_NAME, last_complete_checkpoint, what_is_missing, write_manifest
+from toolkit.training.manifests import MANIFEST_NAME, last_complete_checkpoint, what_is_missing, write_manifest
 
 # What is timed, and the mean loss over the steps of one call of `train`.
 NOT_REPEATED = {"step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss"}
@@ -98,7 +98,12 @@ def test_a_checkpoint_is_complete_when_all_its_files_are_there_in_full(tmp_path)
     write_manifest(folder)
     assert what_is_missing(folder) is None
     listed = json.loads((folder / MANIFEST_NAME).read_text())["files"]
-    assert listed == {"global_step4/shard.pt": 3, "model.safetensors": 10}
+    assert {name: entry["bytes"] for name, entry in listed.items()} == {
+        "global_step4/shard.pt": 3,
+        "model.safetensors": 10,
+    }
+    # sha256sum of "0123456789", as coreutils prints it
+    assert listed["model.safetensors"]["sha256"].startswith("84d89877f0d4041efb6bf91a16f0248f")
     (folder / "model.safetensors").write_bytes(b"01234")
     assert what_is_missing(folder) == "its file model.safetensors has 5 bytes instead of 10"
     (folder / "model.safetensors").unlink()
@@ -128,7 +133,7 @@ def test_every_process_must_have_it(tmp_path, monkeypatch):
     # machines without a shared disk: the other one died in the save of step 8
     for step in (4, 8):
         write_manifest(fill(tmp_path / f"checkpoint-{step}"))
-    monkeypatch.setattr("toolkit.training.checkpoints.gather_object", lambda mine: [*mine, {4}])
+    monkeypatch.setattr("toolkit.training.manifests.gather_object", lambda mine: [*mine, {4} if isinstance(mine[0], set) else None])
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
 
 

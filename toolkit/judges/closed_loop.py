@@ -20,7 +20,7 @@ from ..policy.trainer import ReinforceTrainer
 from ..reward.config import MultiScaleRewardConfig
 from ..reward.scorer import RewardFunction
 from ..reward.trainer import MultiScaleRewardTrainer
-from ..training.checkpoints import last_complete_checkpoint
+from ..training.manifests import last_complete_checkpoint
 from .labels import Judge, label_pairs
 
 logger = get_logger(__name__)

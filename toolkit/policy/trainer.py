@@ -114,6 +114,13 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
         self._frozen_logps: list[Tensor] = []
         self._rewards = torch.empty(0)
 
+    def _models_of_run(self) -> dict[str, tuple[Any, bool]]:
+        funcs = [getattr(func, "source", func) for func in self.reward_funcs]  # the prefix baseline stands before one
+        own_weights = [func for func in funcs if not isinstance(func, SharedBaseRewardFunction)]
+        scorers = [func for func in own_weights if isinstance(func, RewardFunction)]
+        rewards = {f"reward model {i}": (func.model, False) for i, func in enumerate(scorers, 1)}
+        return {**super()._models_of_run(), **rewards}
+
     # TRL's `_generate_and_score_completions` does everything from sampling to advantages and returns one advantage a
     # response, without the rewards and the divergence of each token that ours are made of. These two methods keep what
     # it passes by, and there is no other way to it: the rewards, and the log-probabilities without gradient, of the

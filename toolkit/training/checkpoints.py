@@ -1,14 +1,14 @@
 """Checkpoints that are whole or not there, and a training that goes on from one as if it had never stopped."""
 
-import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.logging import get_logger
-from accelerate.utils import gather_object
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from .fingerprints import check_same_run, fingerprint, save_fingerprint, training_options
+from .manifests import begin_manifest, delete_older, last_complete_checkpoint, why_not_whole, write_manifest
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Trainer
@@ -16,77 +16,6 @@ else:
     _Trainer = object  # it stands before any trainer, and has no base of its own
 
 logger = get_logger(__name__)
-
-MANIFEST_NAME = "manifest.json"
-
-
-def write_manifest(folder: str | Path) -> None:
-    """
-    Declare a checkpoint complete: list its files with their sizes, in a file that appears in one piece.
-
-    Args:
-        folder (`str` or `Path`):
-            A checkpoint to which nothing will be added.
-    """
-    folder = Path(folder)
-    (folder / MANIFEST_NAME).unlink(missing_ok=True)
-    files = {
-        str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()
-    }
-    part = folder / (MANIFEST_NAME + ".part")
-    part.write_text(json.dumps({"files": files}, indent=1) + "\n")
-    part.rename(folder / MANIFEST_NAME)
-
-
-def what_is_missing(folder: str | Path) -> str | None:
-    """
-    Why a checkpoint cannot be resumed from.
-
-    Args:
-        folder (`str` or `Path`):
-            A checkpoint.
-
-    Returns:
-        `str`, or `None` where it is complete.
-    """
-    folder = Path(folder)
-    if not (folder / MANIFEST_NAME).is_file():
-        return f"it has no {MANIFEST_NAME}, which is written last"
-    for name, size in json.loads((folder / MANIFEST_NAME).read_text())["files"].items():
-        file = folder / name
-        if not file.is_file():
-            return f"its file {name} is gone"
-        if file.stat().st_size != size:
-            return f"its file {name} has {file.stat().st_size} bytes instead of {size}"
-    return None
-
-
-def last_complete_checkpoint(output_dir: str | Path) -> str | None:
-    """
-    The checkpoint of the most steps that was written to its end; those after it are named in a warning.
-
-    Args:
-        output_dir (`str` or `Path`):
-            Output folder of a run; it need not exist.
-
-    Returns:
-        `str`: Its folder, or `None` where there is no complete one on every process's disk.
-    """
-    found = {
-        int(folder.name.rpartition("-")[2]): folder
-        for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-        if folder.is_dir() and folder.name.rpartition("-")[2].isdecimal()
-    }
-    missing = {step: what_is_missing(folder) for step, folder in found.items()}
-    # Machines without a shared disk have a checkpoint each, and may have died at different points of a save.
-    everywhere = set.intersection(*gather_object([{step for step, reason in missing.items() if reason is None}]))
-    last = max(everywhere, default=-1)
-    for step in sorted(found):
-        if step > last:
-            reason = missing[step] or "another process's disk does not have all of it"
-            logger.warning(f"Checkpoint '{found[step]}' is not complete and is passed over: {reason}.")
-    return str(found[last]) if everywhere else None
-
 
 class ExactResume(_Trainer):
     """
@@ -99,7 +28,9 @@ class ExactResume(_Trainer):
     # As any trainer of TRL has them
     args: Any
     model: Any
+    train_dataset: Any
     _metrics: Any
+    _fingerprint: dict[str, Any] | None = None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in Transformers; `True` takes the last checkpoint that is complete, and a half-written one is refused."""
@@ -111,7 +42,7 @@ class ExactResume(_Trainer):
                     f"No complete checkpoint found in '{self.args.output_dir}'. Start without "
                     "`resume_from_checkpoint`; on machines without a shared disk, save with `save_on_each_node=True`."
                 )
-        if checkpoint is not None and (reason := what_is_missing(checkpoint)):
+        if checkpoint is not None and (reason := why_not_whole(checkpoint)):
             raise ValueError(
                 f"Checkpoint '{checkpoint}' is not complete: {reason}. Resume with `resume_from_checkpoint=True`, "
                 "which takes the last complete one."
@@ -121,15 +52,24 @@ class ExactResume(_Trainer):
                 f"Checkpoint '{checkpoint}' holds weights alone: it was saved with `save_only_model=True`. Load it as "
                 "a model to begin a new run."
             )
+        if self._fingerprint is None:  # of the first call, before which nothing was trained
+            self._fingerprint = fingerprint(self.train_dataset, self._models_of_run())
+        if checkpoint is not None:
+            check_same_run(checkpoint, self._run_fingerprint())
         return super().train(checkpoint, *args, **kwargs)
+
+    def _models_of_run(self) -> dict[str, tuple[Any, bool]]:
+        """Each model that the run's numbers depend on, and whether it is the one that is trained."""
+        return {"model": (self.model, True)}
+
+    def _run_fingerprint(self) -> dict[str, Any]:
+        return {**(self._fingerprint or {}), "options": training_options(self.args)}
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         run_folder = self._get_output_dir(trial=trial)
         folder = Path(run_folder, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        if self.args.should_save and folder.exists():
-            # Left by a run that died, or by an earlier one: never a mixture of the two, and never by its manifest.
-            (folder / MANIFEST_NAME).unlink(missing_ok=True)
-            shutil.rmtree(folder)
+        if self.args.should_save:
+            begin_manifest(folder)
         self.accelerator.wait_for_everyone()
         # Older checkpoints go only when this one is complete, so that there is always one to resume from.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
@@ -139,8 +79,9 @@ class ExactResume(_Trainer):
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
+            save_fingerprint(folder, self._run_fingerprint())
             write_manifest(folder)
-            rotate_checkpoints(run_folder, limit, self.state.best_model_checkpoint, use_mtime=True)
+            delete_older(run_folder, self.state.global_step, limit, self.state.best_model_checkpoint)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # A finished run that is resumed has no step left; Transformers looks for the end only after a step.

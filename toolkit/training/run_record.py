@@ -59,12 +59,12 @@ def save_run(trainer: Any, *arguments: Any) -> None:
         "seed": args.seed,
         "data_seed": args.data_seed,
         "versions": library_versions(),
-        "options": {type(options).__name__: _options(options) for options in arguments},
+        "options": {type(options).__name__: options_of(options) for options in arguments},
     }
     write_json(file, run)
 
 
-def _options(options: Any) -> dict[str, dict[str, Any]]:
+def options_of(options: Any) -> dict[str, dict[str, Any]]:
     """Options that differ from their defaults, and the others."""
     found: dict[str, dict[str, Any]] = {"changed": {}, "default": {}}
     for option in fields(options):

@@ -23,7 +23,7 @@ from toolkit import (
     RewardFunction,
     SharedBaseRewardFunction,
 )
-from toolkit.training.checkpoints import last_complete_checkpoint
+from toolkit.training.manifests import last_complete_checkpoint
 
 LORA_RANK = 4
 
