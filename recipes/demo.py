@@ -1,14 +1,12 @@
-"""The whole loop in minutes, without a download: a tiny decoder learns to answer in the sandbox, a multi-scale reward
-model learns from preference pairs, REINFORCE tunes the decoder on it, and the gold reward tells what came of it.
-
-    make demo
+"""The whole loop without a download (`make demo`): a tiny decoder learns to answer in the sandbox, a multi-scale reward
+model learns from pairs, REINFORCE tunes the decoder on it, and the gold reward tells what came of it.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trl import SFTConfig, SFTTrainer, TrlParser
+from trl import SFTConfig, SFTTrainer
 
 from toolkit import (
     MultiScaleRewardConfig,
@@ -21,7 +19,9 @@ from toolkit import (
 from toolkit.judges.duels import compare_policies
 from toolkit.pages.run_page import write_run_report
 from toolkit.pages.tables import accuracies_of, print_accuracy, print_comparison
+from toolkit.training.command_line import run_recipe
 from toolkit.training.progress import show_progress
+from toolkit.training.run_folder import claim_folder
 from toolkit.training.run_record import write_json
 
 COMMON = {
@@ -40,6 +40,7 @@ class DemoArguments:
     sft_steps: int = field(default=450, metadata={"help": "Steps of supervised fine-tuning."})
     reinforce_steps: int = field(default=50, metadata={"help": "Steps of REINFORCE."})
     seed: int = field(default=0, metadata={"help": "Seed."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Whether a run in `output_dir` is deleted."})
 
 
 def train_start(args: DemoArguments, out: Path, tokenizer: Any) -> Any:
@@ -57,6 +58,7 @@ def train_start(args: DemoArguments, out: Path, tokenizer: Any) -> Any:
 
 def main(args: DemoArguments) -> None:
     out, tokenizer = Path(args.output_dir), sandbox.sandbox_tokenizer()
+    claim_folder(args.output_dir, overwrite=args.overwrite_output_dir)
     print("1. Supervised fine-tuning of a tiny decoder")
     start = train_start(args, out, tokenizer)
     print("2. The multi-scale reward model")
@@ -64,13 +66,12 @@ def main(args: DemoArguments) -> None:
         str(out / "reward"), num_train_epochs=2, per_device_train_batch_size=32, per_device_eval_batch_size=64,
         learning_rate=1e-3, warmup_steps=20, logging_steps=25, seed=args.seed, **COMMON,
     )  # fmt: skip
-    pairs = sandbox.sample_pairs(args.pairs, args.seed)
-    test_pairs = sandbox.sample_pairs(args.test_size, sandbox.HELD_OUT_SEED)
-    reward = MultiScaleRewardTrainer(str(out / "start"), config, train_dataset=pairs, eval_dataset=test_pairs)
+    train = sandbox.sample_pairs(args.pairs, args.seed)
+    test = sandbox.sample_pairs(args.test_size, sandbox.HELD_OUT_SEED)
+    reward = MultiScaleRewardTrainer(str(out / "start"), config, train_dataset=train, eval_dataset=test)
     reward.train()
     reward.save_model()
     reward_metrics = reward.evaluate()
-
     print("3. REINFORCE on the reward model; the gold reward is logged, not trained on")
     config = ReinforceConfig(
         str(out / "policy"), max_steps=args.reinforce_steps, per_device_train_batch_size=64, num_generations=2,
@@ -82,7 +83,6 @@ def main(args: DemoArguments) -> None:
     reinforce = ReinforceTrainer(str(out / "start"), rewards, config, train_dataset=prompts)
     reinforce.train()
     reinforce.save_model()
-
     print("4. Held-out prompts, before and after")
     held_out = list(sandbox.sample_prompts(args.test_size, sandbox.HELD_OUT_SEED)["prompt"])
     comparison = compare_policies(
@@ -97,4 +97,4 @@ def main(args: DemoArguments) -> None:
 
 
 if __name__ == "__main__":
-    main(*TrlParser(DemoArguments).parse_args_and_config())
+    run_recipe(main, DemoArguments)

@@ -3,18 +3,17 @@
 accelerate launch recipes/evaluate_reward.py --reward_model runs/reward --dataset_name pairs.jsonl
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-
-from trl import TrlParser
 
 from toolkit import RewardFunction
 from toolkit.arguments import DataArguments, held_out_pairs
 from toolkit.pages.tables import accuracies_of, print_accuracy
 from toolkit.reward.evaluation import evaluate_pairs
 from toolkit.stats.metrics import summarize_pairs
+from toolkit.training.command_line import run_recipe
 from toolkit.training.options import help_from_docstring
+from toolkit.training.run_record import write_json
 
 
 @help_from_docstring
@@ -51,8 +50,8 @@ def main(args: EvaluationArguments) -> None:
     if args.output_file:
         figures = {name: accuracy._asdict() for name, accuracy in accuracies.items()}
         figures["length_correlation"] = metrics["length_correlation"]
-        Path(args.output_file).write_text(json.dumps(figures, indent=2))
+        write_json(Path(args.output_file), figures)
 
 
 if __name__ == "__main__":
-    main(*TrlParser(EvaluationArguments).parse_args_and_config())
+    run_recipe(main, EvaluationArguments)

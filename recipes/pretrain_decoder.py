@@ -5,17 +5,21 @@
 It stands in for a pretrained checkpoint where none can be downloaded; with one at hand, skip it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from transformers import set_seed
-from trl import SFTConfig, SFTTrainer, TrlParser
+from trl import SFTConfig, SFTTrainer
 
-from toolkit.arguments import DataArguments, training_pairs
+from toolkit.arguments import RunArguments, training_pairs
 from toolkit.sandbox.models import new_decoder, train_tokenizer
+from toolkit.training.command_line import run_recipe
+from toolkit.training.options import help_from_docstring
+from toolkit.training.run_folder import claim_folder
 
 
+@help_from_docstring
 @dataclass
-class DecoderArguments(DataArguments):
+class DecoderArguments(RunArguments):
     """
     Arguments of this recipe, beside the data's.
 
@@ -30,13 +34,14 @@ class DecoderArguments(DataArguments):
             Longest context in tokens.
     """
 
-    hidden_size: int = field(default=256, metadata={"help": "Width of the decoder, a multiple of 32."})
-    layers: int = field(default=4, metadata={"help": "Number of layers."})
-    vocab_size: int = field(default=4096, metadata={"help": "Number of tokens."})
-    context_length: int = field(default=1024, metadata={"help": "Longest context in tokens."})
+    hidden_size: int = 256
+    layers: int = 4
+    vocab_size: int = 4096
+    context_length: int = 1024
 
 
 def main(script_args: DecoderArguments, training_args: SFTConfig) -> None:
+    claim_folder(training_args.output_dir, training_args.resume_from_checkpoint, script_args.overwrite_output_dir)
     pairs = training_pairs(script_args, training_args.seed)
     texts = (message["content"] for row in pairs for column in ("prompt", "chosen") for message in row[column])
     tokenizer = train_tokenizer(texts, script_args.vocab_size)
@@ -50,4 +55,4 @@ def main(script_args: DecoderArguments, training_args: SFTConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(*TrlParser((DecoderArguments, SFTConfig)).parse_args_and_config())
+    run_recipe(main, DecoderArguments, SFTConfig)

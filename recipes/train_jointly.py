@@ -4,13 +4,11 @@ with them, and REINFORCE goes on with the reward model. A run that was killed go
     accelerate launch recipes/train_jointly.py --config recipes/configs/sandbox_joint.yaml
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import PartialState
 from datasets import load_from_disk
-from trl import TrlParser
 
 from toolkit import MultiScaleRewardConfig, ReinforceConfig, RewardFunction
 from toolkit.arguments import (
@@ -25,6 +23,9 @@ from toolkit.judges.closed_loop import label_stage, mix_with_earlier, train_poli
 from toolkit.pages.tables import print_accuracy
 from toolkit.reward.evaluation import evaluate_pairs
 from toolkit.stats.metrics import pair_accuracy
+from toolkit.training.command_line import RecipeParser, check_path, run_recipe
+from toolkit.training.run_folder import claim_folder
+from toolkit.training.run_record import write_json
 
 
 @dataclass
@@ -56,8 +57,11 @@ class JointArguments(DataArguments):
 
 def main(args: JointArguments) -> None:
     # Read here too, so that a wrong option stops the run at its start; it also tells accelerate of the processes.
-    TrlParser(MultiScaleRewardConfig).parse_args_and_config(["--config", args.reward_config])
-    TrlParser(ReinforceConfig).parse_args_and_config(["--config", args.reinforce_config])
+    RecipeParser(MultiScaleRewardConfig).parse_args_and_config(["--config", args.reward_config])
+    RecipeParser(ReinforceConfig).parse_args_and_config(["--config", args.reinforce_config])
+    check_path(args.policy, "policy")
+    check_path(args.reward_model, "reward model")
+    claim_folder(args.output_dir, resume_from_checkpoint=True)
     judge = import_callable(args.judge)
     all_prompts, test_prompts = training_prompts(args, args.seed), held_out_prompts(args, args.seed)
     policy, reward, earlier = args.policy, args.reward_model, [training_pairs(args, args.seed)]
@@ -75,7 +79,7 @@ def main(args: JointArguments) -> None:
         scores = {name: evaluate_pairs(RewardFunction(model, batch_size=64), test) for name, model in models.items()}
         accuracies = {name: pair_accuracy(found.chosen, found.rejected) for name, found in scores.items()}
         if PartialState().is_main_process:
-            (folder / "accuracy.json").write_text(json.dumps({name: a._asdict() for name, a in accuracies.items()}))
+            write_json(folder / "accuracy.json", {name: a._asdict() for name, a in accuracies.items()})
             print_accuracy(accuracies, f"Round {number}: accuracy on pairs of the current policy's answers")
 
         reinforce = (args.reinforce_config, prompts, judge)
@@ -85,4 +89,4 @@ def main(args: JointArguments) -> None:
 
 
 if __name__ == "__main__":
-    main(*TrlParser(JointArguments).parse_args_and_config())
+    run_recipe(main, JointArguments)

@@ -5,22 +5,27 @@ accelerate launch recipes/train_reinforce.py --config recipes/configs/sandbox_re
 
 from dataclasses import dataclass, field
 
-from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from toolkit import ReinforceConfig, ReinforceTrainer, RewardFunction, SharedBaseRewardFunction
 from toolkit.arguments import (
-    DataArguments,
+    RunArguments,
     checkpoint_to_resume,
     held_out_prompts,
     import_callable,
     training_prompts,
     with_model_arguments,
 )
+from toolkit.training.command_line import run_recipe
+from toolkit.training.options import help_from_docstring
+from toolkit.training.run_folder import claim_folder
 from toolkit.training.run_record import CompletionExamples, save_run
+from toolkit.training.signals import SaveOnSignal
 
 
+@help_from_docstring
 @dataclass
-class ReinforceArguments(DataArguments):
+class ReinforceArguments(RunArguments):
     """
     Arguments of this recipe, beside the data's.
 
@@ -39,31 +44,15 @@ class ReinforceArguments(DataArguments):
             trained on that base, and a policy trained with `use_peft`. The weights then have the policy's type.
     """
 
-    reward_model: str | None = field(
-        default=None, metadata={"help": "Folder or hub name of a multi-scale reward model or adapter."}
-    )
-    reward_funcs: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Further reward functions after it: dotted import paths such as `toolkit.sandbox.gold_judge`. "
-            "With `reward_weights 1 0` the second one is logged and not trained on."
-        },
-    )
-    reward_batch_size: int = field(default=16, metadata={"help": "Rows of a forward pass of the reward model."})
-    reward_dtype: str = field(
-        default="float32", metadata={"help": "Type of the reward model's weights; its head stays in float32."}
-    )
-    reward_on_policy_base: bool = field(
-        default=False,
-        metadata={
-            "help": "Whether the reward model is put on the policy's base, which saves a copy of the weights: for an "
-            "adapter trained on that base, and a policy trained with `use_peft`. The weights then have the policy's "
-            "type."
-        },
-    )
+    reward_model: str | None = None
+    reward_funcs: list[str] = field(default_factory=list)
+    reward_batch_size: int = 16
+    reward_dtype: str = "float32"
+    reward_on_policy_base: bool = False
 
 
 def main(script_args: ReinforceArguments, training_args: ReinforceConfig, model_args: ModelConfig) -> None:
+    claim_folder(training_args.output_dir, training_args.resume_from_checkpoint, script_args.overwrite_output_dir)
     batch_size = script_args.reward_batch_size
     reward_funcs = [import_callable(path) for path in script_args.reward_funcs]
     if script_args.reward_model and script_args.reward_on_policy_base:
@@ -85,6 +74,7 @@ def main(script_args: ReinforceArguments, training_args: ReinforceConfig, model_
         peft_config=get_peft_config(model_args),
     )
     trainer.add_callback(CompletionExamples(trainer))
+    trainer.add_callback(SaveOnSignal(trainer))
     save_run(trainer, script_args, training_args, model_args)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
     trainer.save_model()
@@ -96,4 +86,4 @@ def main(script_args: ReinforceArguments, training_args: ReinforceConfig, model_
 
 
 if __name__ == "__main__":
-    main(*TrlParser((ReinforceArguments, ReinforceConfig, ModelConfig)).parse_args_and_config())
+    run_recipe(main, ReinforceArguments, ReinforceConfig, ModelConfig)

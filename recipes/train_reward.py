@@ -3,15 +3,19 @@
 accelerate launch recipes/train_reward.py --config recipes/configs/sandbox_reward.yaml
 """
 
-from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer
-from toolkit.arguments import DataArguments, checkpoint_to_resume, held_out_pairs, training_pairs, with_model_arguments
+from toolkit.arguments import RunArguments, checkpoint_to_resume, held_out_pairs, training_pairs, with_model_arguments
 from toolkit.pages.tables import accuracies_of, print_accuracy
+from toolkit.training.command_line import run_recipe
+from toolkit.training.run_folder import claim_folder
 from toolkit.training.run_record import save_pair_examples, save_run
+from toolkit.training.signals import SaveOnSignal
 
 
-def main(script_args: DataArguments, training_args: MultiScaleRewardConfig, model_args: ModelConfig) -> None:
+def main(script_args: RunArguments, training_args: MultiScaleRewardConfig, model_args: ModelConfig) -> None:
+    claim_folder(training_args.output_dir, training_args.resume_from_checkpoint, script_args.overwrite_output_dir)
     model_args.lora_task_type = "SEQ_CLS"
     trainer = MultiScaleRewardTrainer(
         model=model_args.model_name_or_path,
@@ -21,6 +25,7 @@ def main(script_args: DataArguments, training_args: MultiScaleRewardConfig, mode
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
+    trainer.add_callback(SaveOnSignal(trainer))
     save_run(trainer, script_args, training_args, model_args)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
     trainer.save_model()
@@ -36,4 +41,4 @@ def main(script_args: DataArguments, training_args: MultiScaleRewardConfig, mode
 
 
 if __name__ == "__main__":
-    main(*TrlParser((DataArguments, MultiScaleRewardConfig, ModelConfig)).parse_args_and_config())
+    run_recipe(main, RunArguments, MultiScaleRewardConfig, ModelConfig)

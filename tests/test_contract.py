@@ -160,7 +160,10 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
         "rank": ("it sets and reads", "data/batches: the process whose batches are drawn"),
     },
     "transformers.trainer_utils": {
-        "PREFIX_CHECKPOINT_DIR": ("value", "training/manifests, training/checkpoints, pages/run_page: names of checkpoints"),
+        "PREFIX_CHECKPOINT_DIR": (
+            "value",
+            "training/manifests, training/checkpoints, pages/run_page: names of checkpoints",
+        ),
         "set_seed": ("takes seed", "study: a new head"),
         "EvalLoopOutput": ("class", "reward/trainer: what an evaluation returns"),
         "EvalPrediction": ("class", "reward/trainer: what `compute_metrics` is given"),

@@ -17,6 +17,7 @@ from trl import ModelConfig, ScriptArguments
 from .data.formats import keep_normalized
 from .data.loading import load_pairs, load_prompts
 from .sandbox.rows import HELD_OUT_SEED, sample_pairs, sample_prompts
+from .training.command_line import check_path
 from .training.manifests import last_complete_checkpoint
 from .training.options import check_number, help_from_docstring
 
@@ -51,6 +52,21 @@ class DataArguments(ScriptArguments):
     def __post_init__(self) -> None:
         for name in ("train_size", "eval_size"):
             check_number(name, getattr(self, name), 1)
+
+
+@help_from_docstring
+@dataclass
+class RunArguments(DataArguments):
+    """
+    [`DataArguments`] of a recipe that trains into an output folder.
+
+    Args:
+        overwrite_output_dir (`bool`, *optional*, defaults to `False`):
+            Whether a run that is in `output_dir` is deleted: its checkpoints, weights and records. Without it, and
+            without `resume_from_checkpoint`, a folder with a run in it is refused.
+    """
+
+    overwrite_output_dir: bool = False
 
 
 def training_pairs(args: DataArguments, seed: int) -> Dataset:
@@ -143,7 +159,11 @@ def with_model_arguments(training_args: Any, model_args: ModelConfig) -> Any:
 
     Returns:
         `training_args`, with `model_init_kwargs` set.
+
+    Raises:
+        `ValueError`: If the model is a local folder that is not there.
     """
+    check_path(model_args.model_name_or_path or "", "model")
     training_args.model_init_kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,

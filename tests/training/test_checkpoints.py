@@ -133,7 +133,9 @@ def test_every_process_must_have_it(tmp_path, monkeypatch):
     # machines without a shared disk: the other one died in the save of step 8
     for step in (4, 8):
         write_manifest(fill(tmp_path / f"checkpoint-{step}"))
-    monkeypatch.setattr("toolkit.training.manifests.gather_object", lambda mine: [*mine, {4} if isinstance(mine[0], set) else None])
+    monkeypatch.setattr(
+        "toolkit.training.manifests.gather_object", lambda mine: [*mine, {4} if isinstance(mine[0], set) else None]
+    )
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
 
 

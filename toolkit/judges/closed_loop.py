@@ -1,6 +1,5 @@
 """The closed loop by stages: the policy answers, a judge labels, the reward model and the policy move on."""
 
-import json
 from pathlib import Path
 from statistics import mean
 from typing import TypeVar
@@ -11,7 +10,6 @@ from accelerate.utils import gather_object
 from datasets import Dataset, concatenate_datasets
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-from trl import TrlParser
 
 from ..data.messages import Messages, text_of
 from ..policy.config import ReinforceConfig
@@ -20,7 +18,9 @@ from ..policy.trainer import ReinforceTrainer
 from ..reward.config import MultiScaleRewardConfig
 from ..reward.scorer import RewardFunction
 from ..reward.trainer import MultiScaleRewardTrainer
+from ..training.command_line import RecipeParser
 from ..training.manifests import last_complete_checkpoint
+from ..training.run_record import write_json
 from .labels import Judge, label_pairs
 
 logger = get_logger(__name__)
@@ -97,12 +97,12 @@ def train_policy_stage(
     )
     _train_and_save(trainer, folder)
     if trainer.accelerator.is_main_process:
-        (folder / "log.json").write_text(json.dumps(trainer.state.log_history))
+        write_json(folder / "log.json", trainer.state.log_history)
 
 
 def _stage_config(config_class: type[Config], folder: Path, config_file: str, *options: str) -> Config:
     arguments = ["--config", config_file, "--output_dir", str(folder / "checkpoints"), *options]
-    (config,) = TrlParser(config_class).parse_args_and_config(arguments)  # type: ignore[arg-type]
+    config: Config = RecipeParser(config_class).parse_args_and_config(arguments)[0]
     return config
 
 

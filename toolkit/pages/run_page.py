@@ -156,7 +156,9 @@ def _newest_state(folder: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any],
         _read_json(path / MANIFEST_NAME)  # a damaged one is named
     # Other trainers write no manifest, and theirs are taken as they are
     ours = bool(run) or any((path / MANIFEST_NAME).is_file() for path in checkpoints.values())
-    complete = {step: path for step, path in checkpoints.items() if not ours or what_is_missing(path, hashes=False) is None}
+    complete = {
+        step: path for step, path in checkpoints.items() if not ours or what_is_missing(path, hashes=False) is None
+    }
     ended = (folder / STATE_NAME).is_file()
     state = _read_json(folder / STATE_NAME)
     if complete and max(complete) > state.get("global_step", -1):

@@ -19,6 +19,7 @@ from ..data.messages import Messages, text_of
 from ..data.packing import fill_batches, group_by_prefix, pack_rows, why_not_shared
 from ..data.sampled import PromptParts, SampledResponse, encode_sampled, prompt_parts
 from ..data.tokens import TEMPLATE_COLUMNS, EncodedResponse, cut_prompt, encode_response, end_ids, row_template_kwargs
+from ..training.command_line import check_path
 from ..training.options import check_number
 from .head import MultiScaleSettings
 from .loading import AutoModelForMultiScaleReward, load_tokenizer
@@ -98,6 +99,7 @@ class RewardFunction:
         check_number("max_length", max_length, 2)
         loaded: Any = model
         if isinstance(model, str):
+            check_path(model, "reward model")
             options = model_init_kwargs or {}
             processing_class = processing_class or load_tokenizer(model, **options)
             loaded = AutoModelForMultiScaleReward.from_pretrained(model, **options)

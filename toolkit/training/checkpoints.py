@@ -17,6 +17,7 @@ else:
 
 logger = get_logger(__name__)
 
+
 class ExactResume(_Trainer):
     """
     Stands before a trainer: what [`~transformers.Trainer`] and TRL leave out of checkpoints is saved and restored.
@@ -28,7 +29,6 @@ class ExactResume(_Trainer):
     # As any trainer of TRL has them
     args: Any
     model: Any
-    train_dataset: Any
     _metrics: Any
     _fingerprint: dict[str, Any] | None = None
 
@@ -82,6 +82,8 @@ class ExactResume(_Trainer):
             save_fingerprint(folder, self._run_fingerprint())
             write_manifest(folder)
             delete_older(run_folder, self.state.global_step, limit, self.state.best_model_checkpoint)
+        # A launcher kills all processes when one leaves, and this may be the last save
+        self.accelerator.wait_for_everyone()
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # A finished run that is resumed has no step left; Transformers looks for the end only after a step.

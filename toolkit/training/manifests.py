@@ -42,7 +42,9 @@ def begin_manifest(folder: str | Path) -> None:
             (folder / MANIFEST_NAME).unlink(missing_ok=True)  # first, or a mixture could pass for a whole one
             shutil.rmtree(folder)
         else:
-            logger.warning(f"Checkpoint '{folder}' cannot be proven whole: {reason}. Moved to '{_move_aside(folder)}'.")
+            logger.warning(
+                f"Checkpoint '{folder}' cannot be proven whole: {reason}. Moved to '{_move_aside(folder)}'."
+            )
     folder.mkdir(parents=True)
     (folder / PART_NAME).touch()
 

@@ -1,0 +1,133 @@
+"""How recipes read their command lines, and what a user sees of a mistake: one line."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from transformers.hf_argparser import string_to_bool
+from trl import TrlParser
+
+# What a value of a YAML file may be where an option takes such a type; text is read as on the command line
+_KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    string_to_bool: ((bool,), "true or false"),
+}
+
+
+class RecipeParser(TrlParser):
+    """
+    [`trl.TrlParser`] that takes whole names of options only, and says in one line what is wrong.
+
+    Args:
+        classes (`type` or an iterable of them):
+            Dataclasses of options.
+    """
+
+    def __init__(self, classes: Any) -> None:
+        super().__init__(classes, allow_abbrev=False)
+
+    def parse_args_and_config(self, args: Iterable[str] | None = None, *more: Any, **options: Any) -> Any:
+        """As in TRL; errors are `ValueError`, `OSError` of a file that is not there, or `yaml.YAMLError`."""
+        words = list(sys.argv[1:] if args is None else args)
+        words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+        if words[-1:] == ["--config"]:
+            raise ValueError("`--config` has no file after it. Name a YAML file.")
+        known = {*self._option_string_actions, "--config"}
+        self._check_names([word.partition("=")[0] for word in words if word.startswith("--")], known, "")
+        return super().parse_args_and_config(words, *more, **options)
+
+    def set_defaults_with_config(self, **values: Any) -> list[str]:
+        """As in TRL, of values that fit their options."""
+        actions = {action.dest: action for action in self._actions}
+        self._check_names(values, actions.keys(), " in the YAML file")
+        for name, value in values.items():
+            kinds, wanted = _KINDS.get(actions[name].type, ((), ""))
+            for one in value if isinstance(value, list) and actions[name].nargs == "+" else [value]:
+                fits = isinstance(one, kinds) and (bool in kinds or not isinstance(one, bool))
+                if kinds and one is not None and not isinstance(one, str) and not fits:
+                    raise ValueError(f"`{name}` in the YAML file is {value!r}. Give {wanted}.")
+        return super().set_defaults_with_config(**values)
+
+    @staticmethod
+    def _check_names(names: Iterable[str], known: Iterable[str], where: str) -> None:
+        known = sorted(known)
+        for name in names:
+            if name not in known:
+                near = get_close_matches(name, known, 1) or [option for option in known if option.startswith(name)][:1]
+                hint = f" Did you mean `{near[0]}`?" if near else " `--help` lists all of them."
+                raise ValueError(f"There is no option `{name}`{where}.{hint}")
+
+    def error(self, message: str) -> Any:
+        """In place of hundreds of lines of usage."""
+        raise ValueError(message[0].upper() + message[1:] + ".")
+
+
+def run_recipe(main: Callable[..., None], *classes: type, environment: Mapping[str, str] = os.environ) -> None:
+    """
+    Run a recipe with the options of its command line. A user's mistake is one line, and exit status 2.
+
+    With `--debug` and no value after it, it is the traceback. Faults of other kinds always are.
+
+    Args:
+        main (`Callable`):
+            Called with one instance of each class.
+        classes (`type`):
+            Dataclasses of options.
+        environment (`Mapping[str, str]`, *optional*):
+            Where launchers say which process of several this is.
+
+    Raises:
+        `SystemExit`: With status 2, or 130 where the user interrupted it.
+    """
+    words = sys.argv[1:]
+    # Transformers has an option of this name, which takes a value
+    switches = [
+        i for i, word in enumerate(words) if word == "--debug" and words[i + 1 : i + 2] in ([], *_options(words))
+    ]
+    words = [word for i, word in enumerate(words) if i not in switches]
+    try:
+        main(*RecipeParser(classes).parse_args_and_config(words))
+    except KeyboardInterrupt:
+        print(f"{_program(environment)}: interrupted.", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, ImportError, yaml.YAMLError) as error:
+        if switches:
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"{_program(environment)}: {text} (`--debug` shows where.)", file=sys.stderr)
+        sys.exit(2)
+
+
+def _options(words: list[str]) -> list[list[str]]:
+    return [[word] for word in words if word.startswith("--")]
+
+
+def _program(environment: Mapping[str, str]) -> str:
+    """Name of the recipe, and which of several processes speaks unless it is the first."""
+    process = environment.get("RANK", "0")
+    return Path(sys.argv[0]).name + (f" (process {process})" if process != "0" else "")
+
+
+def check_path(name: str, what: str) -> None:
+    """
+    Refuse a name that can only be of a local folder or file, where there is none, before the hub is asked for it.
+
+    Args:
+        name (`str`):
+            Hub name or path.
+        what (`str`):
+            What it was to be, for the message.
+
+    Raises:
+        `ValueError`: Naming the path and what makes it.
+    """
+    path = Path(name).expanduser()
+    local = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/")
+    if (local or (len(path.parts) > 1 and Path(path.parts[0]).is_dir())) and not path.exists():
+        remedy = "`make demo` makes it." if path.parts[:2] == ("runs", "demo") else "Correct the path."
+        raise ValueError(f"There is no folder '{name}' ({what}) in '{os.getcwd()}'. {remedy}")
