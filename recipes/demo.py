@@ -1,5 +1,5 @@
-"""The whole loop without a download (`make demo`): a tiny decoder learns to answer in the sandbox, a multi-scale reward
-model learns from pairs, REINFORCE tunes the decoder on it, and the gold reward tells what came of it.
+"""The whole loop without a download (`make demo`): a tiny decoder learns to answer in the sandbox, a multi-scale
+reward model learns from pairs, REINFORCE tunes the decoder on it, and the gold reward tells what came of it.
 """
 
 from dataclasses import dataclass, field

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from toolkit import RewardFunction
 from toolkit.arguments import DataArguments, held_out_pairs
+from toolkit.data.files import check_json_name
 from toolkit.pages.tables import accuracies_of, print_accuracy
 from toolkit.reward.evaluation import evaluate_pairs
 from toolkit.stats.metrics import summarize_pairs
@@ -40,6 +41,8 @@ class EvaluationArguments(DataArguments):
 
 
 def main(args: EvaluationArguments) -> None:
+    if args.output_file:
+        check_json_name(args.output_file)
     args.eval_dataset_name = args.eval_dataset_name or args.dataset_name  # a file is all held out
     pairs = held_out_pairs(args, 0)
     reward = RewardFunction(args.reward_model, batch_size=args.batch_size, max_length=args.max_length)

@@ -8,7 +8,7 @@ from trl import ModelConfig, SFTConfig, TrlParser
 
 from tests.helpers import ROOT, load_recipe
 from toolkit import MultiScaleRewardConfig, ReinforceConfig
-from toolkit.arguments import DataArguments
+from toolkit.arguments import RunArguments
 
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
 
@@ -21,7 +21,7 @@ def classes_of(stem):
     if stem.endswith("_decoder"):
         return (load_recipe("pretrain_decoder").DecoderArguments, SFTConfig)
     if stem.endswith("_reward"):
-        return (DataArguments, MultiScaleRewardConfig, ModelConfig)
+        return (RunArguments, MultiScaleRewardConfig, ModelConfig)
     return (load_recipe("train_reinforce").ReinforceArguments, ReinforceConfig, ModelConfig)
 
 

@@ -5,6 +5,38 @@ import pytest
 from toolkit.cli.main import main
 
 
+def test_sandbox_does_not_write_over_a_file(tmp_path, capsys):
+    path = tmp_path / "sandbox.jsonl"
+    path.write_text("mine")
+    assert main(["sandbox", str(path), "--size", "2"]) == 2
+    assert "sandbox.jsonl' exists. Give another name" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["sandbox.jsonl"]
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["pairs.csv", "pairs.parquet", "pairs"])
+def test_sandbox_does_not_write_json_by_another_name(tmp_path, capsys, name):
+    assert main(["sandbox", str(tmp_path / name)]) == 2
+    assert "would hold JSON. Give it a name that ends in .jsonl" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(["plan", "x", "--trai", "reward"], "--trai"), (["check", "x", "--nea"], "--nea")]
+)
+def test_options_are_not_abbreviated(capsys, words, said):
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    assert f"unrecognized arguments: {said}" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["sandbox", str(tmp_path / "file" / "pairs.jsonl"), "--size", "2"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_sandbox_writes_pairs_that_pass_the_check(tmp_path, capsys):
     path = str(tmp_path / "sandbox.jsonl")
     assert main(["sandbox", path, "--size", "12"]) == 0

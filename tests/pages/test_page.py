@@ -242,3 +242,32 @@ def test_times_for_a_reader(seconds, text):
 
 def test_settings_read_as_in_a_yaml_file():
     assert shown({"a": [1, "b"], "c": None, "d": True}) == "{a: [1, b], c: null, d: true}"
+
+
+def test_a_report_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "report").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"report' is a symbolic link to '.*elsewhere', where files would be"):
+        write_page(Page("title", "lead", []), tmp_path / "report")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_links_inside_a_report_are_replaced(tmp_path):
+    (tmp_path / "kept").write_text("mine")
+    report = tmp_path / "report"
+    report.mkdir()
+    names = ("index.html", "index.html.part", "curve.png", "curve.png.part")
+    for name in names:
+        (report / name).symlink_to(tmp_path / "kept")
+    picture = curve_picture([{"step": 1, "x": 1.0}], "title", {"x": "x"}, "unit", "curve")
+    write_page(Page("title", "lead", [Section("one", [picture])]), report)
+    assert (tmp_path / "kept").read_text() == "mine"
+    assert {path.name: path.is_symlink() for path in report.iterdir()} == {"index.html": False, "curve.png": False}
+
+
+@pytest.mark.parametrize("character", [0x202A, 0x202E, 0x2066, 0x2069, 0xD83D])
+def test_what_turns_the_order_of_text_and_half_characters_are_shown_as_numbers(tmp_path, character):
+    file = write_page(Page("title", f"good {chr(character)}dab", []), tmp_path)
+    text = file.read_text(encoding="utf-8")
+    assert f"good [U+{character:04X}]dab" in text
+    assert chr(character) not in text

@@ -3,6 +3,7 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from toolkit.arguments import DataArguments
@@ -55,6 +56,38 @@ def test_a_run_leaves_no_secret(reward_config, monkeypatch):
     options = run["options"]["MultiScaleRewardConfig"]
     assert options["changed"]["model_init_kwargs"] == {"dtype": "float32"}
     assert "max_tokens_per_batch" in options["default"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("from https://me:word@host/rows", "from https://…@host/rows"),
+        ("https://host/rows?api_key=word&split=train", "https://host/rows?api_key=…&split=train"),
+        ("curl -H 'Authorization: Bearer word'", "curl -H 'Authorization: Bearer …"),
+        ("Token: word, then more", "Token: …, then more"),
+        ("{'password': 'two words', 'n': 1}", "{'password': '…', 'n': 1}"),
+        ("ghp_0123456789abcdefghij", "…"),
+        ("sk-proj-0123456789abcdef", "…"),
+        ("AKIA0123456789ABCDEF.", "…."),
+        ("eyJhbGciOi.eyJzdWIi.c2ln", "…"),
+        ("max_tokens: 512, hf_reward, sk-learn", "max_tokens: 512, hf_reward, sk-learn"),
+        ("user@host/data of 0123456789abcdef0123456789abcdef01234567", None),
+    ],
+)
+def test_secrets_inside_other_text_are_left_out(reward_config, text, shown):
+    config = reward_config(run_name=text)
+    save_run(trainer_of(config), config)
+    assert read(config, "run.json")["options"]["MultiScaleRewardConfig"]["changed"]["run_name"] == (shown or text)
+
+
+@pytest.mark.parametrize("words", [["--hub_tok", "word"], ["--hub-tok=word"], ["--hub_to", "word"]])
+def test_an_abbreviated_option_is_a_secret_too(reward_config, monkeypatch, words):
+    monkeypatch.setattr(sys, "argv", ["train.py", *words, "--hub_model_id", "mine"])
+    config = reward_config()
+    save_run(trainer_of(config), config)
+    command = read(config, "run.json")["command"]
+    assert "word" not in command
+    assert "--hub_model_id mine" in command
 
 
 def test_a_resumed_run_keeps_when_it_began(reward_config):

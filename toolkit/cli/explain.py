@@ -28,6 +28,7 @@ def add_explain(command: argparse.ArgumentParser) -> None:
 
 def _explain(args: argparse.Namespace) -> None:
     from ..pages.explain import explain, print_explanations, render_html
+    from ..training.run_record import write_text
 
     reward, prompt, responses = _from_file(args) if args.file is not None else _from_options(args)
     explanations = explain(reward, prompt, list(responses.values()))
@@ -35,7 +36,7 @@ def _explain(args: argparse.Namespace) -> None:
     if args.html is not None:
         page = render_html(args.model, prompt, list(responses), explanations)
         try:
-            Path(args.html).write_text(page, encoding="utf-8")
+            write_text(Path(args.html), page)
         except OSError as error:
             raise ValueError(f"Cannot write '{args.html}' ({error.strerror}). Correct `--html`.") from None
 

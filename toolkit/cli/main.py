@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 
 from .check import add_check
@@ -24,22 +25,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         `int`: Exit status: 0, 2 where the user's input was wrong, or 1 where `check` finds what training would refuse.
     """
     parser = argparse.ArgumentParser(
-        prog="prefscale", description="Preference data, scores and GPU memory at a glance."
+        prog="prefscale", allow_abbrev=False, description="Preference data, scores and GPU memory at a glance."
     )
     parser.add_argument("--version", action="version", version=f"prefscale {version('prefscale')}")
     commands = parser.add_subparsers(dest="command", required=True)
-    add_check(commands.add_parser("check", help="check every row of a set of preference pairs, and describe it"))
-    add_sandbox(commands.add_parser("sandbox", help="write preference pairs of the sandbox to a file"))
-    add_explain(commands.add_parser("explain", help="show what every token and segment adds to a response's score"))
-    add_plan(commands.add_parser("plan", help="say what memory, tokens and hours a run needs, without any weights"))
-    add_report(
-        commands.add_parser(
-            "report", help="write a page with the figures, plots and settings of a training run or a study"
-        )
-    )
+    add = partial(commands.add_parser, allow_abbrev=False)
+    add_check(add("check", help="check every row of a set of preference pairs, and describe it"))
+    add_sandbox(add("sandbox", help="write preference pairs of the sandbox to a file"))
+    add_explain(add("explain", help="show what every token and segment adds to a response's score"))
+    add_plan(add("plan", help="say what memory, tokens and hours a run needs, without any weights"))
+    add_report(add("report", help="write a page with the figures, plots and settings of a training run or a study"))
     args = parser.parse_args(arguments)
     try:
         return int(args.run(args) or 0)
-    except ValueError as error:
-        print(f"prefscale {args.command}: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"prefscale {args.command}: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2

@@ -40,6 +40,23 @@ def builder(path: str) -> str | None:
     return None if name != path and kind not in ("json", "csv") else kind
 
 
+def check_json_name(path: str, endings: tuple[str, ...] = (".json",)) -> None:
+    """
+    Refuse a name whose ending says that a file is of another kind than JSON, which is about to be written.
+
+    Args:
+        path (`str`):
+            File that will be written.
+        endings (`tuple[str, ...]`, *optional*, defaults to `(".json",)`):
+            Endings that say what it holds.
+
+    Raises:
+        `ValueError`: Naming the endings.
+    """
+    if not path.endswith(endings):
+        raise ValueError(f"'{path}' would hold JSON. Give it a name that ends in {' or '.join(endings)}.")
+
+
 def is_saved(path: str) -> bool:
     """Whether a folder is one that `save_to_disk` wrote."""
     return any(os.path.isfile(os.path.join(path, file)) for file in ("dataset_dict.json", "state.json"))

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -16,6 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ..stats.curves import trailing_mean
 from ..stats.intervals import Interval
+from ..training.run_record import write_text
 
 _TEMPLATES = Path(__file__).with_name("templates")
 # Colours that stay apart for colour-blind readers (Okabe and Ito, 2008). A scale has its own, others take their turn.
@@ -29,6 +31,9 @@ COLOUR_OF = {
 }
 _HELD_OUT = "held-out prompts"
 _SIZE = (5.2, 3.3)  # inches; small, so that letters can be read where a telephone shows the picture
+# What turns the order of the text around it, so that it reads as what it is not; and halves of characters, which no
+# file can hold.
+_UNSHOWN = re.compile("[\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # Nothing in a drawing but the drawing, so that the same figure gives the same page.
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
@@ -120,15 +125,23 @@ def write_page(page: Page, folder: str | Path) -> Path:
         `Path`: The page.
 
     Raises:
-        `ValueError`: If a table's row has not as many cells as its header, two pictures have one name, or a name is
-            no file name.
+        `ValueError`: If a table's row has not as many cells as its header, two pictures have one name, a name is no
+            file name, or the folder is a symbolic link.
     """
     html = render_page(page)
     folder = Path(folder)
+    if folder.is_symlink():
+        raise ValueError(
+            f"'{folder}' is a symbolic link to '{folder.readlink()}', where files would be written over. Remove the "
+            "link."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for picture in _pictures(page):
-        picture.image.savefig(folder / f"{picture.name}.png", dpi=160)
-    (folder / "index.html").write_text(html, encoding="utf-8")
+        part = folder / f"{picture.name}.png.part"
+        part.unlink(missing_ok=True)  # or a link by that name would be followed
+        picture.image.savefig(part, format="png", dpi=160)
+        part.replace(folder / f"{picture.name}.png")
+    write_text(folder / "index.html", html)
     return folder / "index.html"
 
 
@@ -154,7 +167,8 @@ def render_template(name: str, filters: Mapping[str, Callable[..., Any]], **valu
     """A template of this package as HTML: text in `values` is shown as it is, and a value that lacks is an error."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= filters
-    return environment.from_string((_TEMPLATES / name).read_text(encoding="utf-8")).render(**values)
+    html = environment.from_string((_TEMPLATES / name).read_text(encoding="utf-8")).render(**values)
+    return _UNSHOWN.sub(lambda found: f"[U+{ord(found[0]):04X}]", html)
 
 
 def _groups(section: Section) -> list[list[Block]]:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from transformers.hf_argparser import string_to_bool
 from trl import TrlParser
 
-# What a value of a YAML file may be where an option takes such a type; text is read as on the command line
-_KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
-    int: ((int,), "a whole number"),
-    float: ((int, float), "a number"),
-    string_to_bool: ((bool,), "true or false"),
+# What a value of a YAML file may be, by what reads the option; text is read as on the command line
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "string_to_bool": ((bool,), "true or false"),
 }
 
 
@@ -46,7 +45,7 @@ class RecipeParser(TrlParser):
         actions = {action.dest: action for action in self._actions}
         self._check_names(values, actions.keys(), " in the YAML file")
         for name, value in values.items():
-            kinds, wanted = _KINDS.get(actions[name].type, ((), ""))
+            kinds, wanted = _KINDS.get(getattr(actions[name].type, "__name__", ""), ((), ""))
             for one in value if isinstance(value, list) and actions[name].nargs == "+" else [value]:
                 fits = isinstance(one, kinds) and (bool in kinds or not isinstance(one, bool))
                 if kinds and one is not None and not isinstance(one, str) and not fits:
@@ -58,7 +57,7 @@ class RecipeParser(TrlParser):
         known = sorted(known)
         for name in names:
             if name not in known:
-                near = get_close_matches(name, known, 1) or [option for option in known if option.startswith(name)][:1]
+                near = [option for option in known if option.startswith(name)] or get_close_matches(name, known, 1)
                 hint = f" Did you mean `{near[0]}`?" if near else " `--help` lists all of them."
                 raise ValueError(f"There is no option `{name}`{where}.{hint}")
 

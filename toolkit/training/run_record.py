@@ -22,9 +22,24 @@ from ..stats.metrics import PairScores
 RUN_NAME = "run.json"
 EXAMPLES_NAME = "examples.json"
 PACKAGES = ("prefscale", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
-# Options by these names are left out of what is written, and so are access tokens inside other text.
+# Options by these names are left out of what is written, and so is what looks like a secret inside other text.
 _SECRET_NAME = re.compile(r"(token|api_key|password|secret)$")
-_SECRET_TEXT = re.compile(r"""(["']\w*(?:token|api_key|password|secret)["']\s*:\s*["'])[^"']*|hf_\w{20,}""")
+_NAMED = r"(?:token|api[_-]?key|password|secret)"
+_SECRET_TEXT = re.compile(
+    "|".join(
+        (
+            rf"""({_NAMED}["']?\s*[:=]\s*["'])[^"']*""",
+            rf"""({_NAMED}\s*[:=]\s*)[^\s"',;&}}]+""",
+            r"(\bbearer\s+)\S+",
+            r"(://)[^\s/@]+(?=@)",  # who asks, in an address
+            # Of the hub, GitHub, GitLab, Slack, OpenAI and others, Google, Amazon; signed tokens (JWT)
+            r"\b(?:hf_|api_org_|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|sk-|AIza)[\w-]{16,}",
+            r"\bAKIA[0-9A-Z]{16}",
+            r"\beyJ[\w-]+\.[\w-]+\.[\w-]*",
+        )
+    ),
+    re.IGNORECASE,
+)
 
 
 def library_versions() -> dict[str, str]:
@@ -36,7 +51,8 @@ def save_run(trainer: Any, *arguments: Any) -> None:
     """
     Write down how a run was started, in `run.json` of its output folder: options, versions, seeds, the command.
 
-    Call it before training. Secrets are left out: options whose name ends in `token`, and access tokens elsewhere.
+    Call it before training. Secrets are left out: options whose name ends in `token`, and what looks like a
+    secret in other text.
 
     Args:
         trainer ([`~transformers.Trainer`]):
@@ -52,7 +68,7 @@ def save_run(trainer: Any, *arguments: Any) -> None:
     cuda = args.device.type == "cuda"
     run = {
         "trainer": type(trainer).__name__,
-        "command": shlex.join(_without_secrets(sys.argv)),
+        "command": shlex.join(_without_secrets(sys.argv, *arguments)),
         "started": [*earlier, datetime.now(UTC).isoformat(timespec="seconds")],  # more than one where it was resumed
         "processes": args.world_size,
         "device": torch.cuda.get_device_name(args.device) if cuda else args.device.type,
@@ -86,14 +102,19 @@ def _plain(value: Any) -> Any:
         return _plain(value.value)
     if value is None or isinstance(value, bool | int | float):
         return value
-    return _SECRET_TEXT.sub(r"\1…", str(value))
+    # Each alternative has one group at most: what stays of it
+    return _SECRET_TEXT.sub(lambda found: (found[found.lastindex] if found.lastindex else "") + "…", str(value))
 
 
-def _without_secrets(words: list[str]) -> list[str]:
+def _without_secrets(words: list[str], *arguments: Any) -> list[str]:
+    names = {field.name for options in arguments for field in fields(options)}
     shown, hide = [], False
     for word in words:
         name, equals, _ = word.partition("=")
-        secret = name.startswith("--") and bool(_SECRET_NAME.search(name.replace("-", "_")))
+        option = name.replace("-", "_").removeprefix("__")
+        # Other parsers take the beginning of a name for it
+        meant = [option] if option in names else [option, *(full for full in names if full.startswith(option))]
+        secret = name.startswith("--") and any(map(_SECRET_NAME.search, meant))
         shown.append("…" if hide else f"{name}=…" if secret and equals else _plain(word))
         hide = secret and not equals
     return shown
@@ -239,6 +260,21 @@ def write_json(file: Path, content: Any, indent: int | None = 1) -> None:
             Spaces of a level; `None` for one line.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """
+    Write a text so that whoever looks finds the old file, the new one or none. A link in its place is replaced.
+
+    Args:
+        file (`Path`):
+            File to write.
+        text (`str`):
+            What to write, in UTF-8.
+    """
+    content = text.encode()  # before a file is begun
     part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.unlink(missing_ok=True)  # or a link by that name would be followed
+    part.write_bytes(content)
     part.replace(file)
