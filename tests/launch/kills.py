@@ -1,7 +1,8 @@
-"""Kill training runs with `kill -9` and let them go on: `python -m tests.launch.kills`.
+"""Kill training runs, or tell them to stop, and let them go on: `python -m tests.launch.kills`.
 
-Every case is run once undisturbed. Then all its processes are killed, at a random moment or in the middle of a save,
-and the run is started again with the last complete checkpoint. Prints what was lost and how far the final weights lie
+Every case is run once undisturbed. Then all its processes are killed with `kill -9`, at a random moment or in the
+middle of a save, and in another run the first process is sent SIGTERM or SIGINT, in four cases within a save. Each
+time the run is started again with the last complete checkpoint. Prints what was lost and how far the final weights lie
 from the undisturbed ones. Results go into `--work` as they come; what is there is not run again.
 """
 
@@ -9,6 +10,7 @@ import argparse
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -39,6 +41,9 @@ CASES = {
     "reinforce-lora-2": ("reinforce", "lora", "ddp", 2, SEVERAL_STEPS),
     "reinforce-qlora-zero3-2": ("reinforce", "qlora", "zero3", 2, TWO_PASSES),
 }
+# The four cases whose signal comes in the middle of a save; every second signal is SIGINT
+IN_A_SAVE = ("reward-full", "reward-lora", "reinforce-full", "reinforce-lora-2")
+STATUS = {"SIGTERM": 143, "SIGINT": 130}
 TIMES = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss")
 
 
@@ -66,20 +71,32 @@ def complete(folder: Path) -> list[str]:
     return sorted(found, key=lambda name: int(name.rpartition("-")[2]))
 
 
-def kill(process: subprocess.Popen, folder: Path, moment: str, save_steps: int, rng: random.Random) -> str:
-    """Wait for the moment, then kill every process of the run; returns what was under way."""
+def disturbances(case: str) -> list[tuple[str, str]]:
+    """What is done to a case, and when."""
+    number = "SIGINT" if list(CASES).index(case) % 2 else "SIGTERM"
+    of_signal = "in a save" if case in IN_A_SAVE else "at random"
+    return [("kill", "at random"), ("kill", "in a save"), (number, of_signal)]
+
+
+def disturb(
+    process: subprocess.Popen, folder: Path, how: str, moment: str, save_steps: int, rng: random.Random
+) -> tuple[str, int]:
+    """Wait for the moment, then end the run; returns what was under way, and the exit status."""
     # In the first save of all there is nothing to go on from; at random that would only be so by bad luck.
     first = save_steps if moment == "in a save" else 2 * save_steps
     target = folder / f"checkpoint-{rng.choice(range(first, STEPS, save_steps))}"
     while not target.exists() and process.poll() is None:
         time.sleep(0.001)
     time.sleep(rng.uniform(0, 0.02 if moment == "in a save" else 0.5))
-    launcher = psutil.Process(process.pid)
-    for one in [*launcher.children(recursive=True), launcher]:  # the launcher gives every worker a session of its own
-        one.kill()
+    if how == "kill":
+        launcher = psutil.Process(process.pid)
+        for one in [*launcher.children(recursive=True), launcher]:  # the launcher gives every worker its own session
+            one.kill()
+    else:
+        process.send_signal(getattr(signal, how))
     process.wait()
     half = sorted(path.name for path in folder.glob("checkpoint-*") if not (path / MANIFEST_NAME).exists())
-    return ", ".join(half)
+    return ", ".join(half), process.returncode
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -98,6 +115,21 @@ def same_log(first: dict, second: dict) -> bool:
     return strip[0] == strip[1]
 
 
+def disturbed_row(work: Path, name: str, case: str, how: str, moment: str, rng: random.Random) -> tuple:
+    """Run a case, end it, let it go on, and compare it with the undisturbed one."""
+    shutil.rmtree(work / name, ignore_errors=True)
+    _, _, stage, processes, _ = CASES[case]
+    spec = spec_of(work, name, case)
+    process = start(work, stage, processes, name, spec)
+    half, status = disturb(process, work / name, how, moment, spec["options"]["save_steps"], rng)
+    kept = complete(work / name)
+    resumed = finish(work, name, case)
+    difference = worst_difference(weights(work / name), weights(work / case))
+    said = Path(resumed["resumed_from"] or "the beginning").name
+    log = "same" if same_log(json.loads((work / f"{case}.result-0.json").read_text()), resumed) else "differs"
+    return case, f"{how} {moment}", half or "-", ", ".join(kept), said, f"{difference:.0e}", log, str(status)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/kills"), help="folder for models and results")
@@ -112,29 +144,20 @@ def main() -> None:
         if not undisturbed.is_file():
             shutil.rmtree(work / case, ignore_errors=True)  # or it would go on from what an interrupted command left
             finish(work, case, case)
-        whole = json.loads(undisturbed.read_text())
-        for moment in ("at random", "in a save"):
-            name = f"{case}-{moment.replace(' ', '-')}-{args.seed}"
-            row_file = work / f"{name}.row.json"
-            if not row_file.is_file():
-                shutil.rmtree(work / name, ignore_errors=True)
-                _, _, stage, processes, _ = CASES[case]
-                spec = spec_of(work, name, case)
-                process = start(work, stage, processes, name, spec)
-                half = kill(process, work / name, moment, spec["options"]["save_steps"], rng)
-                kept = complete(work / name)
-                resumed = finish(work, name, case)
-                difference = worst_difference(weights(work / name), weights(work / case))
-                said = Path(resumed["resumed_from"] or "the beginning").name
-                row = (case, moment, half or "-", ", ".join(kept), said, f"{difference:.0e}")
-                row_file.write_text(json.dumps([*row, "same" if same_log(whole, resumed) else "differs"]))
-            rows.append(json.loads(row_file.read_text()))
+        for how, moment in disturbances(case):
+            name = f"{case}-{how}-{moment.replace(' ', '-')}-{args.seed}"
+            if not (work / f"{name}.row.json").is_file():
+                row = disturbed_row(work, name, case, how, moment, rng)
+                (work / f"{name}.row.json").write_text(json.dumps(row))
+            rows.append(json.loads((work / f"{name}.row.json").read_text()))
             print(*rows[-1], sep=" | ", flush=True)
             bound = 0 if CASES[case][3] == 1 else 1e-6
-            _, _, _, kept, said, difference, log = rows[-1]
+            _, _, half, kept, said, difference, log, status = rows[-1]
             last = kept.split(", ")[-1] or "the beginning"
             failed |= float(difference) > bound or log != "same" or said != last
-    header = ("run", "killed", "half written", "complete", "resumed from", "difference", "log")
+            # A launcher has a status of its own, and nothing is half written where there was time
+            failed |= how != "kill" and (half != "-" or (CASES[case][3] == 1 and status != str(STATUS[how])))
+    header = ("run", "ended", "half written", "complete", "resumed from", "difference", "log", "exit")
     print_table("Killed and resumed, against the undisturbed run", header, rows)
     sys.exit(failed)
 

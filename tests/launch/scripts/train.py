@@ -24,6 +24,7 @@ from toolkit import (
     SharedBaseRewardFunction,
 )
 from toolkit.training.manifests import last_complete_checkpoint
+from toolkit.training.signals import SaveOnSignal
 
 LORA_RANK = 4
 
@@ -130,6 +131,7 @@ def main(spec: dict) -> None:
         function = reward_class(spec["reward"], batch_size=2)
         trainer = ReinforceTrainer(spec["base"], function, config, train_dataset=prompts, **shared)
     counter.trainer = trainer
+    trainer.add_callback(SaveOnSignal(trainer))
     checkpoint = last_complete_checkpoint(config.output_dir) if spec.get("resume") else None
     trainer.train(resume_from_checkpoint=checkpoint)
     batch = {key: torch.tensor(value) for key, value in json.loads(Path(spec["batch"]).read_text()).items()}
