@@ -24,7 +24,7 @@ from tests.helpers import ROOT
 from toolkit.reward.model import MultiScaleMixin, reward_model_class
 
 # Asked for by `getattr`, too, but of ours in a model's configuration, and of the C library.
-NOT_OF_LIBRARIES = {"multi_scale", "malloc_trim"}
+NOT_OF_LIBRARIES = {"multi_scale", "malloc_trim", "__name__"}
 LIBRARIES = ("trl", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "deepspeed")
 
 # By owner and name: the form, and what relies on it. A form is
@@ -37,6 +37,14 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
     "trl.trainer.base_trainer._BaseTrainer": {
         "_name": ("value", "policy/trainer, reward/trainer: the name on model cards"),
         "loss_is_scaled_for_ga": ("value", "reward/trainer: the loss of uneven batches is not divided once more"),
+    },
+    "argparse._ActionsContainer": {"_actions": ("it sets and reads", "training/command_line: the options there are")},
+    "trl.TrlParser": {
+        "parse_args_and_config": (
+            "(self, args, return_remaining_strings, fail_with_unknown_args, separate_remaining_strings)",
+            "training/command_line: looks at names first",
+        ),
+        "set_defaults_with_config": ("(self, **kwargs)", "training/command_line: looks at values of YAML files first"),
     },
     "trl.ScriptArguments": {"dataset_name": ("value", "arguments, benchmarks: an option with another default")},
     "trl.RLOOConfig": {
@@ -139,6 +147,8 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
             "(self, args, state, control, **kwargs)",
             "training/run_record: examples of an earlier run",
         ),
+        "on_evaluate": ("(self, args, state, control, **kwargs)", "training/signals: saves after an evaluation"),
+        "on_save": ("(self, args, state, control, **kwargs)", "training/signals: ends the run after a save"),
         "on_log": ("(self, args, state, control, **kwargs)", "training/run_record: writes examples"),
         "on_train_end": ("(self, args, state, control, **kwargs)", "reward/warmup: ends the warm-up"),
         "on_step_begin": ("(self, args, state, control, **kwargs)", "benchmarks: rounds; reward/warmup: goes on"),

@@ -36,7 +36,7 @@ class RecipeParser(TrlParser):
         words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
         if words[-1:] == ["--config"]:
             raise ValueError("`--config` has no file after it. Name a YAML file.")
-        known = {*self._option_string_actions, "--config"}
+        known = {"--config", *(name for action in self._actions for name in action.option_strings)}
         self._check_names([word.partition("=")[0] for word in words if word.startswith("--")], known, "")
         return super().parse_args_and_config(words, *more, **options)
 

@@ -60,7 +60,7 @@ def weights_digest(model: nn.Module, without_new: bool = False) -> str:
     SHA-256 over the names, shapes and a few hundred numbers of every tensor of a model, in no noticeable time.
 
     The numbers are rounded to bfloat16, so that a model has one digest in every type of its weights. Of weights that
-    are divided among processes only names and shapes count.
+    ZeRO-3 divides among processes only the names count.
 
     Args:
         model (`nn.Module`):
@@ -77,12 +77,10 @@ def weights_digest(model: nn.Module, without_new: bool = False) -> str:
             continue
         # An adapter wraps a layer; its weight is the one it was
         name = name.replace("base_model.model.", "").replace("base_layer.", "").replace("original_module.", "")
-        shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
-        digest.update(f"{name} {shape}".encode())
-        if not hasattr(parameter, "ds_shape"):
-            flat = parameter.detach().flatten()[:: max(1, parameter.numel() // _SAMPLES)]
-            flat = flat.to(torch.bfloat16).view(torch.int16) if flat.is_floating_point() else flat
-            digest.update(flat.cpu().numpy().tobytes())
+        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+        flat = parameter.detach().flatten()[:: max(1, parameter.numel() // _SAMPLES)]
+        flat = flat.to(torch.bfloat16).view(torch.int16) if flat.is_floating_point() else flat
+        digest.update(flat.cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -108,7 +106,7 @@ def fingerprint(train_dataset: Any, models: Mapping[str, tuple[Any, bool]]) -> d
     rows = len(train_dataset) if isinstance(train_dataset, Dataset) else None
     told = {
         role: {
-            "name": str(getattr(model.config, "_name_or_path", "")),
+            "name": model.config.name_or_path,
             "config": _config_digest(model),
             "weights": weights_digest(model, without_new=trained),
         }
