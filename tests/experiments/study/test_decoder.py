@@ -1,4 +1,4 @@
-"""The grid on a frozen decoder: its states are the decoder's, its choices look at training halves alone, and it runs."""
+"""The grid on a frozen decoder: its states are the decoder's, its choices look at training halves alone, it runs."""
 
 import gzip
 import json
@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 from toolkit.data.tokens import encode_response, segment_boundary_ids
 from toolkit.experiments.study import decoder as grid
 from toolkit.experiments.study import decoder_stages as stages
-from toolkit.experiments.study.decoder import BEST, MIX, PLANS, TRL, Choice, DecoderStudy, choose, vectors
+from toolkit.experiments.study.decoder import AVERAGED, BEST, MIX, TRL, Choice, DecoderStudy, choose, vectors
 from toolkit.experiments.study.decoder_stages import choices, decoder_stages
 from toolkit.experiments.study.decoder_states import States, cache_states, load_states, rows_of
 from toolkit.experiments.study.decoder_tables import accuracy_table, mean_over, numbers_table, on_test_pairs
@@ -24,15 +24,16 @@ from toolkit.experiments.study.tasks import Task, Transfer, first_turn
 
 WORDS = ["red", "blue", "one", "two", "cat", "dog", "sun", "rain", "yes", "no"]
 HALVES = Task("halves", "colours", ("halves",), first_turn, "question")
+MODELS = [TRL, BEST, AVERAGED, "context-aware", "token", "multi-scale, gate", MIX]
 FOLDS = Task("folds", "animals", ("folds",), first_turn, "question")
 
 
-def write(folder: Path, name: str, prompts: int) -> None:
-    """Two pairs a prompt: the better response has the word "good" in it, somewhere."""
+def write(folder: Path, name: str, prompts: int, pairs: int) -> None:
+    """Pairs of prompts, the better response of which has the word "good" in it, somewhere."""
     rng = random.Random(name)
     with gzip.open(folder / f"{name}.jsonl.gz", "wt") as file:
         for i in range(prompts):
-            for _ in range(2):
+            for _ in range(pairs):
                 texts = [[*rng.choices(WORDS, k=4), word, *rng.choices(WORDS, k=3)] for word in ("good", "bad")]
                 chosen, rejected = (" ".join(text) + "." for text in texts)
                 row = {"prompt": f"What is {name} {i}?", "chosen": chosen, "rejected": rejected}
@@ -42,8 +43,8 @@ def write(folder: Path, name: str, prompts: int) -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    write(folder, "halves", 320)
-    write(folder, "folds", 40)
+    write(folder, "halves", 310, 1)
+    write(folder, "folds", 40, 2)
     return str(folder)
 
 
@@ -126,10 +127,11 @@ def study(data, decoder, tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "TRANSFERS", [Transfer(["halves"], ["folds"])])
     monkeypatch.setattr(stages, "LEFT_OUT", [])
     settings = DecoderStudy.of(data, decoder)
-    small = {"rates": [3e-3, 3e-2], "decays": [0.01], "seeds": [1, 2], "tasks": ["halves", "folds"]}
+    small = {"rates": [1e-2, 3e-2], "decays": [0.01], "seeds": [1, 2], "tasks": ["halves", "folds"], "models": MODELS}
     return Study(tmp_path / "study", replace(settings, **small))
 
 
+@pytest.mark.training
 def test_the_grid_runs_and_its_page_says_what_came_out(study):
     grid.Loaded._cached.cache_clear()
     assert study.settings.layers == [1, 2]
@@ -140,7 +142,7 @@ def test_the_grid_runs_and_its_page_says_what_came_out(study):
     for text in (BEST, TRL, "Transfer", "halves to folds", "share of gates beyond 0.9"):
         assert text in page
     table = accuracy_table(study, MIX)
-    assert set(table) == {*PLANS, "longer wins"}
+    assert set(table) == {*MODELS, "longer wins"}
     assert table["token"]["headline"].value.value > 0.8  # a word somewhere is what a mean of tokens reads
     assert table[MIX]["headline"].value.value > 0.75
     assert table["multi-scale"]["headline"].difference is None
