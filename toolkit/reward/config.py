@@ -59,6 +59,9 @@ class MultiScaleRewardConfig(RewardConfig):
         context (`str`, *optional*, defaults to `"gate"`):
             How the prompt enters the score: 'gate' weighs the scales by prompt, 'head' conditions the response head
             on it, 'none' does neither.
+        num_hidden_layers (`int`, *optional*):
+            Run so many of the decoder's layers and read its state there. In the middle a pretrained decoder often says
+            more of a response than at its end, and a reward model without the rest is faster.
         loss_type (`str`, *optional*, defaults to `"pairwise"`):
             'pairwise' compares the two responses of a pair; 'pointwise' labels chosen 1 and rejected 0.
         scale_loss_weight (`float`, *optional*, defaults to `0.5`):
@@ -83,6 +86,7 @@ class MultiScaleRewardConfig(RewardConfig):
 
     scales: list[str] = field(default_factory=lambda: list(SCALES))
     context: str = "gate"
+    num_hidden_layers: int | None = None
     loss_type: str = "pairwise"
     scale_loss_weight: float = 0.5
     coarse_warmup: float = 0.5
@@ -95,7 +99,13 @@ class MultiScaleRewardConfig(RewardConfig):
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]
         check_scales(self.scales, self.context)
-        for name in ("max_tokens_per_batch", "max_length", "pad_to_multiple_of", "per_device_train_batch_size"):
+        for name in (
+            "num_hidden_layers",
+            "max_tokens_per_batch",
+            "max_length",
+            "pad_to_multiple_of",
+            "per_device_train_batch_size",
+        ):
             check_number(name, getattr(self, name), 1)
         for name in ("scale_loss_weight", "center_rewards_coefficient", "learning_rate", "max_grad_norm"):
             check_number(name, getattr(self, name), 0)

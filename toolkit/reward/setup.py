@@ -126,6 +126,12 @@ def shares_prompts(model: Any, args: MultiScaleRewardConfig) -> bool:
             f"The model has `scales={settings.scales}` and `context='{settings.context}'`, the configuration "
             f"`scales={args.scales}` and `context='{args.context}'`. Give both the same."
         )
+    layers = model.config.get_text_config().num_hidden_layers
+    if args.num_hidden_layers not in (None, layers):
+        raise ValueError(
+            f"The model has {layers} layers, and `num_hidden_layers` is {args.num_hidden_layers}. Give the model by "
+            "name, or load it with `MultiScaleSettings(num_hidden_layers=…)`."
+        )
     reason = why_not_shared(model)
     if args.shared_prompts and reason is not None:
         raise ValueError(
@@ -146,7 +152,9 @@ def load_for_training(name_or_path: str, args: MultiScaleRewardConfig, quantizat
     kwargs.setdefault("dtype", "float32")
     kwargs.setdefault("trust_remote_code", args.trust_remote_code)
     stops = generation_stops(name_or_path, **kwargs)
-    settings = MultiScaleSettings(scales=args.scales, context=args.context, stop_token_ids=stops)
+    settings = MultiScaleSettings(
+        args.scales, args.context, stop_token_ids=stops, num_hidden_layers=args.num_hidden_layers
+    )
     return AutoModelForMultiScaleReward.from_pretrained(name_or_path, settings, **kwargs)
 
 
