@@ -451,7 +451,8 @@ def test_a_model_and_a_configuration_that_disagree_are_refused(reward_trainer, t
 @pytest.mark.parametrize("architecture", ["qwen3", "gpt2"])  # the first names the kind of every layer
 @pytest.mark.parametrize("adapter", [False, True])
 def test_fewer_layers_are_read_and_kept(reward_trainer, tiny_folder, plain_pairs, tmp_path, architecture, adapter):
-    lora = LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear") if adapter else None
+    options = {"target_modules": "all-linear", "fan_in_fan_out": architecture == "gpt2"}
+    lora = LoraConfig(task_type="SEQ_CLS", r=4, **options) if adapter else None
     folder = tiny_folder(architecture)
     trainer = reward_trainer(model=folder, num_hidden_layers=1, shared_prompts=False, max_steps=2, peft_config=lora)
     trainer.train()
