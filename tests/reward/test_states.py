@@ -189,6 +189,15 @@ def test_a_killed_run_goes_on_with_the_next_file(frozen, monkeypatch, tmp_path):
         frozen(states_dir=str(tmp_path / "kept"))
 
 
+def test_dropout_does_not_act_on_states(frozen, tiny_folder, tmp_path):
+    tables = []
+    for disable in (True, False):
+        trainer = frozen(tiny_folder("gpt2"), disable_dropout=disable, states_dir=str(tmp_path / str(disable)))
+        assert trainer.model.training
+        tables.append(trainer.data_collator.table)
+    assert torch.equal(tables[0].states, tables[1].states)
+
+
 def test_processes_without_a_common_disk_are_told(tmp_path):
     with pytest.raises(ValueError, match=r"lack a\.safetensors, which another process.*`states_dir`"):
         load_states(tmp_path, [tmp_path / "a.safetensors"], 1)

@@ -232,7 +232,7 @@ def _loss_of(trainer: Any) -> Any:
         output = functional_call(trainer.reward_model, head, kwargs={"states": states.transpose(0, 1).flatten(0, 1)})
         sizes = torch.full((len(states),), len(SIDES), device=states.device)
         beside = {"group_sizes": sizes, "response_tokens": sizes.repeat(len(SIDES)), **columns}
-        return (trainer._score_pairs(output, beside).loss * shares).sum()  # type: ignore[no-any-return]
+        return (trainer.pair_scores(output, beside).loss * shares).sum()  # type: ignore[no-any-return]
 
     return loss
 

@@ -130,7 +130,7 @@ def read_groups(
     groups: list[list[int]],
     batch_size: int,
     pad_token_id: int,
-    seen: Callable[[int], object] = lambda tokens: None,
+    seen: Callable[[int], object],
 ) -> Tensor:
     """
     States of groups of rows.
@@ -146,7 +146,7 @@ def read_groups(
             Most rows of a forward pass; a group that has more goes alone.
         pad_token_id (`int`):
             Id on padding.
-        seen (`Callable`, *optional*):
+        seen (`Callable`):
             Called after every forward pass with the number of its tokens, padding not counted.
 
     Returns:

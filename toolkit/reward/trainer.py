@@ -194,7 +194,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         mode = "train" if self.model.training else "eval"
         rows = {key: value for key, value in inputs.items() if key not in BESIDE_THE_ROWS}
         outputs = model(**rows, use_cache=False)
-        pairs = self._score_pairs(outputs, inputs)
+        pairs = self.pair_scores(outputs, inputs)
         if mode == "train":
             tokens = self.accelerator.gather(inputs["pair_tokens"].sum()).sum().item()
             self._total_train_tokens += tokens // self._tp_size
@@ -231,7 +231,19 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         parts = gather_object([tuple(column.cpu() for column in pairs)])
         return PairScores(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def _score_pairs(self, outputs: Any, inputs: dict[str, Tensor]) -> PairScores:
+    def pair_scores(self, outputs: Any, inputs: dict[str, Tensor]) -> PairScores:
+        """
+        Losses and scores of a batch.
+
+        Args:
+            outputs ([`MultiScaleRewardOutput`]):
+                What the model says of its rows.
+            inputs (`dict[str, torch.Tensor]`):
+                What [`~toolkit.data.batches.MultiScaleCollator`] gives beside the rows.
+
+        Returns:
+            [`~toolkit.stats.metrics.PairScores`]
+        """
         args, pairs = self.args, group_rows(inputs["group_sizes"], len(SIDES))
         return score_pairs(
             outputs.logits[pairs, 0],
