@@ -138,6 +138,16 @@ def shares_prompts(model: Any, args: MultiScaleRewardConfig) -> bool:
     return reason is None and args.shared_prompts is not False
 
 
+def say_where_padding_is_eos(tokenizer: Any) -> None:
+    """Warn of a tokenizer with which stock classes read another token."""
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        logger.warning(
+            "The padding token is the EOS token. Scores here are read at the last real token; stock classes look "
+            "for the last token that is not padding and would read the one before EOS. Give the tokenizer a "
+            "padding token of its own if the model will be used with them."
+        )
+
+
 def check_frozen(model: Any, args: MultiScaleRewardConfig, peft_config: PeftConfig | None) -> None:
     """Refuse what does not go with states of a decoder that were computed before."""
     refused = {

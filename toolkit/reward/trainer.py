@@ -35,6 +35,7 @@ from .setup import (
     engine_dtype,
     freeze_decoder,
     load_for_training,
+    say_where_padding_is_eos,
     settle_dtypes,
     shares_prompts,
 )
@@ -118,12 +119,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
             pad_to_multiple_of=args.pad_to_multiple_of,  # type: ignore[arg-type]
             shared_prompts=self.shared_prompts,
         )
-        if tokenizer.pad_token_id == tokenizer.eos_token_id:
-            logger.warning(
-                "The padding token is the EOS token. Scores here are read at the last real token; stock classes look "
-                "for the last token that is not padding and would read the one before EOS. Give the tokenizer a "
-                "padding token of its own if the model will be used with them."
-            )
+        say_where_padding_is_eos(tokenizer)
         check_size(self.train_dataset, args)
         if args.freeze_decoder:
             self.data_collator.table = frozen_states(self)
