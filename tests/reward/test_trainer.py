@@ -16,8 +16,10 @@ from trl import RewardConfig, RewardTrainer
 from tests.helpers import logged
 from tests.tiny import pad_rows
 from toolkit import PREFERENCE_MODELS, AutoModelForMultiScaleReward, MultiScaleRewardTrainer, MultiScaleSettings
+from toolkit.reward.head import MultiScaleHead
 from toolkit.reward.model import base_reward_model
 from toolkit.stats.metrics import PairScores
+from toolkit.training.checkpoints import write_manifest
 
 PLAIN_RESPONSE = {"scales": ["response"], "context": "none", "weight_by_strength": False}
 
@@ -494,6 +496,26 @@ def test_training_on_does_not_change_how_a_gate_reads(reward_trainer, reward_mod
     tokenizer.save_pretrained(tmp_path)
     assert reward_trainer(model=str(tmp_path)).reward_model.score.unit_prompt is False
     assert reward_trainer().reward_model.score.unit_prompt is True
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_run_that_began_before_goes_on_with_its_gate(reward_trainer, tmp_path, adapter):
+    lora = LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear") if adapter else None
+    options = {"output_dir": str(tmp_path), "max_steps": 2, "save_steps": 1, "peft_config": lora}
+    reward_trainer(**options).train()
+    checkpoint = tmp_path / "checkpoint-1"
+    [file] = checkpoint.glob("resume_state_*.pt")
+    state = torch.load(file, weights_only=True)
+    assert state.pop("unit_prompt") is True
+    torch.save(state, file)
+    write_manifest(checkpoint)
+    trainer = reward_trainer(**options)
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    heads = [module for module in trainer.model.modules() if isinstance(module, MultiScaleHead)]
+    assert not any(head.unit_prompt for head in heads)
+    trainer.save_model(str(tmp_path / "final"))
+    again = AutoModelForMultiScaleReward.from_pretrained(str(tmp_path / "final"))
+    assert base_reward_model(again).settings.unit_prompt is False
 
 
 def test_shared_and_unshared_runs_have_the_same_losses(reward_trainer, chat_pairs):

@@ -300,10 +300,16 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         super().log(logs, start_time)
 
     def _resume_state(self) -> dict[str, Any]:
-        return {"num_tokens": self._total_train_tokens, "pairs": [tuple(pairs) for pairs in self._train_pairs]}
+        return {
+            "num_tokens": self._total_train_tokens,
+            "pairs": [tuple(pairs) for pairs in self._train_pairs],
+            "unit_prompt": self.reward_model.settings.unit_prompt,
+        }
 
     def _restore_resume_state(self, state: dict[str, Any], same_processes: bool) -> None:
         self._total_train_tokens = state["num_tokens"]
+        # A run that began before this was saved goes on as it began
+        self.reward_model.set_unit_prompt(state.get("unit_prompt", False))
         self._train_pairs = [PairScores(*pairs) for pairs in state["pairs"]]
         if self._uneven_batches:  # which are gathered on the CPU, and come back where the model is
             self._train_pairs = [PairScores(*(column.cpu() for column in pairs)) for pairs in self._train_pairs]
