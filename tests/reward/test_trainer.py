@@ -1,6 +1,7 @@
 import logging
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -501,9 +502,10 @@ def test_training_on_does_not_change_how_a_gate_reads(reward_trainer, reward_mod
 @pytest.mark.parametrize("adapter", [False, True])
 def test_a_run_that_began_before_goes_on_with_its_gate(reward_trainer, tmp_path, adapter):
     lora = LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear") if adapter else None
-    options = {"output_dir": str(tmp_path), "max_steps": 2, "save_steps": 1, "peft_config": lora}
-    reward_trainer(**options).train()
-    checkpoint = tmp_path / "checkpoint-1"
+    options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "peft_config": lora}
+    trainer = reward_trainer(**options)
+    trainer.train()
+    checkpoint = Path(trainer.args.output_dir, "checkpoint-1")
     [file] = checkpoint.glob("resume_state_*.pt")
     state = torch.load(file, weights_only=True)
     assert state.pop("unit_prompt") is True
