@@ -25,7 +25,7 @@ _WITHOUT_EFFECT = (
     "report_to", "run_name", "project", "trackio_", "disable_tqdm", "dataset_num_proc", "dataloader_num_workers",
     "dataloader_pin", "dataloader_persistent", "dataloader_prefetch", "ddp_", "do_", "load_best", "metric_for",
     "greater_is", "include_", "enable_jit", "vllm_server", "vllm_group", "local_rank", "batch_eval", "prediction_loss",
-    "skip_memory", "num_completions_to_print", "num_generations_eval",
+    "skip_memory", "num_completions_to_print", "num_generations_eval", "states_dir",
 )  # fmt: skip
 # Of a model's configuration; the rest says where it lies, how it was saved, or what its tensors say themselves
 _LAYERS = ("model_type", "num_", "hidden_", "rope_", "layer_types", "sliding_window", "layer_norm", "rms_norm")
