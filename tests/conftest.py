@@ -27,6 +27,7 @@ TRAINING = {
     "experiments/study/test_results",
     "pages/test_run_page",
     "policy/test_trainer",
+    "policy/test_vllm",
     "reward/test_shared_base",
     "reward/test_trainer",
     "test_call_order",
