@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ class AutoModelForMultiScaleReward:
         folder = adapter_folder(name_or_path, **{key: shared[key] for key in shared if key != "trust_remote_code"})
         if folder is not None:
             base = PeftConfig.from_pretrained(folder).base_model_name_or_path
-            settings = settings or load_adapter_settings(folder)
+            if settings is None or Path(folder, ADAPTER_SETTINGS_NAME).is_file():
+                settings = _as_trained(settings, load_adapter_settings(folder))
             fetched = folder != name_or_path  # in the revision that is given, which then is not the base's
             of_base = {key: value for key, value in kwargs.items() if not (fetched and key == "revision")}
             check_adapter(PeftConfig.from_pretrained(folder))
@@ -70,7 +71,9 @@ class AutoModelForMultiScaleReward:
                 "with MultiScaleRewardTrainer first, or pass `settings=MultiScaleSettings()` to begin a new head."
             )
         if settings is not None:
+            settings = settings if saved is None else _as_trained(settings, MultiScaleSettings.from_saved(saved))
             config.multi_scale = asdict(settings)
+            cut_layers(config, settings.num_hidden_layers)
         config_class: Any = type(config)
         model = reward_model_class(config_class).from_pretrained(name_or_path, config=config, **kwargs)
         check_decoder(model, name_or_path)
@@ -107,6 +110,37 @@ def load_tokenizer(name_or_path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
     if folder != name_or_path:
         kwargs.pop("revision", None)  # which is the adapter's
     return AutoTokenizer.from_pretrained(PeftConfig.from_pretrained(folder).base_model_name_or_path, **kwargs)
+
+
+def _as_trained(settings: MultiScaleSettings | None, saved: MultiScaleSettings) -> MultiScaleSettings:
+    """What is asked for, but for how a trained head reads the decoder, which another training does not change."""
+    if settings is None:
+        return saved
+    layers = settings.num_hidden_layers or saved.num_hidden_layers
+    return replace(settings, unit_prompt=saved.unit_prompt, num_hidden_layers=layers)
+
+
+def cut_layers(config: Any, number: int | None) -> None:
+    """
+    Let a decoder end after some of its layers.
+
+    Args:
+        config ([`~transformers.PreTrainedConfig`]):
+            Its configuration, which is changed.
+        number (`int` or `None`):
+            Layers that are kept; `None` for all.
+
+    Raises:
+        `ValueError`: If it has not as many.
+    """
+    of_text = config.get_text_config()
+    if number is None or number == of_text.num_hidden_layers:
+        return
+    if not 1 <= number <= of_text.num_hidden_layers:
+        raise ValueError(f"`num_hidden_layers` is {number}, and the decoder has {of_text.num_hidden_layers} layers.")
+    of_text.num_hidden_layers = number
+    if getattr(of_text, "layer_types", None):
+        of_text.layer_types = of_text.layer_types[:number]
 
 
 def check_decoder(model: Any, name: str) -> None:
