@@ -108,9 +108,9 @@ def common(folder: str, **options) -> dict:
 
 
 def reward_trainer(folder: str) -> None:
-    for shared, bf16 in ((True, False), (False, False), (True, True)):
-        options = common(folder, shared_prompts=shared, gradient_accumulation_steps=2, max_length=256)
-        config = MultiScaleRewardConfig(**options | {"bf16": bf16})
+    for way in ({}, {"shared_prompts": False}, {"bf16": True}, {"freeze_decoder": True}):
+        options = common(folder, gradient_accumulation_steps=2, max_length=256)
+        config = MultiScaleRewardConfig(**options | way)
         trainer = MultiScaleRewardTrainer(f"{folder}/base", config, sample_pairs(32, seed=0), sample_pairs(8, seed=1))
         with Gpu():
             moved_trainer(trainer).train()
