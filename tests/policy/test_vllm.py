@@ -1,6 +1,7 @@
 """REINFORCE on what a stand-in for TRL's vLLM generation samples. vLLM itself needs a GPU and is not run here."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from trl.trainer import rloo_trainer
 
 from tests.helpers import logged
-from toolkit import ReinforceTrainer
+from toolkit import ReinforceTrainer, RewardFunction
 
 
 class StandIn:
@@ -53,7 +54,13 @@ class StandIn:
 def trainer_on(monkeypatch, reinforce_config, tiny_folder, chat_pairs):
     """A trainer on a stand-in with these attributes."""
 
-    def make(off: float = 0.0, logprobs_mode: str = "processed_logprobs", silent: bool = False, **options):
+    def make(
+        off: float = 0.0,
+        logprobs_mode: str = "processed_logprobs",
+        silent: bool = False,
+        reward_funcs=None,
+        **options,
+    ):
         attributes = {"off": off, "logprobs_mode": logprobs_mode, "silent": silent}
         monkeypatch.setattr(rloo_trainer, "VLLMGeneration", type("StandIn", (StandIn,), attributes))
 
@@ -62,7 +69,7 @@ def trainer_on(monkeypatch, reinforce_config, tiny_folder, chat_pairs):
 
         config = reinforce_config(use_vllm=True, **options)
         prompts = chat_pairs.select_columns(["prompt"])
-        return ReinforceTrainer(tiny_folder(), lengths, config, train_dataset=prompts)
+        return ReinforceTrainer(tiny_folder(), reward_funcs or lengths, config, train_dataset=prompts)
 
     return make
 
@@ -131,6 +138,29 @@ def test_where_nothing_is_off_nothing_changes(trainer_on, case):
         assert trainer.vllm_generation.logprobs == (0 if correction else None)
     for name, value in trained[0].items():
         torch.testing.assert_close(value, trained[1][name], rtol=1e-5, atol=1e-6)
+
+
+def test_generations_of_vllm_get_the_same_credit(trainer_on, reward_folder):
+    options = {"max_steps": 4, "num_generations": 1, "baseline": "moving_average", "prefix_baseline": True}
+    options |= {"normalize_rewards": True, "beta": 0.05, "reward_funcs": RewardFunction(reward_folder())}
+    trainer = trainer_on(0.1, save_strategy="steps", save_steps=2, **options)
+    trainer.train()
+    assert trainer.vllm_generation.syncs == 4
+    assert all(map(math.isfinite, logged(trainer, "prefix/explained")))
+    resumed = trainer_on(0.1, **options)
+    resumed.train(resume_from_checkpoint=str(Path(trainer.args.output_dir, "checkpoint-2")))
+    # the checkpoint's weights are sent before the first generation after it
+    assert resumed.vllm_generation.syncs == 2
+    assert len(logged(resumed, "reward")) == 4
+
+
+def test_vllm_without_log_probabilities_stops_the_run(trainer_on):
+    trainer = trainer_on()
+    trainer.vllm_generation.logprobs = None
+    with pytest.raises(
+        ValueError, match=r"vLLM gave no log-probabilities .*`vllm_importance_sampling_correction=False`"
+    ):
+        trainer.train()
 
 
 def test_a_server_that_says_raw_log_probabilities_is_refused(trainer_on):

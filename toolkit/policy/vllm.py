@@ -35,7 +35,13 @@ class SampledLogProbs:
 
     def _generate_and_keep(self, *args: Any, **kwargs: Any) -> Any:
         result = self._generate(*args, **kwargs)
-        _, _, self._kept, _ = result
+        _, _, said, _ = result
+        if said is None:
+            raise ValueError(
+                "vLLM gave no log-probabilities of what it has sampled, which were asked for. Another version may, or "
+                "set `vllm_importance_sampling_correction=False`."
+            )
+        self._kept = said
         return result
 
     def pop(self, like: Tensor) -> Tensor:
