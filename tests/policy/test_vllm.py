@@ -154,6 +154,18 @@ def test_generations_of_vllm_get_the_same_credit(trainer_on, reward_folder):
     assert len(logged(resumed, "reward")) == 4
 
 
+def test_generations_of_a_run_without_correction_are_not_gone_on_with(trainer_on, caplog):
+    options = {"max_steps": 3, "steps_per_generation": 4, "gradient_accumulation_steps": 1}
+    without = trainer_on(
+        0.1, vllm_importance_sampling_correction=False, save_strategy="steps", save_steps=2, **options
+    )
+    without.train()
+    resumed = trainer_on(0.1, **options)
+    resumed.train(resume_from_checkpoint=str(Path(without.args.output_dir, "checkpoint-2")))
+    assert "lack what vLLM says of its samples: new ones" in caplog.text
+    assert len(logged(resumed, "sampling/sampling_logp_difference/mean")) == 1
+
+
 def test_vllm_without_log_probabilities_stops_the_run(trainer_on):
     trainer = trainer_on()
     trainer.vllm_generation.logprobs = None

@@ -339,6 +339,12 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
                 "The generations that the checkpoint has not used up are those of other processes: new ones."
             )
             self._buffered_inputs = None
+        left = self._buffered_inputs
+        if left is not None and self._sampled is not None and "sampling_per_token_logps" not in left[0]:
+            logger.warning(
+                "The generations that the checkpoint has not used up lack what vLLM says of its samples: new ones."
+            )
+            self._buffered_inputs = None
         if self.args.sync_ref_model:
             logger.warning(
                 "The reference model of `sync_ref_model` is in no checkpoint: it is again what it began as."
