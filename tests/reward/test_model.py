@@ -18,7 +18,7 @@ from tests.helpers import ARCHITECTURES
 from tests.tiny import pad_rows, spread_head
 from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings
 from toolkit.data.tokens import encode_response
-from toolkit.reward.loading import save_adapter_settings
+from toolkit.reward.adapters import save_adapter_settings
 from toolkit.reward.scales import SCALES
 
 ARCHITECTURE = pytest.mark.parametrize("architecture", ARCHITECTURES)
