@@ -10,6 +10,7 @@ from .explain import add_explain
 from .plan import add_plan
 from .report import add_report
 from .sandbox import add_sandbox
+from .verify import add_verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Words after the command; those of the process where they are not given.
 
     Returns:
-        `int`: Exit status: 0, 2 where the user's input was wrong, or 1 where `check` finds what training would refuse.
+        `int`: Exit status: 0, 2 where the user's input was wrong, or 1 where `check` finds what training would
+        refuse, or `verify` what is not as it was saved.
     """
     parser = argparse.ArgumentParser(
         prog="prefscale", description="Preference data, scores and GPU memory at a glance."
@@ -37,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "report", help="write a page with the figures, plots and settings of a training run or a study"
         )
     )
+    add_verify(commands.add_parser("verify", help="say whether a saved reward model is, byte by byte, what was saved"))
     args = parser.parse_args(arguments)
     try:
         return int(args.run(args) or 0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ RECORD_NAME = "prefscale.json"
 ADAPTER_SETTINGS_NAME = "multi_scale.json"
 HEAD_PREFIX = "score."  # of the head's keys in a file of weights
 ADAPTER_PREFIX = "base_model.model."  # of all keys in an adapter's file
+HUB_NAME = r"\w[\w.-]*(/\w[\w.-]*)?"
 SETTINGS_FILES = {False: ("config.json",), True: (ADAPTER_SETTINGS_NAME, "adapter_config.json")}  # by "is an adapter"
 
 Find = Callable[[str], str | None]  # path of a file by its name
@@ -104,6 +106,8 @@ def finder(name_or_path: str, **hub: Any) -> Find:
     """
     if os.path.isdir(name_or_path):
         return lambda name: path if os.path.isfile(path := os.path.join(name_or_path, name)) else None
+    if re.fullmatch(HUB_NAME, name_or_path) is None:  # a folder that is gone
+        return lambda name: None
     only_fetched: Any = {
         "local_files_only": True,
         "_raise_exceptions_for_missing_entries": False,

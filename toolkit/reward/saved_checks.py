@@ -140,7 +140,8 @@ def refuse_missing(name: str, missing: list[str]) -> None:
     reason = ", as after a stock class has saved it again" if missing[0].startswith(HEAD_PREFIX) else ""
     more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
     raise ValueError(
-        f"The weights of '{name}' lack {', '.join(missing[:5])}{more}, which would be random{reason}. Take the folder that MultiScaleRewardTrainer or our own model saved."
+        f"The weights of '{name}' lack {', '.join(missing[:5])}{more}, which would be random{reason}. "
+        "Take the folder that MultiScaleRewardTrainer or our own model saved."
     )
 
 
