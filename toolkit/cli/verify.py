@@ -12,7 +12,7 @@ def add_verify(command: argparse.ArgumentParser) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from transformers.utils import logging
+    from transformers import logging
 
     from ..reward.verification import verify
 

@@ -207,7 +207,7 @@ def options_of_base(name: str, folder: str, kwargs: dict[str, Any]) -> dict[str,
             Options of `from_pretrained`.
 
     Returns:
-        `dict[str, Any]`: Without `trust_remote_code`, since an adapter may name any model as its base, and without
+        `dict[str, Any]`: Those that trust no code, since an adapter may name any model as its base, and without
         `revision` where that is the adapter's.
     """
     if kwargs.get("trust_remote_code"):
@@ -215,8 +215,8 @@ def options_of_base(name: str, folder: str, kwargs: dict[str, Any]) -> dict[str,
             f"`trust_remote_code` is not passed on to the base that the adapter '{name}' names: code of a base that "
             "somebody else has chosen is not run."
         )
-    of_adapter = {"trust_remote_code"} | ({"revision"} if folder != name else set())
-    return {key: value for key, value in kwargs.items() if key not in of_adapter}
+    of_base = {key: value for key, value in kwargs.items() if key != "revision" or folder == name}
+    return {**of_base, "trust_remote_code": False}
 
 
 def fetch_record(name_or_path: str, **hub: Any) -> None:

@@ -20,7 +20,7 @@ from ..data.packing import branch_mask
 from ..data.positions import find_response_start, last_kept, positions_from, response_mask, segment_ends
 from ..data.rotary import settle_frequencies
 from .head import MultiScaleHead, MultiScaleSettings
-from .record import write_record
+from .record import leave_without_record, write_record
 from .scales import SCALES, mix, scale_prefix_values
 
 USE_A_DECODER = "Use a causal model such as Qwen3, Llama, GPT-NeoX or GPT-2."
@@ -120,8 +120,11 @@ class MultiScaleMixin:
     ) -> None:
         """Save as any model of Transformers, and beside it what loading and `prefscale verify` compare it with."""
         of_hub = {key: kwargs.pop(key) for key in ("repo_id", "commit_message", "create_pr") if key in kwargs}
+        nothing = state_dict is not None and not state_dict  # as where DeepSpeed writes the weights itself
         super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)  # type: ignore[misc]
-        if is_main_process:
+        if is_main_process and nothing:
+            leave_without_record(save_directory, "no weights were given")
+        elif is_main_process:
             write_record(self, save_directory)
         if push_to_hub and is_main_process:  # with the record
             self.push_to_hub(of_hub.pop("repo_id", Path(save_directory).name), **of_hub, **kwargs)

@@ -178,11 +178,7 @@ def write_record(model: Any, folder: str | Path) -> None:
     files = weight_files(find, ADAPTER_WEIGHTS if adapter else WHOLE_WEIGHTS)
     head = head_in(files, adapter)
     if lacking := [name for name in head_names(base.settings) if name not in head]:
-        # Weights that another step puts here later, as DeepSpeed's own checkpoint
-        Path(folder, RECORD_NAME).unlink(missing_ok=True)
-        logger.warning(
-            f"'{folder}' has no {RECORD_NAME}, since its weights lack {HEAD_PREFIX}{lacking[0]}: it cannot be checked."
-        )
+        leave_without_record(folder, f"its weights lack {HEAD_PREFIX}{lacking[0]}")
         return
     reason = why_not_probed(model)
     if reason is not None:
@@ -198,6 +194,20 @@ def write_record(model: Any, folder: str | Path) -> None:
         probes=None if reason is not None else probe(model),
     )
     save_record(record, folder)
+
+
+def leave_without_record(folder: str | Path, reason: str) -> None:
+    """
+    Take away the record of what was in a folder before, where what it holds now cannot be recorded.
+
+    Args:
+        folder (`str` or `Path`):
+            Folder of the model.
+        reason (`str`):
+            Why it cannot.
+    """
+    Path(folder, RECORD_NAME).unlink(missing_ok=True)
+    logger.warning(f"'{folder}' has no {RECORD_NAME}, since {reason}: what is loaded from it cannot be checked.")
 
 
 def add_tokenizer(folder: str | Path) -> None:
