@@ -192,7 +192,6 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
         "config_class": ("class", "Transformers' own, on every class of a model"),
     },
     "transformers.PreTrainedConfig": {
-        "_commit_hash": ("it sets", "reward/record: which commit an adapter's base was"),
         "_attn_implementation": ("property", "data/packing: the form of a mask; reward/shared_base: that of the base"),
     },
     "transformers.models.auto.auto_factory._BaseAutoModelClass": {

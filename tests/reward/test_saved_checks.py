@@ -238,8 +238,6 @@ def test_an_adapter_is_put_on_the_commit_that_it_was_trained_on(folder, monkeypa
     )
     model.save_pretrained(folder / "of-hub", save_embedding_layers=False)  # PEFT would ask the hub
     save_adapter_settings(MultiScaleSettings(), str(folder / "of-hub"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))  # where saving looks for the base
-    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(cache))
     write_record(model, folder / "of-hub")
     base = read_record(finder(str(folder / "of-hub"))).base
     assert (base.commit, base.is_folder, list(base.weights)) == (first, False, ["model.safetensors"])

@@ -15,7 +15,7 @@ from transformers.utils.logging import get_logger
 
 from ..data.probes import NotTried, why_no_decoder
 from .adapters import adapter_folder, fit_vocabulary, load_adapter_settings, restore_adapter_dtype
-from .fingerprints import read_json
+from .fingerprints import read_json, weight_files
 from .head import MultiScaleSettings
 from .model import USE_A_DECODER, check_adapter, reward_model_class
 from .record import ADAPTER_PREFIX, ADAPTER_SETTINGS_NAME, HEAD_PREFIX, RECORD_NAME, finder, read_record
@@ -140,6 +140,8 @@ def _load_whole(
         with without_load_report():
             model, info = load(name_or_path, config=config, **options)
         refuse_mismatched(name_or_path, info["mismatched_keys"])
+    hub = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
+    model.loaded_files = weight_files(finder(name_or_path, **_place(hub)))
     check_decoder(model, name_or_path)
     keep_gradients_in_4bit(model)
     for parameter in model.score.parameters():

@@ -87,6 +87,7 @@ class MultiScaleMixin:
     push_to_hub: Any
     _keep_in_fp32_modules_strict = frozenset({"score"})  # which also keeps it out of 4-bit and 8-bit
     _boundary_cache: Tensor | None = None
+    loaded_files: dict[str, Path] | None = None  # the files of weights that it was loaded from
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)  # type: ignore[call-arg]  # the architecture's class comes after this one

@@ -292,12 +292,13 @@ def what_stock_reads(model: Any) -> str | None:
 
 def _base_mark(model: PeftModel) -> BaseMark:
     config: Any = model.peft_config[model.active_adapter]
-    name = config.base_model_name_or_path or ""
-    commit = None if os.path.isdir(name) else getattr(model.get_base_model().config, "_commit_hash", None)
-    files = weight_files(finder(name, **({"revision": commit} if commit else {}))) if name else {}
-    return BaseMark(
-        name, os.path.isdir(name), commit, {file: mark_of(path) for file, path in files.items() if path.is_file()}
-    )
+    base: Any = model.get_base_model()
+    name, files = config.base_model_name_or_path or "", base.loaded_files or {}
+    is_folder = os.path.isdir(name)
+    # In the hub's cache a file lies in a folder that is called after its commit
+    commit = None if is_folder or not files else next(iter(files.values())).parent.name
+    there = all(path.is_file() for path in files.values())
+    return BaseMark(name, is_folder, commit, {file: mark_of(path) for file, path in files.items()} if there else {})
 
 
 def _marks(saved: dict[str, dict[str, Any]]) -> dict[str, FileMark]:
