@@ -7,7 +7,8 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer
 from toolkit.arguments import DataArguments, checkpoint_to_resume, held_out_pairs, training_pairs, with_model_arguments
-from toolkit.pages.tables import accuracies_of, print_accuracy
+from toolkit.pages.tables import accuracies_of, interval_cells, print_accuracy, print_table
+from toolkit.reward.rates import best_rate, cross_validate
 from toolkit.training.run_record import save_pair_examples, save_run
 
 
@@ -21,6 +22,8 @@ def main(script_args: DataArguments, training_args: MultiScaleRewardConfig, mode
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
+    if training_args.learning_rates:
+        training_args.learning_rate = choose_rate(trainer, training_args.learning_rates)
     save_run(trainer, script_args, training_args, model_args)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
     trainer.save_model()
@@ -33,6 +36,16 @@ def main(script_args: DataArguments, training_args: MultiScaleRewardConfig, mode
     if trainer.accelerator.is_main_process:
         print_accuracy(accuracies_of(metrics, training_args.scales))
     trainer.end()
+
+
+def choose_rate(trainer: MultiScaleRewardTrainer, rates: list[float]) -> float:
+    """Print how many held-out training pairs each learning rate ranks right, and return the best."""
+    found = cross_validate(trainer, rates)
+    if trainer.accelerator.is_main_process:
+        rows = [(f"{rate:g}", *interval_cells(accuracy, 1, 100)) for rate, accuracy in found.items()]
+        print_table("Cross-validation over prompts", ("learning rate", "accuracy %", "95% interval"), rows)
+        print(f"Training with a learning rate of {best_rate(found):g}.")
+    return best_rate(found)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,12 @@ def test_two_configurations_share_no_list(on_cpu):
         ({"label_smoothing_factor": 2.0}, r"`label_smoothing_factor` is 2\.0\. It must lie between 0 and 0\.5"),
         ({"center_rewards_coefficient": -1.0}, r"`center_rewards_coefficient` is -1\.0\. It must be a finite number"),
         ({"max_length": 0}, r"`max_length` is 0\. It must be a finite number of at least 1"),
+        ({"learning_rates": [1e-3]}, r"`learning_rates` are compared on a frozen decoder\. Set `freeze_decoder`"),
+        ({"learning_rates": [], "freeze_decoder": True}, r"`learning_rates` is empty\. Give one or more"),
+        (
+            {"learning_rates": [-1.0], "freeze_decoder": True},
+            r"`learning_rates` is -1\.0\. It must be a finite number",
+        ),
         ({"coarse_warmup": 1.5}, r"`coarse_warmup` is 1\.5\. It must lie between 0 and 1"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",

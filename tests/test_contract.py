@@ -129,6 +129,8 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
             "(self, dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)",
             "reward/trainer: figures that are exact over the whole set",
         ),
+        "get_optimizer_cls_and_kwargs": ("takes args, model", "reward/rates: the optimizer of a training"),
+        "get_decay_parameter_names": ("takes model", "reward/rates: what weight decay acts on"),
         "compute_metrics": ("it sets and reads", "reward/trainer: gives it pairs in the data set's order"),
         "data_collator": ("it sets and reads", "reward/trainer: puts its own there"),
         "_tr_loss": ("it sets and reads", "training/checkpoints: the loss between two logs"),
@@ -279,6 +281,8 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
     "peft.utils": {"CONFIG_NAME": ("value", "reward/shared_base: whether a folder is an adapter")},
     # ---- Accelerate, datasets, bitsandbytes, DeepSpeed
     "accelerate.utils": {
+        "broadcast_object_list": ("takes object_list", "reward/rates: all processes take the same rate"),
+        "parse_flag_from_env": ("takes key", "reward/setup: whether the launcher set up FSDP"),
         "gather": ("takes tensor", "policy/trainer: rewards and divergence of every process"),
         "gather_object": ("takes object", "reward, training, judges: what every process found"),
         "reduce": ("takes tensor, reduction", "policy/reductions, policy/prefix_baseline: sums over every process"),

@@ -4,7 +4,14 @@ from itertools import pairwise
 import pytest
 import torch
 
-from toolkit.data.batches import EpochLengthGroupedSampler, MultiScaleCollator, TokenBudgetSampler, longest_first
+from toolkit.data.batches import (
+    BESIDE_THE_ROWS,
+    EpochLengthGroupedSampler,
+    MultiScaleCollator,
+    StateTable,
+    TokenBudgetSampler,
+    longest_first,
+)
 
 
 @pytest.fixture
@@ -29,9 +36,31 @@ def test_collators_by_hand():
     assert shared["token_index"].tolist() == [[0, 1, 2, -1], [5, 6, -1, -1], [0, 1, 3, 4], [5, 7, -1, -1]]
     for found in (batch, shared):
         assert found["response_start"].tolist() == [2, 1, 2, 1]
+        assert found["response_tokens"].tolist() == [1, 1, 2, 1]
         assert found["group_sizes"].tolist() == [2, 2]
         assert found["margin"].tolist() == [0.5, 0.0]
         assert found["weight"].tolist() == [2.0, 1.0]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_batch_of_states_by_hand(shared):
+    table = StateTable(torch.arange(5 * 4 * 2.0).view(5, 4, 2), ("chosen_row", "rejected_row"))
+    pairs = [
+        pair([1, 2], [3], [4, 5], margin=0.5, weight=2.0, chosen_row=3, rejected_row=0),
+        pair([6], [7], [8], margin=0, weight=1.0, chosen_row=1, rejected_row=3),
+    ]
+    collator = MultiScaleCollator(pad_token_id=0, shared_prompts=shared, table=table)
+    batch, tokens = collator(pairs), MultiScaleCollator(pad_token_id=0, shared_prompts=shared)(pairs)
+    assert batch.keys() == {"states", *BESIDE_THE_ROWS}
+    assert torch.equal(batch["states"], table.states[[3, 1, 0, 3]])  # all chosen, then all rejected
+    for name in BESIDE_THE_ROWS:
+        assert torch.equal(batch[name], tokens[name]), name
+    assert batch["pair_tokens"].tolist() == ([5, 3] if shared else [7, 4])
+    assert batch["pair_tokens"].sum() == tokens["attention_mask"].sum()
+    # Pairs without the columns are tokens
+    for each in pairs:
+        del each["chosen_row"], each["rejected_row"]
+    assert collator(pairs).keys() == tokens.keys()
 
 
 def test_order_of_an_epoch_is_its_own_and_random(lengths):

@@ -76,6 +76,16 @@ def test_evaluation_of_seven_pairs_is_that_of_one_process(results):
     assert (two["eval_accuracy"] * 7) == pytest.approx(round(two["eval_accuracy"] * 7))
 
 
+def test_heads_on_a_frozen_decoder_are_those_of_one_process(results):
+    one, two = results["1-0"], results["2-0"]
+    assert one["frozen_files"] == two["frozen_files"] > 3  # of states, which the processes computed in turns
+    assert logged(two["frozen_log"], "loss") == pytest.approx(logged(one["frozen_log"], "loss"), abs=1e-5)
+    assert len(logged(one["frozen_log"], "loss")) == 6
+    for key in ("eval_loss", "eval_margin", "eval_pairs"):
+        assert two["frozen_evaluation"][key] == pytest.approx(one["frozen_evaluation"][key], abs=1e-5), key
+    assert one["frozen_rates"] == two["frozen_rates"] == results["2-1"]["frozen_rates"]
+
+
 def test_policy_processes_stay_together(results):
     first, second = results["2-0"], results["2-1"]
     assert first["policy_weight"] == second["policy_weight"]

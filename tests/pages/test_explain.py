@@ -75,7 +75,8 @@ def test_tokens_and_segments_follow_from_the_hidden_states(reward, tokenizer, fo
     with torch.no_grad():
         hidden = model.model(torch.tensor([row.input_ids])).last_hidden_state[0]
     start, ids = row.response_start, row.input_ids[row.response_start :]
-    gate = (model.score.gate @ hidden[start - 1] + model.score.gate_bias).softmax(0)
+    prompt = hidden[start - 1] / hidden[start - 1].norm()
+    gate = (model.score.gate @ prompt + model.score.gate_bias).softmax(0)
     q, s = hidden[start:] @ model.score.token[0], hidden[start:] @ model.score.segment[0]
     by_token = (gate[0] * q / len(ids)).tolist()
     assert [token.contribution for token in explanation.tokens] == pytest.approx(by_token, abs=1e-5)

@@ -386,10 +386,22 @@ def test_saving_says_what_a_stock_class_would_read(reward_model, tmp_path, said,
     model = reward_model("qwen3", scales, context)
     if pads_with_eos:
         model.config.pad_token_id = model.config.eos_token_id
-    found = what_stock_reads(model)
+    found = what_stock_reads(model, adapter=False)
     assert found is None if line is None else line in found
     model.save_pretrained(tmp_path)
     assert main(["verify", str(tmp_path)]) == 0
+
+
+def test_an_adapter_that_reads_some_layers_is_verified_without_a_stock_class(
+    folder, chat_pairs, reward_config, capsys
+):
+    lora = LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"])
+    config = reward_config(num_hidden_layers=1, shared_prompts=False)
+    trainer = MultiScaleRewardTrainer(str(folder / "base"), config, chat_pairs, peft_config=lora)
+    assert "runs all layers of the base" in what_stock_reads(trainer.reward_model, adapter=True)
+    trainer.save_model(str(folder / "cut"))
+    assert main(["verify", str(folder / "cut")]) == 0
+    assert "it runs more layers of the base than 1" in capsys.readouterr().out
 
 
 def test_weights_in_parts_are_saved_without_scores(reward_model, tmp_path, monkeypatch, capsys):

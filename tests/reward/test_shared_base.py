@@ -366,6 +366,13 @@ def copy_with(folder: str, copy: Path, **changes) -> str:
     return str(copy)
 
 
+def test_an_adapter_that_reads_fewer_layers_is_refused(reward_adapter, tiny_folder):
+    shared = SharedBaseRewardFunction(reward_adapter())
+    shared.settings.num_hidden_layers = 1
+    with pytest.raises(ValueError, match=r"reads its base after 1 layers, and the policy's base runs all 2"):
+        shared.attach(policy_on(tiny_folder()))
+
+
 def test_another_revision_is_refused(reward_adapter, tiny_folder, tmp_path):
     function = SharedBaseRewardFunction(copy_with(reward_adapter(), tmp_path / "adapter", revision="v1"))
     with pytest.raises(ValueError, match=r"on '.*', revision 'v1', and the policy's base is '.*', revision 'v2'"):

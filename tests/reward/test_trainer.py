@@ -1,6 +1,7 @@
 import logging
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,15 +10,17 @@ from accelerate import DeepSpeedPlugin
 from datasets import Dataset
 from peft import LoraConfig
 from torch.nn.functional import logsigmoid
-from transformers import BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 from trl import RewardConfig, RewardTrainer
 
 from tests.helpers import logged
 from tests.tiny import pad_rows
 from toolkit import PREFERENCE_MODELS, AutoModelForMultiScaleReward, MultiScaleRewardTrainer, MultiScaleSettings
+from toolkit.reward.head import MultiScaleHead
 from toolkit.reward.model import base_reward_model
 from toolkit.stats.metrics import PairScores
+from toolkit.training.checkpoints import write_manifest
 
 PLAIN_RESPONSE = {"scales": ["response"], "context": "none", "weight_by_strength": False}
 
@@ -449,6 +452,75 @@ def test_a_model_and_a_configuration_that_disagree_are_refused(reward_trainer, t
     model = AutoModelForMultiScaleReward.from_pretrained(tiny_folder(), settings)
     with pytest.raises(ValueError, match=r"The model has `scales=\['token'\]`"):
         reward_trainer(plain_pairs, model=model)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gpt2"])  # the first names the kind of every layer
+@pytest.mark.parametrize("adapter", [False, True])
+def test_fewer_layers_are_read_and_kept(reward_trainer, tiny_folder, plain_pairs, tmp_path, architecture, adapter):
+    options = {"target_modules": "all-linear", "fan_in_fan_out": architecture == "gpt2"}
+    lora = LoraConfig(task_type="SEQ_CLS", r=4, **options) if adapter else None
+    folder = tiny_folder(architecture)
+    trainer = reward_trainer(model=folder, num_hidden_layers=1, shared_prompts=False, max_steps=2, peft_config=lora)
+    trainer.train()
+    trainer.save_model(str(tmp_path))
+    base = trainer.reward_model
+    assert base.config.num_hidden_layers == base.settings.num_hidden_layers == 1
+    again = AutoModelForMultiScaleReward.from_pretrained(str(tmp_path)).eval()
+    batch, _ = first_pairs(trainer)
+    batch = {key: batch[key] for key in ("input_ids", "attention_mask", "response_start")}
+    trainer.model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(**batch).logits, trainer.model(**batch).logits)
+        # A decoder that ends there reads what the whole one says there, behind its final norm
+        whole = AutoModelForCausalLM.from_pretrained(folder)
+        rows = {key: batch[key] for key in ("input_ids", "attention_mask")}
+        states = whole(**rows, output_hidden_states=True).hidden_states[1]
+        norm = whole.base_model.norm if architecture == "qwen3" else whole.base_model.ln_f
+        fresh = AutoModelForMultiScaleReward.from_pretrained(folder, MultiScaleSettings(num_hidden_layers=1))
+        read = fresh.base_model(**rows).last_hidden_state
+        real = batch["attention_mask"].bool()
+        torch.testing.assert_close(read[real], norm(states)[real])
+    # Trained on by name, it stays as it is, with or without a word of the layers
+    assert base_reward_model(reward_trainer(model=str(tmp_path)).model).config.num_hidden_layers == 1
+
+
+def test_a_number_of_layers_that_a_model_has_not_is_refused(reward_trainer, tiny_folder):
+    with pytest.raises(ValueError, match=r"`num_hidden_layers` is 3, and the decoder has 2 layers"):
+        reward_trainer(num_hidden_layers=3)
+    model = AutoModelForMultiScaleReward.from_pretrained(tiny_folder(), MultiScaleSettings())
+    with pytest.raises(ValueError, match=r"The model has 2 layers, and `num_hidden_layers` is 1"):
+        reward_trainer(model=model, num_hidden_layers=1)
+
+
+def test_training_on_does_not_change_how_a_gate_reads(reward_trainer, reward_model, tokenizer, tmp_path):
+    model = reward_model()
+    model.settings.unit_prompt = model.score.unit_prompt = False
+    model.set_layout([], [])
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert reward_trainer(model=str(tmp_path)).reward_model.score.unit_prompt is False
+    assert reward_trainer().reward_model.score.unit_prompt is True
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_run_that_began_before_goes_on_with_its_gate(reward_trainer, tmp_path, adapter):
+    lora = LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear") if adapter else None
+    options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "peft_config": lora}
+    trainer = reward_trainer(**options)
+    trainer.train()
+    checkpoint = Path(trainer.args.output_dir, "checkpoint-1")
+    [file] = checkpoint.glob("resume_state_*.pt")
+    state = torch.load(file, weights_only=True)
+    assert state.pop("unit_prompt") is True
+    torch.save(state, file)
+    write_manifest(checkpoint)
+    trainer = reward_trainer(**options)
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    heads = [module for module in trainer.model.modules() if isinstance(module, MultiScaleHead)]
+    assert not any(head.unit_prompt for head in heads)
+    trainer.save_model(str(tmp_path / "final"))
+    again = AutoModelForMultiScaleReward.from_pretrained(str(tmp_path / "final"))
+    assert base_reward_model(again).settings.unit_prompt is False
 
 
 def test_shared_and_unshared_runs_have_the_same_losses(reward_trainer, chat_pairs):

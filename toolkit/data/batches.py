@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -14,9 +14,17 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 from .packing import first_rows_first, pack_rows
 
 SIDES = ("chosen", "rejected")  # rows of a pair, a group of two, in their order
+BESIDE_THE_ROWS = ("margin", "weight", "group_sizes", "response_tokens", "pair_tokens")  # no input of the model
 
 # Lengths that differ by less count as alike, so that chance has a say in who shares a batch.
 LENGTH_STEP = 32
+
+
+class StateTable(NamedTuple):
+    """What a head reads of `N` rows, and the columns of a data set that say which of them are the sides of a pair."""
+
+    states: Tensor  # (N, 4, H) float32
+    columns: tuple[str, str]  # in the order of `SIDES`
 
 
 @dataclass
@@ -25,31 +33,43 @@ class MultiScaleCollator(DataCollatorForPreference):
     TRL's collator for pairs, with where each response starts and the weight of each pair.
 
     A batch of `P` pairs has `2 P` rows, all chosen first: `input_ids` and `attention_mask` `(2 P, T)` int64,
-    `response_start` `(2 P,)` int64, `group_sizes` `(P,)` int64, how many rows belong together, which is 2 for a pair,
-    and `margin` and `weight` `(P,)` float32 where the data have them.
+    `response_start` and `response_tokens` `(2 P,)` int64, `group_sizes` `(P,)` int64, how many rows belong together,
+    which is 2 for a pair, `pair_tokens` `(P,)` int64, how many tokens pass through the decoder for a pair, and
+    `margin` and `weight` `(P,)` float32 where the data have them.
 
     Args:
         shared_prompts (`bool`, *optional*, defaults to `False`):
             Whether the two sides of a pair are packed into one row: `input_ids` and `attention_mask` are `(P, T)`, and
             `position_ids`, `branch_ids` and `token_index` are those of [`~toolkit.data.packing.PackedRows`].
+        table ([`StateTable`], *optional*):
+            States that were computed before. Pairs with its columns have `states` `(2 P, 4, H)` float32 in place of
+            tokens and what belongs to them.
     """
 
     shared_prompts: bool = False
+    table: StateTable | None = None
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        if self.shared_prompts:
+        lengths = torch.tensor([[len(example[f"{side}_ids"]) for example in examples] for side in SIDES])
+        starts = torch.tensor([[example[f"{side}_start"] for example in examples] for side in SIDES])
+        shared = [example["shared_tokens"] for example in examples] if self.shared_prompts else [0] * len(examples)
+        if self.table is not None and self.table.columns[0] in examples[0]:
+            rows = [example[column] for column in self.table.columns for example in examples]
+            batch = {"states": self.table.states[rows]}
+        elif self.shared_prompts:
             groups = [[example[f"{side}_ids"] for side in SIDES] for example in examples]
-            shared = [example["shared_tokens"] for example in examples]
             batch = pack_rows(groups, shared, self.pad_token_id, self.pad_to_multiple_of)._asdict()
             batch["token_index"] = batch["token_index"][first_rows_first([len(group) for group in groups])]
-            if "margin" in examples[0]:
-                batch["margin"] = torch.tensor([example["margin"] for example in examples], dtype=torch.float)
+            batch["response_start"] = starts.flatten()
         else:
             batch = super().torch_call(examples)
-        batch["response_start"] = torch.tensor([example[f"{side}_start"] for side in SIDES for example in examples])
+            batch["response_start"] = starts.flatten()
+        batch["response_tokens"] = (lengths - starts).flatten()
+        batch["pair_tokens"] = lengths.sum(0) - torch.tensor(shared)
         batch["group_sizes"] = torch.full((len(examples),), len(SIDES))
-        if "weight" in examples[0]:
-            batch["weight"] = torch.tensor([example["weight"] for example in examples], dtype=torch.float)
+        for column in ("margin", "weight"):
+            if column in examples[0]:
+                batch[column] = torch.tensor([example[column] for example in examples], dtype=torch.float)
         return batch
 
 

@@ -160,6 +160,49 @@ def fill_batches(
     return batches
 
 
+def packed_lengths(groups: list[list[int]], rows: list[list[int]], shared: list[int]) -> list[int]:
+    """
+    Tokens of each group's packed row.
+
+    Args:
+        groups (`list[list[int]]`):
+            Indices of the rows of each group.
+        rows (`list[list[int]]`):
+            Token ids.
+        shared (`list[int]`):
+            Length of each row's prompt, which is the same within a group.
+
+    Returns:
+        `list[int]`
+    """
+    return [shared[group[0]] + sum(len(rows[i]) - shared[i] for i in group) for group in groups]
+
+
+def grouped_inputs(groups: list[list[list[int]]], starts: list[list[int]], pad_token_id: int) -> dict[str, Tensor]:
+    """
+    Inputs of a reward model for groups of rows that share their prompts.
+
+    Args:
+        groups (`list[list[list[int]]]`):
+            Token ids of the rows of each group.
+        starts (`list[list[int]]`):
+            Where the response of each of them starts; within a group all start alike.
+        pad_token_id (`int`):
+            Id on padding.
+
+    Returns:
+        `dict[str, torch.Tensor]`: Packed rows where a group has several, plain ones otherwise, and `response_start`;
+        rows in the order of the groups.
+    """
+    if any(len(group) > 1 for group in groups):
+        inputs = pack_rows(groups, [start[0] for start in starts], pad_token_id)._asdict()
+    else:
+        packed = pack_rows(groups, [0] * len(groups), pad_token_id)  # nothing is shared: plain rows
+        inputs = {"input_ids": packed.input_ids, "attention_mask": packed.attention_mask}
+    inputs["response_start"] = torch.tensor([start for group in starts for start in group])
+    return inputs
+
+
 def branch_mask(model: PreTrainedModel, branch_ids: Tensor) -> Any:
     """
     Causal attention that lets a branch see the shared tokens and itself.

@@ -314,7 +314,7 @@ def _reward_pictures(rows: list[dict[str, Any]], keys: list[str]) -> list[Pictur
     pictures = [curve_picture(rows, "Training loss", {"": "loss"}, "nats", "loss")]
     if labels:
         pictures.append(curve_picture(rows, "Training accuracy", labels, "share of pairs", "accuracy"))
-    if len(gate) > 1:
+    if any(row[key] != rows[-1][key] for key in gate.values() for row in rows if key in row and key in rows[-1]):
         pictures.append(curve_picture(rows, "Weight of each scale in the mix", gate, "share", "gate"))
     return pictures
 

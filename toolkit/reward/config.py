@@ -59,6 +59,9 @@ class MultiScaleRewardConfig(RewardConfig):
         context (`str`, *optional*, defaults to `"gate"`):
             How the prompt enters the score: 'gate' weighs the scales by prompt, 'head' conditions the response head
             on it, 'none' does neither.
+        num_hidden_layers (`int`, *optional*):
+            Run so many of the decoder's layers and read its state there. In the middle a pretrained decoder often says
+            more of a response than at its end, and a reward model without the rest is faster.
         loss_type (`str`, *optional*, defaults to `"pairwise"`):
             'pairwise' compares the two responses of a pair; 'pointwise' labels chosen 1 and rejected 0.
         scale_loss_weight (`float`, *optional*, defaults to `0.5`):
@@ -79,10 +82,20 @@ class MultiScaleRewardConfig(RewardConfig):
         drop_long_pairs (`bool`, *optional*, defaults to `False`):
             Whether pairs of which a response alone is longer than `max_length` are left out, which a warning counts.
             Otherwise the first of them is an error.
+        freeze_decoder (`bool`, *optional*, defaults to `False`):
+            Whether the head alone is trained. What it reads of the decoder is then computed once for every row, kept
+            on disk, and used in all epochs, evaluations and later trainings on the same rows. The decoder's dropout
+            does not act.
+        states_dir (`str`, *optional*):
+            Folder where that is kept, with `freeze_decoder`; `_states` in the output folder where it is not set.
+        learning_rates (`list[float]`, *optional*):
+            With `freeze_decoder`: rates of which `recipes/train_reward.py` takes the one that ranks most training
+            pairs right by cross-validation, in place of `learning_rate`.
     """
 
     scales: list[str] = field(default_factory=lambda: list(SCALES))
     context: str = "gate"
+    num_hidden_layers: int | None = None
     loss_type: str = "pairwise"
     scale_loss_weight: float = 0.5
     coarse_warmup: float = 0.5
@@ -92,11 +105,23 @@ class MultiScaleRewardConfig(RewardConfig):
     max_tokens_per_batch: int | None = None
     drop_long_pairs: bool = False
 
+    freeze_decoder: bool = False
+    states_dir: str | None = None
+    learning_rates: list[float] | None = None
+
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]
         check_scales(self.scales, self.context)
-        for name in ("max_tokens_per_batch", "max_length", "pad_to_multiple_of", "per_device_train_batch_size"):
+        for name in (
+            "num_hidden_layers",
+            "max_tokens_per_batch",
+            "max_length",
+            "pad_to_multiple_of",
+            "per_device_train_batch_size",
+        ):
             check_number(name, getattr(self, name), 1)
+        for rate in self.learning_rates or []:
+            check_number("learning_rates", rate, 0)
         for name in ("scale_loss_weight", "center_rewards_coefficient", "learning_rate", "max_grad_norm"):
             check_number(name, getattr(self, name), 0)
         check_number("coarse_warmup", self.coarse_warmup, 0, 1)
@@ -104,3 +129,9 @@ class MultiScaleRewardConfig(RewardConfig):
         check_number("label_smoothing_factor", self.label_smoothing_factor, 0, 0.5)
         if self.loss_type not in ("pairwise", "pointwise"):
             raise ValueError(f"`loss_type` is '{self.loss_type}'. Use 'pairwise' or 'pointwise'.")
+        if self.learning_rates is not None and not self.freeze_decoder:
+            raise ValueError(
+                "`learning_rates` are compared on a frozen decoder. Set `freeze_decoder`, or leave them out."
+            )
+        if self.learning_rates == []:
+            raise ValueError("`learning_rates` is empty. Give one or more, or leave it out.")

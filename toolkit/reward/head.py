@@ -47,6 +47,8 @@ class MultiScaleSettings:
         unit_prompt (`bool`, *optional*, defaults to `True`):
             Whether the gate reads the prompt's state scaled to length 1. Models from before this was written down read
             it as it is.
+        num_hidden_layers (`int`, *optional*):
+            Layers of the decoder that are run, where it has more.
     """
 
     scales: list[str] = field(default_factory=lambda: list(SCALES))
@@ -56,6 +58,7 @@ class MultiScaleSettings:
     conversational: bool | None = None
     stop_token_ids: list[int] = field(default_factory=list)
     unit_prompt: bool = True
+    num_hidden_layers: int | None = None
 
     def __post_init__(self) -> None:
         check_scales(self.scales, self.context)

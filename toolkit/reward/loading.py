@@ -75,6 +75,7 @@ class AutoModelForMultiScaleReward:
                 "with MultiScaleRewardTrainer first, or pass `settings=MultiScaleSettings()` to begin a new head."
             )
         if saved is None:
+            assert settings is not None, "else it has been refused"
             model, missing = _load_whole(name_or_path, config, settings, kwargs)
             refuse_if_missing(name_or_path, {key for key in missing if not key.startswith(HEAD_PREFIX)})
             return model
@@ -123,13 +124,14 @@ def _load_adapter(
 def _load_whole(
     name_or_path: str,
     config: Any,
-    settings: MultiScaleSettings | None,
+    settings: MultiScaleSettings,
     kwargs: dict[str, Any],
     of_adapter: bool = False,
 ) -> tuple[Any, set[str]]:
     """A model whose head is read or begun, and the names of the weights that no file has."""
     begins = getattr(config, "multi_scale", None) is None and not of_adapter
-    config.multi_scale = asdict(settings)  # type: ignore[arg-type]
+    config.multi_scale = asdict(settings)
+    cut_layers(config, settings.num_hidden_layers)
     config_class: Any = type(config)
     load: Any = reward_model_class(config_class).from_pretrained
     if begins:
@@ -266,6 +268,29 @@ def load_tokenizer(name_or_path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
     if record is not None:
         check_vocabulary(name_or_path, record, tokenizer)
     return tokenizer
+
+
+def cut_layers(config: Any, number: int | None) -> None:
+    """
+    Let a decoder end after some of its layers.
+
+    Args:
+        config ([`~transformers.PreTrainedConfig`]):
+            Its configuration, which is changed.
+        number (`int` or `None`):
+            Layers that are kept; `None` for all.
+
+    Raises:
+        `ValueError`: If it has not as many.
+    """
+    of_text = config.get_text_config()
+    if number is None or number == of_text.num_hidden_layers:
+        return
+    if not 1 <= number <= of_text.num_hidden_layers:
+        raise ValueError(f"`num_hidden_layers` is {number}, and the decoder has {of_text.num_hidden_layers} layers.")
+    of_text.num_hidden_layers = number
+    if getattr(of_text, "layer_types", None):
+        of_text.layer_types = of_text.layer_types[:number]
 
 
 def check_decoder(model: Any, name: str) -> None:

@@ -293,6 +293,20 @@ class MultiScaleMixin:
         self.config.multi_scale = asdict(self.settings)
         self._boundary_cache = None
 
+    def set_unit_prompt(self, unit_prompt: bool) -> None:
+        """
+        Remember, for saving too, how the gate reads the prompt.
+
+        Args:
+            unit_prompt (`bool`):
+                Whether it reads the prompt's state scaled to length 1.
+        """
+        self.settings.unit_prompt = unit_prompt
+        self.config.multi_scale = asdict(self.settings)
+        for module in self.modules():  # type: ignore[attr-defined]
+            if isinstance(module, MultiScaleHead):  # of which PEFT has a second one
+                module.unit_prompt = unit_prompt
+
     def _boundary_ids(self, device: torch.device) -> Tensor:
         # Not a buffer: loading by way of the meta device leaves a buffer that the checkpoint lacks undefined.
         if self._boundary_cache is None or self._boundary_cache.device != device:

@@ -183,7 +183,7 @@ def write_record(model: Any, folder: str | Path) -> None:
     reason = why_not_probed(model)
     if reason is not None:
         logger.warning_once(f"The scores of fixed rows are not saved beside the model: {reason}.")
-    if (line := what_stock_reads(base)) is not None:
+    if (line := what_stock_reads(base, adapter)) is not None:
         logger.warning_once(line)
     record = SavedRecord(
         settings={name: read_json(path) for name in SETTINGS_FILES[adapter] if (path := find(name)) is not None},
@@ -265,13 +265,15 @@ def head_in(files: dict[str, Path], adapter: bool) -> dict[str, list[int]]:
     }
 
 
-def what_stock_reads(model: Any) -> str | None:
+def what_stock_reads(model: Any, adapter: bool) -> str | None:
     """
     What [`~transformers.AutoModelForSequenceClassification`] makes of a saved reward model, where it is not the score.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
             Reward model.
+        adapter (`bool`):
+            Whether it is saved as an adapter.
 
     Returns:
         `str`: One line, or `None` where a stock class reads the score.
@@ -280,6 +282,8 @@ def what_stock_reads(model: Any) -> str | None:
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     if "response" not in settings.scales:
         found = f"reads 0 for every row, since `scales` is {settings.scales}"
+    elif adapter and settings.num_hidden_layers is not None:
+        found = f"runs all layers of the base, and the head reads it after {settings.num_hidden_layers}"
     elif len(settings.scales) > 1 or settings.context != "none":
         what = f"the mix of {settings.scales}" if len(settings.scales) > 1 else "which is conditioned on the prompt"
         found = f"reads the linear response scale alone and not the score, {what}"

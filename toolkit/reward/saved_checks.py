@@ -274,7 +274,7 @@ def check_vocabulary(name: str, record: SavedRecord, tokenizer: Any) -> None:
 
 def agreed(name: str, settings: MultiScaleSettings | None, saved: MultiScaleSettings) -> MultiScaleSettings:
     """
-    Settings for a model that has its own: its scales and context stay, and so does how its gate reads the prompt.
+    Settings for a model that has its own: its scales and context stay, and so does how its head reads the decoder.
 
     Args:
         name (`str`):
@@ -298,7 +298,8 @@ def agreed(name: str, settings: MultiScaleSettings | None, saved: MultiScaleSett
             f"{settings.scales}` and `context='{settings.context}'` are asked for. Ask for the same, or begin a new "
             "head from the model that its training began from."
         )
-    return replace(settings, unit_prompt=saved.unit_prompt)
+    layers = settings.num_hidden_layers or saved.num_hidden_layers
+    return replace(settings, unit_prompt=saved.unit_prompt, num_hidden_layers=layers)
 
 
 def _same(mark: FileMark, path: Path) -> bool:

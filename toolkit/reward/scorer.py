@@ -16,7 +16,7 @@ from trl.models import prepare_deepspeed
 from trl.trainer.utils import get_config_model_id
 
 from ..data.messages import Messages, text_of
-from ..data.packing import fill_batches, group_by_prefix, pack_rows, why_not_shared
+from ..data.packing import fill_batches, group_by_prefix, grouped_inputs, packed_lengths, why_not_shared
 from ..data.sampled import PromptParts, SampledResponse, encode_sampled, prompt_parts
 from ..data.tokens import TEMPLATE_COLUMNS, EncodedResponse, cut_prompt, encode_response, end_ids, row_template_kwargs
 from ..training.options import check_number
@@ -352,20 +352,15 @@ class RewardFunction:
             groups = group_by_prefix(ids, shared, self.batch_size)
         else:
             groups = [[i] for i in range(len(ids))]
-        lengths = [shared[group[0]] + sum(len(ids[i]) - shared[i] for i in group) for group in groups]
+        lengths = packed_lengths(groups, ids, shared)
         batches = fill_batches(lengths, list(map(len, groups)), self.batch_size, self.max_tokens_per_batch)
         return [[[places[i] for i in groups[k]] for k in batch] for batch in batches]
 
     def _forward(self, groups: list[list[EncodedResponse]]) -> MultiScaleRewardOutput:
         """Output for the rows in the order of the groups, on the CPU."""
-        rows, pad_token_id = [row for group in groups for row in group], self.processing_class.pad_token_id or 0
         ids = [[row.input_ids for row in group] for group in groups]
-        if len(rows) > len(groups):
-            inputs = pack_rows(ids, [group[0].response_start for group in groups], pad_token_id)._asdict()
-        else:
-            packed = pack_rows(ids, [0] * len(groups), pad_token_id)  # nothing is shared: plain rows
-            inputs = {"input_ids": packed.input_ids, "attention_mask": packed.attention_mask}
-        inputs["response_start"] = torch.tensor([row.response_start for row in rows])
+        starts = [[row.response_start for row in group] for group in groups]
+        inputs = grouped_inputs(ids, starts, self.processing_class.pad_token_id or 0)
         output = self.model(**{key: value.to(self.model.device) for key, value in inputs.items()}, use_cache=False)
         return MultiScaleRewardOutput(**{key: value.cpu() for key, value in output.items()})
 

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import torch
 from accelerate.logging import get_logger
+from accelerate.utils import parse_flag_from_env
 from peft import PeftConfig, PeftModel, TaskType
 from torch import nn
 from transformers import TrainingArguments, set_seed
@@ -126,6 +127,12 @@ def shares_prompts(model: Any, args: MultiScaleRewardConfig) -> bool:
             f"The model has `scales={settings.scales}` and `context='{settings.context}'`, the configuration "
             f"`scales={args.scales}` and `context='{args.context}'`. Give both the same."
         )
+    layers = model.config.get_text_config().num_hidden_layers
+    if args.num_hidden_layers not in (None, layers):
+        raise ValueError(
+            f"The model has {layers} layers, and `num_hidden_layers` is {args.num_hidden_layers}. Give the model by "
+            "name, or load it with `MultiScaleSettings(num_hidden_layers=…)`."
+        )
     reason = why_not_shared(model)
     if args.shared_prompts and reason is not None:
         raise ValueError(
@@ -137,6 +144,47 @@ def shares_prompts(model: Any, args: MultiScaleRewardConfig) -> bool:
     return reason is None and args.shared_prompts is not False
 
 
+def say_where_padding_is_eos(tokenizer: Any) -> None:
+    """Warn of a tokenizer with which stock classes read another token."""
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        logger.warning(
+            "The padding token is the EOS token. Scores here are read at the last real token; stock classes look "
+            "for the last token that is not padding and would read the one before EOS. Give the tokenizer a "
+            "padding token of its own if the model will be used with them."
+        )
+
+
+def check_frozen(model: Any, args: MultiScaleRewardConfig, peft_config: PeftConfig | None) -> None:
+    """Refuse what does not go with states of a decoder that were computed before."""
+    refused = {
+        "an adapter, which would be frozen with it": peft_config is not None or isinstance(model, PeftModel),
+        "DeepSpeed, which has nothing to divide where the head alone is trained": args.deepspeed_plugin is not None,
+        "FSDP, which has nothing to divide where the head alone is trained": (
+            bool(args.fsdp) or parse_flag_from_env("ACCELERATE_USE_FSDP")
+        ),
+        "`max_tokens_per_batch`, since a batch of states has no tokens": args.max_tokens_per_batch is not None,
+        f"`train_sampling_strategy='{args.train_sampling_strategy}'`, since states are as long as each other": (
+            args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
+        ),
+        "evaluation in half precision, since states are computed once": args.bf16_full_eval or args.fp16_full_eval,
+    }
+    for what, found in refused.items():
+        if found:
+            raise ValueError(f"`freeze_decoder=True` does not go with {what}. Leave one of the two out.")
+
+
+def freeze_decoder(model: Any) -> None:
+    """Leave the head of a reward model as all that is trained."""
+    head = {f"score.{name}" for name, _ in model.score.named_parameters()}
+    frozen = 0
+    for name, parameter in model.named_parameters():
+        if name not in head:
+            parameter.requires_grad_(False)
+            frozen += parameter.numel()
+    trained = sum(parameter.numel() for parameter in model.score.parameters())
+    logger.info(f"The decoder's {frozen:,} parameters are frozen; the head's {trained:,} are trained.")
+
+
 def load_for_training(name_or_path: str, args: MultiScaleRewardConfig, quantization_config: Any) -> Any:
     """Load a model by name with the head that the configuration asks for, in float32 unless it says otherwise."""
     set_seed(args.seed)  # the new head is random; TRL seeds here, too
@@ -146,7 +194,9 @@ def load_for_training(name_or_path: str, args: MultiScaleRewardConfig, quantizat
     kwargs.setdefault("dtype", "float32")
     kwargs.setdefault("trust_remote_code", args.trust_remote_code)
     stops = generation_stops(name_or_path, **kwargs)
-    settings = MultiScaleSettings(scales=args.scales, context=args.context, stop_token_ids=stops)
+    settings = MultiScaleSettings(
+        args.scales, args.context, stop_token_ids=stops, num_hidden_layers=args.num_hidden_layers
+    )
     return AutoModelForMultiScaleReward.from_pretrained(name_or_path, settings, **kwargs)
 
 

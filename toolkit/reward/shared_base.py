@@ -134,7 +134,7 @@ class SharedBaseRewardFunction(RewardFunction):
                     f"The policy's adapter {reason}, and the reward model on its base would change with it. Train the "
                     f"policy with plain LoRA, or {alone}."
                 )
-        base = policy.get_base_model()
+        base: Any = policy.get_base_model()
         wanted, found = self._config.base_model_name_or_path, base.name_or_path
         revisions = [config.revision for config in policy.peft_config.values() if config.revision]
         other_revision = bool(self._config.revision and revisions) and self._config.revision not in revisions
@@ -150,6 +150,12 @@ class SharedBaseRewardFunction(RewardFunction):
         if self._record is not None and self._record.base is not None:
             revision = {"revision": self._record.base.commit} if self._record.base.commit else {}
             check_base(self._folder, self._record.base, str(found), finder(str(found), **revision))
+        layers, read = base.config.get_text_config().num_hidden_layers, self.settings.num_hidden_layers
+        if read not in (None, layers):
+            raise ValueError(
+                f"The reward adapter '{self._folder}' reads its base after {read} layers, and the policy's base runs "
+                f"all {layers}. Train it without `num_hidden_layers`, or {alone}."
+            )
         if len(set(getattr(base, "hf_device_map", {}).values())) > 1:
             raise ValueError(
                 f"The policy is spread over several devices by `device_map`, which a shared base cannot be. Load it "

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from trl import RewardTrainer
 
-from ..data.batches import SIDES, MultiScaleCollator, longest_first, train_sampler
+from ..data.batches import BESIDE_THE_ROWS, SIDES, MultiScaleCollator, longest_first, train_sampler
 from ..data.markers import response_marker_ids
 from ..data.positions import group_rows
 from ..data.preparation import tokenize_pairs
@@ -31,15 +31,19 @@ from .model import base_reward_model
 from .record import RECORD_NAME, add_tokenizer, write_record
 from .setup import (
     check_arguments,
+    check_frozen,
     check_ids,
     check_places,
     check_size,
     check_tokenizer,
     engine_dtype,
+    freeze_decoder,
     load_for_training,
+    say_where_padding_is_eos,
     settle_dtypes,
     shares_prompts,
 )
+from .states import frozen_states
 from .warmup import CoarseWarmup
 
 logger = get_logger(__name__)
@@ -70,6 +74,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
 
     # As they are here; Transformers allows for more
     args: Any
+    data_collator: Any
     model: Any
     processing_class: Any
     reward_model: Any
@@ -96,7 +101,10 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
             args.model_init_kwargs = None  # used up; TRL would warn that a loaded model ignores them
         check_tokenizer(kwargs.get("processing_class"), train_dataset, args)
         self.reward_model = base_reward_model(model)  # type: ignore[arg-type]
-        self._shared_prompts = shares_prompts(self.reward_model, args)
+        self.shared_prompts = shares_prompts(self.reward_model, args)
+        if args.freeze_decoder:
+            check_frozen(model, args, peft_config)
+            freeze_decoder(self.reward_model)
         super().__init__(
             model=model,
             args=args,
@@ -113,15 +121,12 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         self.data_collator = MultiScaleCollator(
             pad_token_id=tokenizer.pad_token_id,
             pad_to_multiple_of=args.pad_to_multiple_of,  # type: ignore[arg-type]
-            shared_prompts=self._shared_prompts,
+            shared_prompts=self.shared_prompts,
         )
-        if tokenizer.pad_token_id == tokenizer.eos_token_id:
-            logger.warning(
-                "The padding token is the EOS token. Scores here are read at the last real token; stock classes look "
-                "for the last token that is not padding and would read the one before EOS. Give the tokenizer a "
-                "padding token of its own if the model will be used with them."
-            )
+        say_where_padding_is_eos(tokenizer)
         check_size(self.train_dataset, args)
+        if args.freeze_decoder:
+            self.data_collator.table = frozen_states(self)
         self.add_callback(CoarseWarmup(args.coarse_warmup))
         show_progress(self)
         self._train_pairs: list[PairScores] = []  # since the last log
@@ -172,10 +177,12 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
             super()._set_signature_columns_if_needed()  # type: ignore[no-untyped-call]
             self._signature_columns += ["chosen_start", "rejected_start", "shared_tokens", "weight"]  # type: ignore[operator]
             self._signature_columns.append(self.args.length_column_name)
+            if self.data_collator.table is not None:
+                self._signature_columns += self.data_collator.table.columns
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        sampler = train_sampler(dataset, self.args, self._shared_prompts)
+        sampler = train_sampler(dataset, self.args, self.shared_prompts)
         return super()._get_train_sampler(train_dataset) if sampler is None else sampler
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Any:
@@ -185,11 +192,11 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         mode = "train" if self.model.training else "eval"
-        rows = {key: value for key, value in inputs.items() if key not in ("margin", "weight", "group_sizes")}
+        rows = {key: value for key, value in inputs.items() if key not in BESIDE_THE_ROWS}
         outputs = model(**rows, use_cache=False)
-        pairs = self._score_pairs(outputs, inputs)
+        pairs = self.pair_scores(outputs, inputs)
         if mode == "train":
-            tokens = self.accelerator.gather(inputs["attention_mask"].sum()).sum().item()
+            tokens = self.accelerator.gather(inputs["pair_tokens"].sum()).sum().item()
             self._total_train_tokens += tokens // self._tp_size
             self._train_pairs.append(self._gather_pairs(_detached(pairs)))
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
@@ -224,13 +231,25 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         parts = gather_object([tuple(column.cpu() for column in pairs)])
         return PairScores(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def _score_pairs(self, outputs: Any, inputs: dict[str, Tensor]) -> PairScores:
+    def pair_scores(self, outputs: Any, inputs: dict[str, Tensor]) -> PairScores:
+        """
+        Losses and scores of a batch.
+
+        Args:
+            outputs ([`MultiScaleRewardOutput`]):
+                What the model says of its rows.
+            inputs (`dict[str, torch.Tensor]`):
+                What [`~toolkit.data.batches.MultiScaleCollator`] gives beside the rows.
+
+        Returns:
+            [`~toolkit.stats.metrics.PairScores`]
+        """
         args, pairs = self.args, group_rows(inputs["group_sizes"], len(SIDES))
         return score_pairs(
             outputs.logits[pairs, 0],
             outputs.scale_scores[pairs],
             outputs.gate[pairs],
-            outputs.response_mask.sum(1)[pairs],
+            inputs["response_tokens"][pairs],
             pointwise=args.loss_type == "pointwise",
             weight=inputs.get("weight"),
             margin=inputs.get("margin"),
@@ -285,10 +304,16 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         super().log(logs, start_time)
 
     def _resume_state(self) -> dict[str, Any]:
-        return {"num_tokens": self._total_train_tokens, "pairs": [tuple(pairs) for pairs in self._train_pairs]}
+        return {
+            "num_tokens": self._total_train_tokens,
+            "pairs": [tuple(pairs) for pairs in self._train_pairs],
+            "unit_prompt": self.reward_model.settings.unit_prompt,
+        }
 
     def _restore_resume_state(self, state: dict[str, Any], same_processes: bool) -> None:
         self._total_train_tokens = state["num_tokens"]
+        # A run that began before this was saved goes on as it began
+        self.reward_model.set_unit_prompt(state.get("unit_prompt", False))
         self._train_pairs = [PairScores(*pairs) for pairs in state["pairs"]]
         if self._uneven_batches:  # which are gathered on the CPU, and come back where the model is
             self._train_pairs = [PairScores(*(column.cpu() for column in pairs)) for pairs in self._train_pairs]

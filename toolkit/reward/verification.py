@@ -121,13 +121,15 @@ def _check_scores(folder: str, record: SavedRecord, adapter: bool) -> list[Findi
     if probes is None:
         return [Finding("scores", "none were saved, since the weights were in parts then", None)]
     findings = [_compared("scores", probes, *score_rows(model, probes.rows, probes.starts))]
-    expected = _response_scores(model, probes)
+    expected, layers = _response_scores(model, probes), base_reward_model(model).settings.num_hidden_layers
     if adapter and probes.quantization is not None:
         findings.append(Finding("scores, merged", "left out: merging into quantised weights rounds them", None))
     elif adapter:
         model = model.merge_and_unload()
         findings.append(_compared("scores, merged", probes, *score_rows(model, probes.rows, probes.starts)))
     del model  # before another one is loaded
+    if adapter and layers is not None:
+        return [*findings, Finding("stock class", f"left out: it runs more layers of the base than {layers}", None)]
     if adapter and AutoConfig.from_pretrained(_base_name(folder)).get_text_config().vocab_size != record.embeddings:
         why = "left out: it loads no adapter with tokens that its base has not"
         return [*findings, Finding("stock class", why, None)]

@@ -79,3 +79,34 @@ def test_heads_train_as_one_alone_with_the_libraries_own_optimizer(pairs, plan):
             key = "response" if name == "weight" else name
             if key in maps:
                 torch.testing.assert_close(maps[key][k], parameter.data)
+
+
+def planted(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pairs whose labels follow the token scale for one kind of prompt and the response for the other."""
+    generator = torch.Generator().manual_seed(seed)
+    kind = torch.arange(1000) % 2
+    states = torch.randn(2, 1000, 4, 32, generator=generator)
+    prompt = 3 * torch.randn(1000, 32, generator=generator)
+    prompt[:, 0] = 50  # large and the same for all prompts, as in a pretrained decoder
+    prompt[:, 1] = torch.where(kind == 0, 8.0, -8.0)
+    states[:, :, 0] = prompt
+    gap = (states[0] - states[1])[:, :, 5]  # what tells the better response at every scale
+    swap = torch.where(kind == 0, gap[:, 1], gap[:, 3]) < 0
+    chosen, rejected = (torch.where(swap[:, None, None], states[1 - i], states[i]) for i in (0, 1))
+    return chosen, rejected, kind
+
+
+def test_the_gate_finds_which_scale_a_kind_of_prompt_goes_by():
+    (chosen, rejected, _), (new_chosen, new_rejected, kind) = planted(0), planted(1)
+    options = {"rates": torch.tensor([3e-2]), "decays": torch.tensor([0.01]), "epochs": 10}
+    right, weights = {}, {}
+    for context in ("none", "gate"):
+        plan = Plan(context=context)
+        maps = train(plan, chosen, rejected, torch.ones(1000), **options)
+        (good, _, gate), (bad, _, _) = (read(plan, maps, side) for side in (new_chosen, new_rejected))
+        right[context] = (good > bad).float().mean().item()
+        weights[context] = torch.stack([gate[0, kind == k].mean(0) for k in (0, 1)])
+    assert right["gate"] > right["none"] + 0.1
+    token, response = weights["gate"][:, 0], weights["gate"][:, 2]
+    assert token[0] > 0.7 > 0.3 > token[1]
+    assert response[1] > 0.7 > 0.3 > response[0]

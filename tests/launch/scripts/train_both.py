@@ -20,6 +20,8 @@ from toolkit import (
     ReinforceTrainer,
     RewardFunction,
 )
+from toolkit.reward import states
+from toolkit.reward.rates import cross_validate
 
 PROCESSES, RANK = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0)))
 SHARED = {"use_cpu": True, "bf16": False, "report_to": "none", "logging_steps": 1, "save_strategy": "no"}
@@ -40,6 +42,28 @@ def train_reward(folder: str, base: str, pairs: Dataset) -> dict[str, Any]:
         "reward_log": trainer.state.log_history,
         "evaluation": evaluation,
         "weight": trainer.model.score.weight.detach().sum().item(),
+    }
+
+
+def train_frozen(folder: str, base: str, pairs: Dataset) -> dict[str, Any]:
+    """Train a head on a frozen decoder, whose states the processes compute in turns; evaluate on seven pairs."""
+    options = {
+        "max_steps": 6,
+        "learning_rate": 1e-2,
+        "per_device_eval_batch_size": 2,
+        "freeze_decoder": True,
+        **SHARED,
+    }
+    config = MultiScaleRewardConfig(output_dir=folder, **options)
+    states.SHARD_TOKENS = 400
+    trainer = MultiScaleRewardTrainer(base, config, pairs, eval_dataset=pairs.select(range(7)))
+    rates = cross_validate(trainer, [1e-3, 3e-2])
+    trainer.train()
+    return {
+        "frozen_rates": list(rates.values()),
+        "frozen_files": len(list(Path(folder).rglob("*.safetensors"))),
+        "frozen_log": trainer.state.log_history,
+        "frozen_evaluation": trainer.evaluate(),
     }
 
 
@@ -67,8 +91,9 @@ def train_policy(folder: str, base: str, reward: str, pairs: Dataset) -> dict[st
 
 def main(work: Path, base: str) -> None:
     pairs = load_dataset("json", data_files=str(work / "pairs.jsonl"), split="train", cache_dir=str(work / "cache"))
-    reward, policy = (str(work / f"{name}-{PROCESSES}") for name in ("reward", "policy"))
+    reward, policy, frozen = (str(work / f"{name}-{PROCESSES}") for name in ("reward", "policy", "frozen"))
     result = train_reward(reward, base, pairs) | train_policy(policy, base, reward, pairs)
+    result |= train_frozen(frozen, base, pairs)
     (work / f"result-{PROCESSES}-{RANK}.json").write_text(json.dumps(result))
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ...data.batches import SIDES, MultiScaleCollator
+from ...data.batches import BESIDE_THE_ROWS, SIDES, MultiScaleCollator
 from ...data.markers import response_marker_ids
 from ...data.positions import group_rows
 from ...data.tokens import segment_boundary_ids
@@ -141,7 +141,8 @@ def train_step(
     """
     batch = {name: tensor.to(device) for name, tensor in collator(pairs).items()}
     with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
-        outputs = model(**{name: tensor for name, tensor in batch.items() if name != "group_sizes"}, use_cache=False)
+        rows = {name: tensor for name, tensor in batch.items() if name not in BESIDE_THE_ROWS}
+        outputs = model(**rows, use_cache=False)
     groups = group_rows(batch["group_sizes"], len(SIDES))
     chosen, rejected = outputs.logits[groups, 0].unbind(1)
     loss = multi_scale_loss(chosen, rejected, *outputs.scale_scores[groups].unbind(1)).total.mean()

@@ -152,7 +152,7 @@ def states_folder(folder: Path, task: str) -> Path:
 
 
 def states_cell(folder: Path, settings: DecoderStudy, task: str) -> dict[str, Any]:
-    """The states of a task's responses, and what is known of its test pairs."""
+    """The states of a task's responses, the size of its training halves, and what is known of its test pairs."""
     model: Any = AutoModel.from_pretrained(settings.decoder, dtype=torch.float32, attn_implementation="sdpa").eval()
     pairs = TaskPairs(settings.data, {t.name: t for t in TASKS}[task])
     tokenizer = AutoTokenizer.from_pretrained(settings.decoder)
@@ -162,6 +162,7 @@ def states_cell(folder: Path, settings: DecoderStudy, task: str) -> dict[str, An
     test = [i for part in pairs.parts for i in part.test]
     longer = states.tokens[states.pairs[test, 0]] - states.tokens[states.pairs[test, 1]]
     return {
+        "training": [len(part.train) for part in pairs.parts],
         "units": [numbers.setdefault(pairs.division.clusters[i], len(numbers)) for i in test],
         "seen": [seen for part in pairs.parts for seen in part.seen],
         "longer": longer.tolist(),

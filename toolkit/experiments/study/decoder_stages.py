@@ -1,9 +1,6 @@
 """The stages of the grid on a frozen decoder, and what is chosen between them."""
 
-import json
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,9 +23,6 @@ from .decoder import (
 )
 from .grid import Cell, Study, cell_name
 from .tasks import LEFT_OUT, NUMBERS, TRANSFERS, weights
-
-# Sizes of the parts, which are committed with the division
-DIVISION = Path(__file__).parents[3] / "docs" / "results" / "decoder" / "tasks.json"
 
 
 def states_name(task: str) -> str:
@@ -81,20 +75,15 @@ def transfers(settings: DecoderStudy) -> Iterator[tuple[list[str], str]]:
                 yield train_on, task
 
 
-@cache
-def _training_sizes() -> dict[str, int]:
-    tasks = json.loads(DIVISION.read_text())["tasks"]
-    return {name: min(part["train"] for part in task["parts"]) for name, task in tasks.items()}
-
-
-def tasks_with(settings: DecoderStudy, number: int) -> list[str]:
+def tasks_with(study: Study, number: int) -> list[str]:
     """Tasks all of whose training halves have a number of pairs."""
-    return [task for task in settings.tasks if _training_sizes()[task] >= number]
+    found = {task: study.result(states_name(task)) for task in study.settings.tasks}
+    return [task for task, result in found.items() if result is not None and min(result["training"]) >= number]
 
 
 def number_choice(study: Study, model: str, number: int) -> Choice:
     """The rate and decay of a model for a number of pairs, by the mean over its tasks; the rest is chosen already."""
-    names, total = tasks_with(study.settings, number), torch.tensor(0.0)
+    names, total = tasks_with(study, number), torch.tensor(0.0)
     for task, weight in zip(names, weights(names), strict=True):
         result: Any = study.result(number_name(task, model, number, "number-search"))
         total = total + weight * torch.tensor(result["accuracy"])
@@ -113,7 +102,7 @@ def decoder_stages(study: Study) -> Iterator[list[Cell]]:
     yield [_search(study, task, model) for task, model in grid if model in READ_AS and model != AVERAGED]
     chosen = {model: choices(study, model) for model in settings.models}
     yield [_heads(study, task, model, chosen[model]) for task, model in grid]
-    numbered = [(n, task, model) for n in NUMBERS for task in tasks_with(settings, n) for model in compared]
+    numbered = [(n, task, model) for n in NUMBERS for task in tasks_with(study, n) for model in compared]
     yield [
         Cell(
             number_name(task, model, number, "number-search"),

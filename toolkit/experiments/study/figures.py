@@ -19,6 +19,8 @@ _STYLES = {
     "context-aware": ("#CC79A7", "^"),
     "multi-scale": ("#0072B2", "v"),
     LONGER: ("#000000", "x"),
+    "as TRL trains it": ("#E69F00", "s"),
+    "best simple contrast": ("#D55E00", "P"),
 }
 _OTHER = ("#555555", ".")
 
@@ -58,7 +60,7 @@ def lines(table: Table, title: str, unit: str, name: str, factor: float = 1) -> 
     for i, (model, row) in enumerate(table.items()):
         places = [pairs * 1.02 ** (i - 1) for pairs in map(_number, row)]  # so that no bar hides another
         estimates = [estimate.value for estimate in row.values()]
-        _error_bars(axes, places, estimates, factor, marker="o", color=_STYLES[model][0], label=model)
+        _error_bars(axes, places, estimates, factor, marker="o", color=_STYLES.get(model, _OTHER)[0], label=model)
     axes.set_xscale("log")
     columns = columns_of(table)
     axes.set_xticks([_number(column) for column in columns], columns)
@@ -66,6 +68,22 @@ def lines(table: Table, title: str, unit: str, name: str, factor: float = 1) -> 
     axes.set(title=title, xlabel="preference pairs", ylabel=unit)
     axes.legend(fontsize=8)
     return _picture(figure, name, f"{title} by number of pairs.")
+
+
+def differences(table: Table, model: str, unit: str, name: str) -> Block:
+    """A row's differences in points, at every column; `name` is the file's."""
+    shown = {column: e.difference for column, e in table.get(model, {}).items() if e.difference is not None}
+    if not shown:
+        return _nothing_yet("model")
+    figure, axes = _axes(0.25 * len(shown) + 1.2)
+    axes.axvline(0, color="black", linewidth=0.8)
+    estimates, places = list(shown.values()), [-i for i in range(len(shown))]
+    values = [100 * e.value for e in estimates]
+    errors = [[100 * (e.value - e.low) for e in estimates], [100 * (e.high - e.value) for e in estimates]]
+    axes.errorbar(values, places, xerr=errors, fmt="o", color=_STYLES["multi-scale"][0], capsize=3)
+    axes.set_yticks(places, headings(list(shown)))
+    axes.set(xlabel=unit)
+    return _picture(figure, name, f"{unit}, by task.")
 
 
 def curve_picture(curves: Mapping[str, Tensor]) -> Block:

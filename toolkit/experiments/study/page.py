@@ -1,7 +1,6 @@
 """The page of a study: its tables, figures, examples and settings, read from its folder."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
@@ -13,6 +12,8 @@ from ...pages.page import Table as Cells
 from ...sandbox.rows import HELD_OUT_SEED, sample_prompts
 from ...stats.intervals import Interval
 from ...training.run_record import read_json, write_json
+from .decoder import DecoderStudy
+from .decoder_page import decoder_page
 from .encoder import encoder_name, features_name
 from .figures import columns_of, curve_picture, headings, lines, points
 from .grid import SETTINGS_FILE, Study
@@ -31,6 +32,7 @@ from .tables import (
     finite,
     gradient_table,
     instability_table,
+    interval_text,
     main_table,
     real_table,
     size_table,
@@ -48,7 +50,7 @@ def open_study(folder: Path) -> Study:
     """The study in a folder; a `ValueError` if its settings are damaged or of another version."""
     file = folder / SETTINGS_FILE
     saved = read_json(file, dict, "Restore it.")
-    kinds = {kind.__name__: kind for kind in (SandboxStudy, RealStudy)}
+    kinds = {kind.__name__: kind for kind in (SandboxStudy, RealStudy, DecoderStudy)}
     kind = kinds.get(saved.pop("kind", None))
     if kind is None or set(saved) != {field.name for field in fields(kind)}:
         raise ValueError(
@@ -77,7 +79,8 @@ def write_study_report(folder: Path) -> Path:
         raise ValueError(
             f"The study in '{folder}' is empty: no cell has ended. Run `recipes/experiments/study.py` first."
         )
-    page, tables = _sandbox_page(study) if isinstance(study.settings, SandboxStudy) else _real_page(study)
+    make = {SandboxStudy: _sandbox_page, RealStudy: _real_page, DecoderStudy: decoder_page}[type(study.settings)]
+    page, tables = make(study)
     sections = [*page.sections, _settings_section(study, ended)]
     file = write_page(page._replace(sections=sections), folder / "report")
     write_json(file.parent / "tables.json", finite(tables))
@@ -143,7 +146,7 @@ def _instability(table: Table, noise: dict[str, Interval]) -> list[Block]:
         *_both(table, "Above the weighted model.", form=FORMS["instability"]),
         Cells(
             ("model", "noise to signal of a gradient, median (range over seeds)"),
-            [(model, _interval(i, "{:.3g}")) for model, i in noise.items()],
+            [(model, interval_text(i, form="{:.3g}")) for model, i in noise.items()],
             "At the policy that training starts from.",
         ),
     ]
@@ -220,26 +223,12 @@ def _encoder_sections(study: Study, table: Table) -> list[Section]:
 # Tables
 
 
-def _interval(i: Interval, form: str, factor: float = 1.0, sign: bool = False) -> str:
-    def shown(value: float) -> str:
-        if not math.isfinite(value):
-            return "never" if value > 0 else "–"
-        text = form.format(factor * value)
-        if not text.strip("-0."):
-            text = text.removeprefix("-")  # rounded to nothing
-        return f"+{text}" if sign and value > 0 else text
-
-    if i.low == -math.inf and i.high == math.inf:
-        return shown(i.value)  # one seed says nothing of its error
-    return f"{shown(i.value)} ({shown(i.low)} to {shown(i.high)})"
-
-
 def _both(table: Table, caption: str, first: str = "model", form: str | None = None) -> list[Block]:
     """A table's estimates, and their differences: shares in percent, what has a form of its own as it is."""
 
     def shown(interval: Interval, column: str, sign: bool = False) -> str:
         own = form or FORMS.get(column)
-        return _interval(interval, own or "{:.1f}", 1 if own else 100, sign)
+        return interval_text(interval, 1 if own else 100, own or "{:.1f}", sign)
 
     columns = columns_of(table)
     values = [

@@ -61,6 +61,34 @@ def _table(rows: list[str], columns: Mapping[str, Values], reference: str = REFE
     return _by_row(rows, {name: _column(rows, values_of, reference) for name, values_of in columns.items()})
 
 
+def interval_text(i: Interval, factor: float = 1.0, form: str = "{:.1f}", sign: bool = False) -> str:
+    """An estimate with its bounds, times a factor; infinite ones are "never", or unknown below."""
+
+    def shown(value: float) -> str:
+        if not math.isfinite(value):
+            return "never" if value > 0 else "–"
+        text = form.format(factor * value)
+        if not text.strip("-0."):
+            text = text.removeprefix("-")  # rounded to nothing
+        return f"+{text}" if sign and value > 0 else text
+
+    if i.low == -math.inf and i.high == math.inf:
+        return shown(i.value)  # one seed says nothing of its error
+    return f"{shown(i.value)} ({shown(i.low)} to {shown(i.high)})"
+
+
+def estimates(table: Table, difference: bool = False) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Columns and rows of a table of shares in percent, or of the differences in it."""
+    columns = list(dict.fromkeys(column for row in table.values() for column in row))
+    rows = []
+    for name, row in table.items():
+        found = {c: e.difference if difference else e.value for c, e in row.items()}
+        cells = [interval_text(i, 100, sign=difference) if (i := found.get(c)) else "–" for c in columns]
+        if any(found.values()):
+            rows.append((name, *cells))
+    return columns, rows
+
+
 def finite(tables: Any) -> Any:
     """Tables as JSON has them: `None` for what is not finite, as steps never reached or bounds of a single seed."""
     if isinstance(tables, dict):
