@@ -83,7 +83,7 @@ def main(args: DemoArguments) -> None:
     reinforce.train()
     reinforce.save_model()
 
-    print("4. Held-out prompts, before and after")
+    print(f"4. Held-out prompts, before and after. {sandbox.RULES}")
     held_out = list(sandbox.sample_prompts(args.test_size, sandbox.HELD_OUT_SEED)["prompt"])
     comparison = compare_policies(
         start, reinforce.model, tokenizer, held_out, sandbox.gold_judge, max_new_tokens=48, seed=args.seed

@@ -11,6 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..judges.duels import PolicyComparison
 from ..reward.scales import SCALES
+from ..sandbox.world import RULES
 from ..stats.intervals import Interval, PairAccuracy
 from ..training.checkpoints import MANIFEST_NAME, what_is_missing
 from ..training.run_record import EXAMPLES_NAME, RUN_NAME, read_json
@@ -137,7 +138,7 @@ def _read_demonstration(folder: Path, demo: Mapping[str, Any], run: dict[str, An
         responses = [{"label": side, "text": row[side], "numbers": score} for side, score in scores.items()]
         examples.append({"title": f"Prompt {i}", "prompt": row["prompt"], "responses": responses})
     model, evaluation, judge = _read_model(folder / "policy"), demo["reward_model"], policy.get("judge", "")
-    return _Record(folder, demo["log"], {}, evaluation, comparison, judge, run, model, examples, [])
+    return _Record(folder, demo["log"], {}, evaluation, comparison, judge, run, model, examples, [RULES])
 
 
 def _read_model(folder: Path) -> dict[str, Any]:

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
         sandbox_decoder,
         sandbox_tokenizer,
     )
-    from .world import TASKS, GoldReward, gold_range, gold_reward
+    from .world import RULES, TASKS, GoldReward, gold_range, gold_reward
 
 __all__ = [
     "HELD_OUT_SEED",
+    "RULES",
     "TASKS",
     "GoldReward",
     "gold_judge",
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 # Imported when first asked for, like the names of the whole package: the world itself needs only torch.
-_OF_WORLD = ("TASKS", "GoldReward", "gold_range", "gold_reward")
+_OF_WORLD = ("RULES", "TASKS", "GoldReward", "gold_range", "gold_reward")
 
 
 def __getattr__(name: str) -> Any:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...data.messages import Messages
-from ...data.packing import branch_mask, fill_batches, pack_rows
+from ...data.packing import branch_mask, fill_batches, pack_rows, shared_prefix_length
 from ...data.positions import last_kept, response_mask, segment_ends
 from ...data.tokens import EncodedResponse, encode_response, end_ids, segment_boundary_ids, turn_parts
 from .division import said
@@ -81,39 +82,58 @@ class _Pass(NamedTuple):
     token_index: Tensor  # (R, W), -1 on padding
 
 
+class Reader(NamedTuple):
+    """A decoder that has read what all rows begin with."""
+
+    backbone: Any
+    layers: Sequence[int]  # numbers of those that are read, from 1
+    pad: int  # id on padding
+    length: int  # tokens of the common beginning
+    keys: Any  # its keys and values; none where it has no token
+
+    def past(self, rows: int) -> Any:
+        """A copy of the keys for some rows."""
+        keys = deepcopy(self.keys)
+        if keys is not None:
+            keys.batch_repeat_interleave(rows)
+        return keys
+
+
+@torch.no_grad()
+def begin(backbone: Any, rows: Sequence[EncodedResponse], layers: Sequence[int], pad: int) -> Reader:
+    """A reader of rows, which begin alike with a template's system message; each keeps a token of its prompt."""
+    shared = shared_prefix_length([row.input_ids for row in rows])
+    shared = min(shared, *(row.response_start - 1 for row in rows))
+    ids = torch.tensor([rows[0].input_ids[:shared]])
+    keys = backbone(ids, use_cache=True).past_key_values if shared else None
+    return Reader(backbone, layers, pad, shared, keys)
+
+
 def read_states(
-    backbone: Any,
-    groups: Sequence[Sequence[EncodedResponse]],
-    ends: set[int],
-    boundaries: Tensor,
-    layers: Sequence[int],
-    pad: int,
+    reader: Reader, groups: Sequence[Sequence[EncodedResponse]], ends: set[int], boundaries: Tensor
 ) -> Tensor:
     """
     The six vectors of `R` rows at `L` layers.
 
     Args:
-        backbone ([`~transformers.PreTrainedModel`]):
-            Decoder without a head.
+        reader ([`Reader`]):
+            Decoder without a head, begun on all rows.
         groups (`Sequence[Sequence[EncodedResponse]]`):
             Rows, those of a group with the same prompt.
         ends (`set[int]`):
             Ids that end a turn.
         boundaries (`torch.Tensor`, int64):
             Ids that end a segment.
-        layers (`Sequence[int]` of length `L`):
-            Numbers of layers, from 1.
-        pad (`int`):
-            Id on padding.
 
     Returns:
         `torch.Tensor` of shape `(R, L, 6, H)`, float32, in the order of the groups.
     """
+    own = [[_behind(row, reader.length) for row in group] for group in groups]
     with torch.no_grad():
-        found = (_cached if len(groups) == 1 else _packed)(backbone, groups, layers, pad)
+        found = (_cached if len(groups) == 1 else _packed)(reader, own)
     index = found.token_index.clamp(min=0)
     ids = found.input_ids[index]
-    start = torch.tensor([row.response_start for group in groups for row in group])
+    start = torch.tensor([row.response_start for group in own for row in group])
     response = response_mask(start, found.token_index >= 0)
     boundary = torch.isin(ids, boundaries) & response
     last, rows = last_kept(response), torch.arange(len(start))
@@ -137,22 +157,34 @@ def _layers(backbone: Any, output: Any, layers: Sequence[int]) -> list[Tensor]:
     return [(states[k] if k == len(states) - 1 else norm(states[k])).flatten(0, 1) for k in layers]
 
 
-def _packed(backbone: Any, groups: Sequence[Sequence[EncodedResponse]], layers: Sequence[int], pad: int) -> _Pass:
+def _behind(row: EncodedResponse, shared: int) -> EncodedResponse:
+    """A row without its first tokens."""
+    return row._replace(input_ids=row.input_ids[shared:], response_start=row.response_start - shared)
+
+
+def _packed(reader: Reader, groups: Sequence[Sequence[EncodedResponse]]) -> _Pass:
     """Short rows: each group one packed row."""
     ids = [[row.input_ids for row in group] for group in groups]
-    packed = pack_rows(ids, [group[0].response_start for group in groups], pad)
-    mask = branch_mask(backbone, packed.branch_ids)
-    options = {"attention_mask": mask, "position_ids": packed.position_ids}
-    output = backbone(packed.input_ids, **options, output_hidden_states=True, use_cache=False)
-    return _Pass(_layers(backbone, output, layers), packed.input_ids.flatten(), packed.token_index)
+    packed = pack_rows(ids, [group[0].response_start for group in groups], reader.pad)
+    # All tokens see the common beginning
+    mask = F.pad(branch_mask(reader.backbone, packed.branch_ids), (reader.length, 0))
+    output = reader.backbone(
+        packed.input_ids,
+        attention_mask=mask,
+        position_ids=packed.position_ids + reader.length,
+        past_key_values=reader.past(len(groups)),
+        output_hidden_states=True,
+    )
+    states = _layers(reader.backbone, output, reader.layers)
+    return _Pass(states, packed.input_ids.flatten(), packed.token_index)
 
 
-def _cached(backbone: Any, groups: Sequence[Sequence[EncodedResponse]], layers: Sequence[int], pad: int) -> _Pass:
+def _cached(reader: Reader, groups: Sequence[Sequence[EncodedResponse]]) -> _Pass:
     """Long rows of one group: its prompt, and then its responses, a few at a time, which read the prompt's keys."""
-    (group,) = groups
+    (group,), backbone, layers = groups, reader.backbone, reader.layers
     start = group[0].response_start
     ids = torch.tensor([group[0].input_ids[:start]])
-    prompt = backbone(ids, output_hidden_states=True, use_cache=True)
+    prompt = backbone(ids, past_key_values=reader.past(1), output_hidden_states=True, use_cache=True)
     hidden, all_ids = [_layers(backbone, prompt, layers)], [ids.flatten()]
     index = torch.full((len(group), max(len(row.input_ids) for row in group)), -1)
     index[:, :start] = torch.arange(start)
@@ -163,14 +195,14 @@ def _cached(backbone: Any, groups: Sequence[Sequence[EncodedResponse]], layers: 
         fits = [k for k, row in enumerate(part, start=1) if k * len(row) <= BATCH_TOKENS]
         part = part[: max(fits, default=1)]
         width = max(map(len, part))
-        responses = torch.full((len(part), width), pad)
+        responses = torch.full((len(part), width), reader.pad)
         for i, row in enumerate(part):
             responses[i, : len(row)] = torch.tensor(row)
             index[first + i, start : start + len(row)] = place + i * width + torch.arange(len(row))
         first, place = first + len(part), place + responses.numel()
         keys = deepcopy(prompt.past_key_values)
         keys.batch_repeat_interleave(len(part))
-        positions = start + torch.arange(width)[None]
+        positions = reader.length + start + torch.arange(width)[None]
         output = backbone(responses, past_key_values=keys, position_ids=positions, output_hidden_states=True)
         hidden.append(_layers(backbone, output, layers))
         all_ids.append(responses.flatten())
@@ -228,6 +260,7 @@ def cache_states(folder: Path, task: TaskPairs, model: Any, tokenizer: Any, laye
         for text, prompt, response in zip(texts, rows.prompts, rows.responses, strict=True)
     ]
     ends, boundaries = end_ids(tokenizer), torch.tensor(segment_boundary_ids(tokenizer))
+    reader = begin(model, encoded, layers, tokenizer.pad_token_id)
     batches, shards = batches_of(encoded, texts), list[list[list[list[int]]]]()
     size = 0
     for batch in batches:
@@ -244,7 +277,7 @@ def cache_states(folder: Path, task: TaskPairs, model: Any, tokenizer: Any, laye
         parts, order = list[Tensor](), list[int]()
         for batch in shard:
             rows_of_batch = [[encoded[i] for i in group] for group in batch]
-            parts.append(read_states(model, rows_of_batch, ends, boundaries, layers, tokenizer.pad_token_id).half())
+            parts.append(read_states(reader, rows_of_batch, ends, boundaries).half())
             order += [i for group in batch for i in group]
         count = torch.tensor([len(encoded[i].input_ids) - encoded[i].response_start for i in order])
         kept = {"rows": torch.tensor(order), "tokens": count, "vectors": torch.cat(parts)}
