@@ -32,8 +32,8 @@ class ReinforceArguments(DataArguments):
             `reward_weights 1 0` the second one is logged and not trained on.
         reward_batch_size (`int`, *optional*, defaults to `16`):
             Rows of a forward pass of the reward model.
-        reward_dtype (`str`, *optional*, defaults to `"float32"`):
-            Type of the reward model's weights; its head stays in float32.
+        reward_dtype (`str`, *optional*):
+            Type of the reward model's weights, where the default of `RewardFunction` is not wanted.
         reward_on_policy_base (`bool`, *optional*, defaults to `False`):
             Whether the reward model is put on the policy's base, which saves a copy of the weights: for an adapter
             trained on that base, and a policy trained with `use_peft`. The weights then have the policy's type.
@@ -50,8 +50,9 @@ class ReinforceArguments(DataArguments):
         },
     )
     reward_batch_size: int = field(default=16, metadata={"help": "Rows of a forward pass of the reward model."})
-    reward_dtype: str = field(
-        default="float32", metadata={"help": "Type of the reward model's weights; its head stays in float32."}
+    reward_dtype: str | None = field(
+        default=None,
+        metadata={"help": "Type of the reward model's weights, where the default of `RewardFunction` is not wanted."},
     )
     reward_on_policy_base: bool = field(
         default=False,
@@ -72,7 +73,7 @@ def main(script_args: ReinforceArguments, training_args: ReinforceConfig, model_
         reward = RewardFunction(
             script_args.reward_model,
             batch_size=batch_size,
-            model_init_kwargs={"dtype": script_args.reward_dtype},
+            model_init_kwargs={"dtype": script_args.reward_dtype} if script_args.reward_dtype else None,
         )
         reward_funcs.insert(0, reward)
     trainer = ReinforceTrainer(

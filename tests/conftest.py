@@ -27,6 +27,7 @@ TRAINING = {
     "experiments/study/test_results",
     "pages/test_run_page",
     "policy/test_trainer",
+    "policy/test_vllm",
     "reward/test_rates",
     "reward/test_shared_base",
     "reward/test_states",

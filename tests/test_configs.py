@@ -119,6 +119,15 @@ def test_reward_options_that_make_no_sense_are_refused(options, message, on_cpu)
         ({"moving_average_decay": -0.1}, r"`moving_average_decay` is -0\.1\. It must lie between 0 and 1"),
         ({"prefix_decay": 1.01}, r"`prefix_decay` is 1\.01\. It must lie between 0 and 1"),
         ({"prefix_decay": -1.0}, r"`prefix_decay` is -1\.0\. It must lie between 0 and 1"),
+        ({"max_prompt_length": 0}, r"`max_prompt_length` is 0\. It must be a finite number of at least 1"),
+        (
+            {"vllm_importance_sampling_mode": "sequence_mask"},
+            r"`vllm_importance_sampling_mode` is 'sequence_mask'\. Use one of \['sequence_truncate'",
+        ),
+        (
+            {"vllm_importance_sampling_clip_max": 0.5},
+            r"`vllm_importance_sampling_clip_max` is 0\.5\. It must be a finite number of at least 1",
+        ),
         ({"prefix_penalty": -0.01}, r"`prefix_penalty` is -0\.01\. It must be a finite number of at least 0"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",

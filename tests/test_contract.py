@@ -63,6 +63,8 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
             "policy/trainer: looks at the length of prompts; benchmarks: time it; recipes/experiments/"
             "sample_efficiency: counts its tokens",
         ),
+        "_tokenize_prompts": ("takes prompts", "policy/trainer: counts the tokens of prompts, to leave out long ones"),
+        "vllm_generation": ("it sets and reads", "policy/trainer: keeps what vLLM says of its samples"),
         "_buffered_inputs": ("it sets and reads", "policy/trainer: sorts generations, and saves what is left of them"),
         "_step": ("it sets and reads", "policy/trainer: which of the generations is next, saved with them"),
         "_metrics": ("it sets and reads", "policy/trainer: logs there; training/checkpoints: saves it between logs"),
@@ -70,6 +72,16 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
         "_tokenizer": ("it sets and reads", "policy/trainer: the padding of a pass"),
         "_is_vlm": ("it sets and reads", "policy/trainer: refuses policies that take images"),
         "reward_funcs": ("it sets and reads", "policy/trainer: the prefix baseline takes its reward function's place"),
+    },
+    "trl.generation.vllm_generation.VLLMGeneration": {
+        "generate": ("(self, prompts, images, num_generations, profiler)", "policy/vllm: keeps its log-probabilities"),
+        "logprobs": ("it sets and reads", "policy/vllm: asks for those of the sampled tokens"),
+        "mode": ("it sets and reads", "policy/vllm: a server is asked what it says"),
+        "accelerator": ("it sets and reads", "policy/vllm: by the main process"),
+        "vllm_client": ("it sets and reads", "policy/vllm: the same"),
+    },
+    "trl.generation.vllm_client.VLLMClient": {
+        "get_server_info": ("(self)", "policy/vllm: whether log-probabilities are those that it samples with"),
     },
     # ---- TRL: the reward model's trainer
     "trl.RewardTrainer": {
@@ -100,6 +112,8 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
     },
     # ---- Transformers: the trainer
     "transformers.Trainer": {
+        "train_dataset": ("it sets and reads", "policy/trainer: long prompts are left out"),
+        "eval_dataset": ("it sets and reads", "policy/trainer: the same"),
         "train": ("(self, resume_from_checkpoint, trial, ignore_keys_for_eval)", "training/checkpoints: checks first"),
         "_run_epoch": (
             "(self, model, epoch, train_dataloader, steps_in_epoch, num_update_steps_per_epoch, trial, "

@@ -24,7 +24,7 @@ from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings
 from toolkit.data.markers import response_marker_ids
 from toolkit.data.tokens import encode_response, segment_boundary_ids
 from toolkit.pages.tables import print_table
-from toolkit.planning.memory import ModelStates, model_states
+from toolkit.planning.memory import ModelStates, in_bfloat16, model_states
 from toolkit.planning.plan import build_model, list_parameters, load_config
 from toolkit.reward.adapters import restore_adapter_dtype
 from toolkit.sandbox.rows import sample_pairs, sandbox_decoder, sandbox_tokenizer
@@ -211,11 +211,14 @@ def difference_of(first: list[float], second: list[float]) -> float:
     return ((a - b).abs() / b.abs().clamp(min=1)).max().item()
 
 
-def planned_states(work: Path, trainer: str, adapter: str, stage: str, processes: int) -> ModelStates:
+def planned_states(
+    work: Path, trainer: str, adapter: str, stage: str, processes: int, bf16: bool = False
+) -> ModelStates:
     """What `prefscale plan` says that each process holds; all in one memory here, with or without offload."""
     config = load_config(str(work / "base"))
     model = build_model(config, trainer == "reward", lora_rank=0 if adapter == "none" else LORA_RANK)
-    return model_states(list_parameters(model), 0 if stage == "ddp" else int(stage[4]), processes)
+    parameters = in_bfloat16(list_parameters(model)) if bf16 else list_parameters(model)
+    return model_states(parameters, 0 if stage == "ddp" else int(stage[4]), processes, float32_gradients=True)
 
 
 def compare_stages(work: Path, processes: list[int]) -> float:

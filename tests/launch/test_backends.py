@@ -65,6 +65,9 @@ def two(work, reward_adapter):
                 for trainer, adapter, other in [*CASES, *REFERENCES]
                 if other == stage
             ]
+            if stage != "ddp":
+                half = {"bf16": True, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
+                specs.append(specification(work, f"half-{stage}", "reward", "none", 2, max_steps=2, **half))
             if stage == "zero3":
                 shares = {"shared": True, "separate": False}
                 specs += [
@@ -120,6 +123,15 @@ def test_processes_hold_what_the_plan_says(work, run, trainer, adapter, stage):
     results, plan = run(stage, trainer, adapter), planned_states(work, trainer, adapter, stage, 2)
     for part, planned in plan._asdict().items():
         assert max(result["held"][part] for result in results) == pytest.approx(planned, rel=0.02), part
+
+
+@pytest.mark.parametrize("stage", ["zero2", "zero3"])
+def test_gradients_of_bfloat16_weights_add_up_in_float32(work, two, stage):
+    results = two(f"half-{stage}", stage)
+    planned = planned_states(work, "reward", "none", stage, 2, bf16=True).gradients
+    for result in results:
+        assert result["gradient_types"] == ["torch.float32"]
+        assert result["held"]["gradients"] == pytest.approx(planned, rel=0.01)
 
 
 def test_the_state_is_divided_up(run, alone):

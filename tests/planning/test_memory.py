@@ -68,7 +68,13 @@ def test_states_of_stage_1_and_2_by_hand():
     ]
     assert model_states(parameters, 1, 2) == (4 * (16 + 4 + 7), 4 * 18, 12 * 10)
     assert model_states(parameters, 2, 2) == (4 * (16 + 4 + 7), 4 * (15 + 3), 12 * 10)
-    assert model_states(in_bfloat16(parameters), 1, 2) == (2 * (16 + 4 + 7), 2 * 18, 12 * 10)
+    half = in_bfloat16(parameters)
+    assert model_states(half, 1, 2) == (2 * (16 + 4 + 7), 2 * 18, 12 * 10)
+    # those of a backward pass, and all in float32 in the buffers; or the own half of the buffers
+    assert model_states(half, 1, 2, float32_gradients=True).gradients == 2 * 18 + 4 * 20
+    assert model_states(half, 2, 2, float32_gradients=True).gradients == 4 * 10
+    for stage in (1, 2, 3):  # float32 weights have such gradients anyway
+        assert model_states(parameters, stage, 2, float32_gradients=True) == model_states(parameters, stage, 2)
 
 
 def test_states_of_stage_3_by_hand():
@@ -77,7 +83,8 @@ def test_states_of_stage_3_by_hand():
     assert model_states(parameters, 3, 2, persistent=3) == (2 * (5 + 2 + 4 + 3), 2 * (5 + 2), 12 * (5 + 2))
     assert model_states(parameters, 3, 2, persistent=3, offload=True) == (2 * 3, 0, 0)
     assert model_states(parameters, 3, 1, persistent=3).weights == 2 * (10 + 3 + 7)  # one GPU has it whole already
-    assert host_bytes(parameters, 2) == 2 * (5 + 2 + 4) + (5 + 2) * (4 + 8 + 4 + 2)
+    assert model_states(parameters, 3, 2, float32_gradients=True).gradients == 4 * (5 + 2)
+    assert host_bytes(parameters, 2) == 2 * (5 + 2 + 4) + (5 + 2) * (4 + 8 + 4 + 4)
 
 
 def test_four_bits_stay_four_bits_under_zero():

@@ -106,3 +106,37 @@ def test_a_trainer_looks_at_its_prompts(tiny_folder, reinforce_config, chat_pair
     trainer = ReinforceTrainer(folder, nothing, config, train_dataset=chat_pairs.select_columns("prompt"))
     with pytest.raises(ValueError, match=r"`max_completion_length=30` are more than 40"):
         trainer.train()
+
+
+def prompt_lengths(dataset, tokenizer) -> list[int]:
+    """Tokens that the policy is given, from the template's text."""
+    texts = [
+        tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        for prompt in dataset["prompt"]
+    ]
+    return [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+
+
+def test_long_prompts_are_left_out_and_counted(tiny_folder, reinforce_config, chat_pairs, tokenizer, caplog):
+    prompts = chat_pairs.select_columns("prompt")
+    lengths = prompt_lengths(prompts, tokenizer)
+    most = sorted(lengths)[17]
+    config = reinforce_config(max_prompt_length=most)
+    trainer = ReinforceTrainer(
+        tiny_folder(), nothing, config, train_dataset=prompts, eval_dataset={"some": prompts.select(range(8))}
+    )
+    expected = [prompt for prompt, length in zip(prompts["prompt"], lengths, strict=True) if length <= most]
+    assert 18 <= len(expected) < 24
+    assert list(trainer.train_dataset["prompt"]) == expected
+    assert list(trainer.eval_dataset["some"]["prompt"]) == [p for p in prompts["prompt"][:8] if p in expected]
+    assert f"{24 - len(expected)} of 24 prompts have more than `max_prompt_length={most}` tokens" in caplog.text
+    assert len(trainer.get_train_dataloader().dataset) == len(expected)
+
+
+def test_a_cap_that_leaves_nothing_or_cannot_count_is_refused(tiny_folder, reinforce_config, chat_pairs):
+    prompts = chat_pairs.select_columns("prompt")
+    cases = ((prompts, "Every prompt has more tokens than `max_prompt_length=2`; the shortest"),)
+    cases += ((prompts.to_iterable_dataset(), "counts the prompts that it leaves out, and these are streamed"),)
+    for dataset, message in cases:
+        with pytest.raises(ValueError, match=message):
+            ReinforceTrainer(tiny_folder(), nothing, reinforce_config(max_prompt_length=2), train_dataset=dataset)

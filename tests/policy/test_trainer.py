@@ -573,41 +573,6 @@ def test_columns_of_the_data_reach_the_rewards(policy_trainer, chat_prompts):
     assert all(topic.startswith("topic ") for topic in seen)
 
 
-class InsteadOfVllm:
-    """The two calls that TRL's trainer makes of its vLLM client, which needs a GPU: weights in, sampled ids out."""
-
-    def __init__(self, model, processing_class, max_completion_length, **kwargs):
-        self.model, self.tokenizer, self.length = model, processing_class, max_completion_length
-        self.synchronised = 0
-
-    def sync_weights(self):
-        self.synchronised += 1
-
-    def generate(self, prompts, images, num_generations, profiler):
-        completions = []
-        for prompt in prompts:
-            ids = torch.tensor([prompt])
-            out = self.model.generate(
-                ids, attention_mask=torch.ones_like(ids), do_sample=True, max_new_tokens=self.length
-            )
-            completions.append(out[0, len(prompt) :].tolist())
-        return prompts, completions, None, None
-
-
-def test_generations_of_vllm_get_the_same_credit(policy_trainer, monkeypatch):
-    monkeypatch.setattr("trl.trainer.rloo_trainer.VLLMGeneration", InsteadOfVllm)
-    options = {"use_vllm": True, "max_steps": 4, "num_generations": 1, **RUNNING}
-    trainer = policy_trainer(save_strategy="steps", save_steps=2, **options)
-    trainer.train()
-    assert trainer.vllm_generation.synchronised == 4
-    assert all(map(math.isfinite, logged(trainer, "prefix/explained")))
-    resumed = policy_trainer(**options)
-    resumed.train(resume_from_checkpoint=str(Path(trainer.args.output_dir, "checkpoint-2")))
-    # the checkpoint's weights are sent before the first generation after it
-    assert resumed.vllm_generation.synchronised == 2
-    assert len(logged(resumed, "reward")) == 4
-
-
 def test_the_policys_own_ends_end_a_response(policy_trainer, tiny_folder, reward_folder, tokenizer):
     model = AutoModelForCausalLM.from_pretrained(tiny_folder("qwen3"))
     stop = tokenizer.convert_tokens_to_ids("<|im_start|>")

@@ -48,6 +48,30 @@ def test_scores_are_those_of_training(request, reward, reward_folder, reward_con
         torch.testing.assert_close(by_scale, torch.tensor(seen[2 if side == "chosen" else 3]))
 
 
+@pytest.mark.parametrize(
+    ("device", "options", "expected"),
+    [
+        ("cuda", None, torch.bfloat16),
+        ("cuda", {"dtype": "float32"}, torch.float32),
+        ("cpu", None, torch.float32),
+        ("cpu", {"dtype": "bfloat16"}, torch.bfloat16),
+    ],
+)
+def test_a_model_by_name_is_scored_in_bfloat16_on_a_gpu(reward_folder, monkeypatch, device, options, expected):
+    load, moved = AutoModelForMultiScaleReward.from_pretrained, []
+
+    def load_and_stay(*args, **kwargs):  # there need be no GPU
+        model = load(*args, **kwargs)
+        model.to = lambda device: moved.append(torch.device(device).type)
+        return model
+
+    monkeypatch.setattr(AutoModelForMultiScaleReward, "from_pretrained", load_and_stay)
+    model = RewardFunction(reward_folder(), device=device, model_init_kwargs=options).model
+    assert moved == [device]
+    assert {parameter.dtype for parameter in model.model.parameters()} == {expected}
+    assert {parameter.dtype for parameter in model.score.parameters()} == {torch.float32}
+
+
 def sampled(tokenizer, text: str, finished: bool = True) -> list[int]:
     """What a policy samples for a text: its tokens, and EOS if it came to an end."""
     return tokenizer(text)["input_ids"] + ([tokenizer.eos_token_id] if finished else [])

@@ -49,7 +49,7 @@ def add_plan(command: argparse.ArgumentParser) -> None:
     )
     reinforce.add_argument("--beta", type=float, default=0.05, help="weight of the divergence; 0: no reference (0.05)")
     reinforce.add_argument("--reward-model", help="hub name or folder of the reward model (none)")
-    reinforce.add_argument("--reward-dtype", choices=DTYPES, default="float32", help="type of its weights (float32)")
+    reinforce.add_argument("--reward-dtype", choices=DTYPES, default="bfloat16", help="type of its weights (bfloat16)")
     hours = command.add_argument_group("tokens and hours")
     size = hours.add_mutually_exclusive_group()
     size.add_argument("--pairs", type=int, help="pairs of the reward model's data set")

@@ -102,7 +102,12 @@ def in_bfloat16(parameters: list[Parameter]) -> list[Parameter]:
 
 
 def model_states(
-    parameters: list[Parameter], stage: int = 0, gpus: int = 1, persistent: int = 0, offload: bool = False
+    parameters: list[Parameter],
+    stage: int = 0,
+    gpus: int = 1,
+    persistent: int = 0,
+    offload: bool = False,
+    float32_gradients: bool = False,
 ) -> ModelStates:
     r"""
     Weights, gradients and AdamW's states on one GPU.
@@ -118,6 +123,8 @@ def model_states(
       gradient of a tensor that lies across the border of two partitions; the fullest GPU counts.
     - Stage 3 cuts every tensor, frozen ones included, into $N$ pieces, rounded up. Small ones also stay whole.
     - `offload`, of weights and optimizer under stage 3, leaves only the small whole ones.
+    - With `float32_gradients` those of bfloat16 weights add up in float32: in stage 1 whole ones, beside those that a
+      backward pass has made; in stage 2 those of the own partition alone, to the element.
 
     Args:
         parameters (`list[Parameter]`):
@@ -128,6 +135,8 @@ def model_states(
             Most elements of a tensor that ZeRO-3 keeps whole: DeepSpeed's `stage3_param_persistence_threshold`.
         offload (`bool`, *optional*, defaults to `False`):
             Whether ZeRO-3 keeps weights and optimizer on the CPU.
+        float32_gradients (`bool`, *optional*, defaults to `False`):
+            Whether DeepSpeed's `grad_accum_dtype` is float32, as in the files of `deepspeed_configs/`.
 
     Returns:
         [`ModelStates`]
@@ -136,6 +145,8 @@ def model_states(
     own = sum(p.numel * p.itemsize for p in trainable)
     if stage == 0:
         return ModelStates(sum(p.nbytes for p in parameters), own, 2 * own)
+    size = _trained_itemsize(parameters)
+    mixed = float32_gradients and size < 4
     if stage == 3:
         plain = [p for p in parameters if not p.quantised]
         # On one GPU the only piece is already whole.
@@ -146,24 +157,26 @@ def model_states(
         pieces = sum(math.ceil(p.numel / gpus) * p.itemsize for p in plain)
         return ModelStates(
             weights=packed + pieces + small,
-            gradients=sum(math.ceil(p.numel / gpus) * p.itemsize for p in trainable),
+            gradients=sum(math.ceil(p.numel / gpus) * (4 if mixed else p.itemsize) for p in trainable),
             optimizer=sum(math.ceil(p.numel / gpus) for p in trainable) * 12,
         )
     frozen = sum(p.nbytes for p in parameters if not p.trainable)
     groups = [[p.numel for p in trainable if p.decays is decays] for decays in (True, False)]
     padded = sum(math.ceil(sum(group) / (2 * gpus)) * 2 * gpus for group in groups)
-    size = _trained_itemsize(parameters)
-    held = own if stage == 1 else sum(fullest_partition(group, gpus) for group in groups) * size
+    if stage == 1:
+        held = own + (4 * padded if mixed else 0)
+    else:
+        held = padded // gpus * 4 if mixed else sum(fullest_partition(group, gpus) for group in groups) * size
     return ModelStates(frozen + padded * size, held, padded // gpus * 12)
 
 
 def host_bytes(parameters: list[Parameter], gpus: int) -> int:
     """
     Bytes that ZeRO-3 with `offload` holds on the CPU for each GPU: its pieces of the weights; and of what is trained
-    float32 weights and two moments, the gradients as they come and in float32.
+    float32 weights and two moments, the gradients as they add up, in float32, and those of the step.
     """
     share = sum(math.ceil(p.numel / gpus) for p in parameters if p.trainable)
-    return model_states(parameters, 3, gpus).weights + share * (12 + 4 + _trained_itemsize(parameters))
+    return model_states(parameters, 3, gpus).weights + share * (12 + 4 + 4)
 
 
 def fullest_partition(numels: list[int], gpus: int) -> int:
@@ -200,9 +213,10 @@ def framework_overhead(
     Plain data parallelism on several GPUs reduces gradients in buckets that together are as large as they are
     (`gradient_as_bucket_view=False`, the default of torch and accelerate). DeepSpeed allocates its buckets whole,
     however small the model: two in stages 1 and 2 with `overlap_comm`, one in stage 3. ZeRO-3 keeps up to
-    `MAX_LIVE_PARAMETERS` elements put together for use. At the step, the partition's gradients are copied to float32,
-    by stage 3 no more than `SUB_GROUP` elements at a time; activations are gone by then, so only what exceeds them
-    counts. torch's AdamW is the fused one, without copies.
+    `MAX_LIVE_PARAMETERS` elements put together for use. At the step the partition's gradients, which have added up in
+    float32, are laid end to end, by stage 3 no more than `SUB_GROUP` elements at a time; those of bfloat16 weights lie
+    so from the beginning in stages 1 and 2. Activations are gone by then, so only what exceeds them counts. torch's
+    AdamW is the fused one, without copies.
 
     Args:
         parameters (`list[Parameter]`), stage (`int`), gpus (`int`), persistent (`int`), offload (`bool`):
@@ -225,7 +239,8 @@ def framework_overhead(
         large = sum(p.numel for p in parameters if p.numel > persistent and not p.quantised)
         gathered, share = min(large, MAX_LIVE_PARAMETERS) * size, 0 if offload else min(share, SUB_GROUP)
     buckets = (1 if stage == 3 else 2) * bucket * size
-    return Overhead(context, buckets, gathered, max(0, share * (4 + size) - activations - buckets - gathered))
+    copies = 4 + size if size == 4 else 4 if stage == 3 else 0  # bytes an element
+    return Overhead(context, buckets, gathered, max(0, share * copies - activations - buckets - gathered))
 
 
 def layer_activations(decoder: Decoder, precision: Precision, rows: int, length: int, rank: int = 0) -> int:

@@ -231,7 +231,7 @@ def plan_memory(
         parameters, precision = in_bfloat16(parameters), Precision(2, False, 2 if adapters else 0)
     # The files in deepspeed_configs/ leave both sizes to Transformers, which derives them from the width.
     persistent, bucket = 10 * decoder.hidden, decoder.hidden**2
-    states = model_states(parameters, run.stage, run.gpus, persistent, run.offload)
+    states = model_states(parameters, run.stage, run.gpus, persistent, run.offload, float32_gradients=True)
     shape = (decoder, precision, run.rows, run.length)
     head = score_activations(*shape, lora_rank)
     if run.completion_length:

@@ -7,6 +7,7 @@ from trl import RLOOConfig
 from ..training.options import check_number, help_from_docstring
 
 BASELINES = ("none", "batch_mean", "moving_average", "leave_one_out")
+SAMPLING_MODES = ("sequence_truncate", "token_truncate")
 
 
 @help_from_docstring
@@ -36,6 +37,15 @@ class ReinforceConfig(RLOOConfig):
             Ridge penalty of the prefix fit, relative to each feature's own scale.
         normalize_rewards (`bool`, *optional*, defaults to `False`):
             Whether to bring rewards to mean 0 and standard deviation 1 by running statistics of earlier batches.
+        max_prompt_length (`int`, *optional*):
+            Most tokens of a prompt. Longer ones are left out, and their number is said.
+        vllm_importance_sampling_correction (`bool`, *optional*, defaults to `True`):
+            Whether to weigh what vLLM has sampled by the policy's probability over vLLM's. The two differ a little.
+        vllm_importance_sampling_mode (`str`, *optional*, defaults to `"sequence_truncate"`):
+            'sequence_truncate' weighs a whole response, which leaves the gradient exact but for the truncation;
+            'token_truncate' each token on its own, which varies less in long responses.
+        vllm_importance_sampling_clip_max (`float`, *optional*, defaults to `3.0`):
+            Largest weight.
     """
 
     disable_dropout: bool = True
@@ -45,10 +55,19 @@ class ReinforceConfig(RLOOConfig):
     prefix_decay: float = 0.9
     prefix_penalty: float = 0.01
     normalize_rewards: bool = False
+    max_prompt_length: int | None = None
+    vllm_importance_sampling_correction: bool = True
+    vllm_importance_sampling_mode: str = "sequence_truncate"
+    vllm_importance_sampling_clip_max: float = 3.0
 
     def __post_init__(self) -> None:
         if self.baseline not in BASELINES:
             raise ValueError(f"`baseline` is '{self.baseline}'. Use one of {list(BASELINES)}.")
+        if self.vllm_importance_sampling_mode not in SAMPLING_MODES:
+            raise ValueError(
+                f"`vllm_importance_sampling_mode` is '{self.vllm_importance_sampling_mode}'. Use one of "
+                f"{list(SAMPLING_MODES)}."
+            )
         if self.baseline == "leave_one_out" and self.num_generations < 2:  # type: ignore[operator]
             raise ValueError(
                 "`baseline='leave_one_out'` needs other responses to the same prompt. Set `num_generations` to 2 or "
@@ -58,7 +77,8 @@ class ReinforceConfig(RLOOConfig):
             check_number(name, getattr(self, name), 0, 1)
         for name in ("prefix_penalty", "beta", "epsilon", "epsilon_high", "learning_rate", "max_grad_norm"):
             check_number(name, getattr(self, name), 0)
-        for name in ("max_completion_length", "num_iterations", "per_device_train_batch_size"):
+        at_least_one = ("max_completion_length", "num_iterations", "per_device_train_batch_size", "max_prompt_length")
+        for name in (*at_least_one, "vllm_importance_sampling_clip_max"):
             check_number(name, getattr(self, name), 1)
         for weight in self.reward_weights or []:
             check_number("reward_weights", weight)

@@ -94,6 +94,45 @@ def clipped_policy_loss(
     return ClippedLoss(-(objective * completion_mask).sum(1).mean(), (too_low | too_high) & completion_mask.bool())
 
 
+def sampling_weights(
+    logprobs: Tensor, sampled_logprobs: Tensor, completion_mask: Tensor, cap: float, whole_response: bool
+) -> Tensor:
+    r"""
+    Weight of every token of responses that another program has sampled, whose probabilities $\mu$ differ a little.
+
+    $$ w_{i,t} = \min\left(c, \prod_{u \le T_i} \frac{\pi(y_{i,u})}{\mu(y_{i,u})}\right) \quad \text{or} \quad
+       w_{i,t} = \min\left(c, \frac{\pi(y_{i,t})}{\mu(y_{i,t})}\right) $$
+
+    Importance sampling, truncated as in Ionides (2008), "Truncated importance sampling", Journal of Computational and
+    Graphical Statistics 17. The weight of the whole response leaves the gradient exact where nothing is truncated,
+    and varies more the longer the responses are. That of the token alone corrects the choice of the token, but not
+    how often its prefix was met and what has followed.
+
+    Args:
+        logprobs (`torch.Tensor` of shape `(B, T)`, float):
+            Log-probabilities of the sampled tokens under the policy, in nats.
+        sampled_logprobs (`torch.Tensor` of shape `(B, T)`, float):
+            Those under the program that sampled them; NaN for a token of which it did not say, which counts as equal.
+        completion_mask (`torch.Tensor` of shape `(B, T)`, bool or integer):
+            Tokens up to and including the end of each response.
+        cap (`float`):
+            Largest weight.
+        whole_response (`bool`):
+            Whether a response has one weight, or each token its own.
+
+    Returns:
+        `torch.Tensor` of shape `(B, T)`, float, without gradient: 1 after a response's end, or its one weight.
+
+    Raises:
+        `ValueError`: If the shapes differ.
+    """
+    _check_shapes(logprobs, sampled_logprobs, completion_mask)
+    gap = (logprobs.detach() - sampled_logprobs).nan_to_num().masked_fill(completion_mask == 0, 0)
+    if whole_response:
+        gap = gap.sum(1, keepdim=True).expand_as(gap)
+    return gap.exp().clamp(max=cap)
+
+
 def _check_shapes(logprobs: Tensor, advantages: Tensor, completion_mask: Tensor) -> None:
     if not logprobs.shape == advantages.shape == completion_mask.shape:
         raise ValueError(

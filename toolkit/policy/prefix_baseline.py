@@ -14,6 +14,8 @@ from ..reward.scores import ResponseScore, rewards_of
 from .reductions import reduced_sums
 from .returns import RidgeStatistics, batch_ridge_statistics, decay_and_add, prefix_features, ridge_coefficients
 
+WINDOW = 16  # tokens that are decoded before a new one, at least
+
 
 class PrefixBaseline:
     """
@@ -162,8 +164,8 @@ def values_at_tokens(
         empty response; 0 outside the mask.
     """
     values, prompt_value = torch.zeros(*completion_ids.shape, scales), torch.zeros(len(completion_ids), scales)
-    for i, score in enumerate(scores):
-        length = int(mask[i].sum())
+    lengths = mask.sum(1).tolist()
+    for i, (score, length) in enumerate(zip(scores, lengths, strict=True)):
         if score is None or length == 0:
             continue
         prompt_value[i] = score.prompt_value
@@ -172,9 +174,8 @@ def values_at_tokens(
             known = score.prefix_values[score.head_tokens :][:length]
             values[i, : len(known)] = known
         else:
-            ids = completion_ids[i, :length].tolist()
-            texts = [decode(ids[: t + 1], skip_special_tokens=True) for t in range(length)]
-            values[i, :length] = align_by_offsets(score, [settled_length(text) for text in texts])
+            ends = settled_lengths(completion_ids[i, :length].tolist(), decode)
+            values[i, :length] = align_by_offsets(score, ends)
     return values.to(completion_ids.device), prompt_value.to(completion_ids.device)
 
 
@@ -189,7 +190,7 @@ def align_by_offsets(score: ResponseScore, ends: list[int]) -> Tensor:
         score ([`ResponseScore`]):
             Score of the response, with the character ends of its own tokens.
         ends (`list[int]` of length `T`):
-            Settled length of the response text after each policy token, from [`settled_length`].
+            Settled length of the response text after each policy token, from [`settled_lengths`].
 
     Returns:
         `torch.Tensor` of shape `(T, S)`.
@@ -197,6 +198,40 @@ def align_by_offsets(score: ResponseScore, ends: list[int]) -> Tensor:
     known = torch.cat([score.prompt_value[None], score.prefix_values])
     count = torch.searchsorted(torch.tensor(score.ends), torch.tensor(ends), right=True)
     return known[count]
+
+
+def settled_lengths(ids: list[int], decode: Callable[..., Any]) -> list[int]:
+    """
+    [`settled_length`] of the text after each token, in time that grows with the number of tokens alone.
+
+    Only a window of the last tokens is decoded. It moves on where what is left out does not change how the rest is
+    decoded.
+
+    Args:
+        ids (`list[int]` of length `T`):
+            Token ids of a response.
+        decode (`Callable`):
+            From token ids to text.
+
+    Returns:
+        `list[int]` of length `T`.
+    """
+    found, first = [], 0  # the window's first token
+    before = settled = 0  # characters before the window, and the settled ones among them
+    for t in range(len(ids)):
+        text = decode(ids[first : t + 1], skip_special_tokens=True)
+        inside = settled_length(text)
+        found.append(before + inside if inside else settled)
+        if t + 1 - first < 2 * WINDOW:
+            continue
+        rest = decode(ids[t + 1 - WINDOW : t + 1], skip_special_tokens=True)
+        # One that begins within a character, or where none is whole, may turn into another text
+        if text.endswith(rest) and rest[:1] not in ("", "\N{REPLACEMENT CHARACTER}"):
+            left = len(text) - len(rest)
+            # A space at the window's beginning has no word before it there
+            settled = before + inside if (inside := settled_length(text[: left + 1])) > 0 else settled
+            first, before = t + 1 - WINDOW, before + left
+    return found
 
 
 def settled_length(text: str) -> int:

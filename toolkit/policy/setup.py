@@ -1,8 +1,11 @@
 """What a policy training is refused for when it begins, and rows that it cannot be trained on."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from accelerate.logging import get_logger
+from datasets import IterableDataset
 from peft import PeftModel
 from transformers import PreTrainedModel
 
@@ -10,6 +13,8 @@ from ..data.probes import PLACES, NotTried, on_small_copy, why_no_decoder
 from ..data.rotary import longest_fixed_row
 from ..reward.model import check_adapter
 from ..reward.setup import check_ids
+
+logger = get_logger(__name__)
 
 
 def check_arguments(model: Any, reward_funcs: Any, peft_config: Any) -> None:
@@ -20,6 +25,52 @@ def check_arguments(model: Any, reward_funcs: Any, peft_config: Any) -> None:
     for config in [peft_config, *given]:
         if config is not None:
             check_adapter(config)
+
+
+def turn_off_dropout(model: torch.nn.Module) -> None:
+    """TRL turns modules of dropout off; many attention layers keep their rate as a mere number."""
+    module: Any
+    for module in model.modules():
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
+def leave_out_long_prompts(dataset: Any, tokenize: Callable[[list[Any]], list[list[int]]], most: int) -> Any:
+    """
+    The rows of a data set whose prompts are short enough. A warning says how many are not.
+
+    Args:
+        dataset ([`~datasets.Dataset`] or a `dict` of them):
+            Rows with a `prompt`.
+        tokenize (`Callable`):
+            From prompts to the token ids that the policy is given.
+        most (`int`):
+            Most tokens of a prompt.
+
+    Returns:
+        `dataset`'s kind.
+
+    Raises:
+        `ValueError`: If no row is left, or the rows are streamed, so that nobody could say how many are left out.
+    """
+    if isinstance(dataset, dict):
+        return type(dataset)({name: leave_out_long_prompts(part, tokenize, most) for name, part in dataset.items()})
+    if isinstance(dataset, IterableDataset):
+        raise ValueError(
+            "`max_prompt_length` counts the prompts that it leaves out, and these are streamed. Load them whole, or "
+            "filter the stream and leave it unset."
+        )
+    batches = (dataset[first : first + 1000]["prompt"] for first in range(0, len(dataset), 1000))
+    lengths = [len(ids) for prompts in batches for ids in tokenize(prompts)]
+    kept = [i for i, length in enumerate(lengths) if length <= most]
+    if not kept:
+        raise ValueError(f"Every prompt has more tokens than `max_prompt_length={most}`; the shortest {min(lengths)}.")
+    if len(kept) < len(lengths):
+        logger.warning(
+            f"{len(lengths) - len(kept)} of {len(lengths)} prompts have more than `max_prompt_length={most}` tokens, "
+            f"the longest {max(lengths)}: they are left out."
+        )
+    return dataset.select(kept) if len(kept) < len(lengths) else dataset
 
 
 def check_policy(decoder: PreTrainedModel, tokenizer: Any, max_completion_length: int) -> None:

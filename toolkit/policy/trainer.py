@@ -18,7 +18,7 @@ from ..reward.shared_base import SharedBaseRewardFunction
 from ..training.checkpoints import ExactResume
 from ..training.progress import show_progress
 from .config import ReinforceConfig
-from .losses import clipped_policy_loss, reinforce_loss
+from .losses import clipped_policy_loss, reinforce_loss, sampling_weights
 from .passes import prefill_once, prompts_together, response_log_probs, unpadded, why_not_prefilled
 from .prefix_baseline import PrefixBaseline, only_source
 from .reductions import mean_and_std, reduced_sums
@@ -32,7 +32,8 @@ from .returns import (
     update_moments,
     whiten,
 )
-from .setup import check_arguments, check_policy, check_prompts
+from .setup import check_arguments, check_policy, check_prompts, leave_out_long_prompts, turn_off_dropout
+from .vllm import SampledLogProbs
 
 logger = get_logger(__name__)
 
@@ -84,13 +85,14 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
             if isinstance(func, SharedBaseRewardFunction):
                 func.attach(self.model)  # before training begins, when ZeRO-3 divides up what is in the model
         if args.disable_dropout:
-            # TRL turns modules of dropout off; many attention layers keep their rate as a mere number.
-            for module in self.model.modules():
-                if isinstance(getattr(module, "attention_dropout", None), float):
-                    module.attention_dropout = 0.0
+            turn_off_dropout(self.model)
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         self._decoder = cast(PreTrainedModel, base)
         check_policy(self._decoder, self._tokenizer, self.args.max_completion_length)
+        if args.max_prompt_length is not None:
+            self._leave_out_long_prompts(args.max_prompt_length)
+        corrects = args.use_vllm and args.vllm_importance_sampling_correction
+        self._sampled = SampledLogProbs(self.vllm_generation) if corrects else None
         self._shared_prompts = why_not_shared(self._decoder) is None
         plain = not args.use_vllm and not args.use_transformers_continuous_batching and not args.cache_implementation
         if plain and why_not_prefilled(self._decoder) is None:
@@ -113,6 +115,15 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
         self._reward_moments = Moments()
         self._frozen_logps: list[Tensor] = []
         self._rewards = torch.empty(0)
+
+    def _leave_out_long_prompts(self, most: int) -> None:
+        def tokenize(prompts: list[Any]) -> list[list[int]]:
+            ids: list[list[int]] = self._tokenize_prompts(prompts)[0]
+            return ids
+
+        self.train_dataset = leave_out_long_prompts(self.train_dataset, tokenize, most)
+        if self.eval_dataset is not None:
+            self.eval_dataset = leave_out_long_prompts(self.eval_dataset, tokenize, most)
 
     # TRL's `_generate_and_score_completions` does everything from sampling to advantages and returns one advantage a
     # response, without the rewards and the divergence of each token that ours are made of. These two methods keep what
@@ -184,6 +195,8 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
         output = super()._generate_and_score_completions(inputs)
         sampled, *reference = self._frozen_logps
         output["old_per_token_logps"] = sampled
+        if self._sampled is not None:
+            output["sampling_per_token_logps"] = self._sampled.pop(output["completion_ids"])
         kl = sampled - reference[0] if reference else torch.zeros_like(sampled)
         # An evaluation has no baseline to keep and no gradient to take.
         training = self.model.training
@@ -256,13 +269,15 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
             compute_entropy=True,
             compute_aux_loss=self.aux_loss_enabled,
         )
+        # On-policy these are the same, and the pass that would find them out is left out
+        old = logps.detach() if self._on_policy else inputs["old_per_token_logps"]
+        advantages = inputs["advantages"]
+        if self._sampled is not None:
+            advantages = advantages * self._sampling_weights(old, inputs["sampling_per_token_logps"], mask, mode)
         if self._on_policy:
-            loss = reinforce_loss(logps, inputs["advantages"], mask)
+            loss = reinforce_loss(logps, advantages, mask)
         else:
-            old = inputs["old_per_token_logps"]
-            loss, clipped = clipped_policy_loss(
-                logps, old, inputs["advantages"], mask, self.epsilon_low, self.epsilon_high
-            )
+            loss, clipped = clipped_policy_loss(logps, old, advantages, mask, self.epsilon_low, self.epsilon_high)
             count, cut = reduced_sums(mask, clipped)
             self._metrics[mode]["clip_ratio"].append((cut / count.clamp(min=1)).item())
         if aux_loss is not None:
@@ -272,6 +287,21 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
         count, entropy = reduced_sums(mask, entropies.detach())
         self._metrics[mode]["entropy"].append((entropy / count.clamp(min=1)).item())
         return loss
+
+    def _sampling_weights(self, old: Tensor, sampled: Tensor, mask: Tensor, mode: str) -> Tensor:
+        """What weighs the tokens of vLLM's responses, with how far it was off in the metrics, by TRL's names."""
+        whole = self.args.vllm_importance_sampling_mode == "sequence_truncate"
+        weights = sampling_weights(old, sampled, mask, self.args.vllm_importance_sampling_clip_max, whole)
+        metrics, known = self._metrics[mode], mask * ~sampled.isnan()
+        off = (old - sampled).abs().nan_to_num() * known
+        count, total, weighed = reduced_sums(known, off, weights)
+        largest = torch.stack([(values * known).max() for values in (off, weights)])[None]
+        metrics["sampling/sampling_logp_difference/mean"].append((total / count.clamp(min=1)).item())
+        metrics["sampling/importance_sampling_ratio/mean"].append((weighed / count.clamp(min=1)).item())
+        worst, heaviest = gather(largest).amax(0).tolist()
+        metrics["sampling/sampling_logp_difference/max"].append(worst)
+        metrics["sampling/importance_sampling_ratio/max"].append(heaviest)
+        return weights
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         self._train_sampler = super()._get_train_sampler(dataset)
@@ -307,6 +337,12 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
         if not same_processes and self._buffered_inputs is not None:
             logger.warning(
                 "The generations that the checkpoint has not used up are those of other processes: new ones."
+            )
+            self._buffered_inputs = None
+        left = self._buffered_inputs
+        if left is not None and self._sampled is not None and "sampling_per_token_logps" not in left[0]:
+            logger.warning(
+                "The generations that the checkpoint has not used up lack what vLLM says of its samples: new ones."
             )
             self._buffered_inputs = None
         if self.args.sync_ref_model:

@@ -70,7 +70,9 @@ class RewardFunction:
         device (`str` or `torch.device`, *optional*):
             Where a model given by name goes; the process's own device where it is not given.
         model_init_kwargs (`dict[str, Any]`, *optional*):
-            For a model given by name: what `from_pretrained` takes, such as `dtype` or `quantization_config`.
+            For a model given by name: what `from_pretrained` takes, such as `dtype` or `quantization_config`. Where
+            `dtype` is not given, the type in which the model was saved, and bfloat16 on a GPU: half the memory, and
+            the fast kernels. The head is in float32 in any case.
         chat_template_kwargs (`dict[str, Any]`, *optional*):
             Further arguments of `apply_chat_template`.
         stop_token_ids (`list[int]`, *optional*):
@@ -98,7 +100,7 @@ class RewardFunction:
         check_number("max_length", max_length, 2)
         loaded: Any = model
         if isinstance(model, str):
-            options = model_init_kwargs or {}
+            options = _loading_options(model_init_kwargs or {}, torch.device(device or PartialState().device))
             processing_class = processing_class or load_tokenizer(model, **options)
             loaded = AutoModelForMultiScaleReward.from_pretrained(model, **options)
             if getattr(loaded, "hf_device_map", None) is None and not _is_partitioned(loaded):
@@ -363,6 +365,12 @@ class RewardFunction:
         inputs = grouped_inputs(ids, starts, self.processing_class.pad_token_id or 0)
         output = self.model(**{key: value.to(self.model.device) for key, value in inputs.items()}, use_cache=False)
         return MultiScaleRewardOutput(**{key: value.cpu() for key, value in output.items()})
+
+
+def _loading_options(given: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """What `from_pretrained` is given, with bfloat16 on a GPU where nobody has said otherwise."""
+    says_dtype = bool(given.keys() & {"dtype", "torch_dtype"})
+    return given if says_dtype or device.type != "cuda" else {"dtype": torch.bfloat16, **given}
 
 
 def _is_partitioned(model: PreTrainedModel | PeftModel) -> bool:

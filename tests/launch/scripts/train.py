@@ -43,6 +43,7 @@ class HeldBytes(TrainerCallback):
 
     def __init__(self) -> None:
         self.trainer, self.held = None, {}
+        self.gradient_types: set[str] = set()  # of the buffers in which DeepSpeed adds gradients up
 
     def on_step_begin(self, args, state, control, **kwargs):
         engine = self.trainer.model_wrapped
@@ -77,12 +78,16 @@ class HeldBytes(TrainerCallback):
             weights = [p.ds_tensor for p in parameters] + [p for p in parameters if p.ds_persist]
             masters, adam = zero.fp32_partitioned_groups_flat, zero.optimizer
             gradients = [zero.grad_partitions_flat_buffer]
+        elif hasattr(zero, "fp32_groups_gradients_flat"):  # stage 1 in bfloat16 is another optimizer
+            weights, masters, adam = parameters, zero.fp32_groups_flat_partition, zero.optimizer
+            gradients = zero.fp32_groups_gradients_flat
         else:
             weights, masters, adam = parameters, zero.single_partition_of_fp32_groups, zero.optimizer
             gradients = [gradient for part in zero.averaged_gradients.values() for gradient in part or []]
         states = [value for state in adam.state.values() for value in state.values()]
         moments = [value for value in states if torch.is_tensor(value) and value.numel() > 1]
         now = {"weights": weights, "gradients": gradients, "optimizer": [*masters, *moments]}
+        self.gradient_types |= {str(gradient.dtype) for gradient in gradients}
         now = {part: distinct_bytes(tensors) for part, tensors in now.items()}
         # Under DeepSpeed these are views into the buffers of reduction, which are not meant here.
         now["gradients"] += sum(p.grad.nbytes for p in parameters if p.grad is not None)
@@ -140,6 +145,7 @@ def main(spec: dict) -> None:
     trainer.accelerator.wait_for_everyone()
     result = {"processes": trainer.accelerator.num_processes, "log": trainer.state.log_history, "scores": said}
     result |= {"resumed_from": checkpoint, "held": counter.held}
+    result["gradient_types"] = sorted(counter.gradient_types)
     if kind == "reinforce":
         partitioned = [p for p in function.model.parameters() if hasattr(p, "ds_tensor")]
         # A different number of rows on every process, and so of batches.

@@ -1,0 +1,148 @@
+"""
+Run a part of the project on the pretended GPU, and fail where it mixes devices: `on_pretend_gpu.py PART FOLDER`.
+
+The folder has a decoder of every architecture by its name, `base` (with the sandbox's tokenizer), a reward model
+`reward` and a LoRA reward model `adapter` on that base.
+"""
+
+import sys
+from contextlib import nullcontext
+from itertools import product
+
+import torch
+
+from tests.launch.scripts.pretend_gpu import CUDA, Gpu, OnGpu, put_on_gpu
+
+# isort: split
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from peft import LoraConfig
+
+from tests.helpers import ARCHITECTURES
+from tests.tiny import spread_head
+from toolkit import (
+    AutoModelForMultiScaleReward,
+    MultiScaleRewardConfig,
+    MultiScaleRewardTrainer,
+    MultiScaleSettings,
+    ReinforceConfig,
+    ReinforceTrainer,
+    RewardFunction,
+    SharedBaseRewardFunction,
+)
+from toolkit.data.packing import pack_rows
+from toolkit.reward.losses import multi_scale_loss
+from toolkit.sandbox.rows import sample_pairs, sample_prompts
+
+HEADS = (("gate", ["token", "segment", "response"]), ("head", ["token", "response"]), ("none", ["token"]))
+ROWS, STARTS = [[[5, 6, 7, 8, 9, 10, 11], [5, 6, 7, 8, 12, 13]], [[5, 6, 20, 21, 22], [5, 6, 23, 24, 25, 26]]], [4, 2]
+
+
+def batch_of(packed: bool) -> dict[str, torch.Tensor]:
+    if packed:
+        batch = pack_rows(ROWS, STARTS, 0)._asdict()
+    else:
+        rows = pack_rows([[row] for pair in ROWS for row in pair], [0] * 4, 0)
+        batch = {"input_ids": rows.input_ids, "attention_mask": rows.attention_mask}
+    return {**batch, "response_start": torch.tensor([start for start in STARTS for _ in range(2)])}
+
+
+def refuses_a_mix() -> None:
+    with Gpu():
+        gpu, cpu = torch.ones(2, device="cuda"), torch.ones(2)
+        assert isinstance(gpu + 1, OnGpu)
+        assert gpu[torch.tensor([0])].tolist() == [1.0]
+        for mix in (lambda: gpu + cpu, lambda: torch.where(gpu > 0, cpu, gpu), lambda: cpu[gpu.long()], gpu.numpy):
+            try:
+                mix()
+            except (RuntimeError, TypeError):
+                continue
+            raise AssertionError("a mix of devices passed")
+
+
+def reward_model(folder: str) -> None:
+    """Heads, types, kinds of attention, packed and not: forward, backward, and states read before."""
+    refuses_a_mix()
+    kinds = [("qwen3", *head) for head in HEADS] + [(other, *HEADS[0]) for other in ARCHITECTURES if other != "qwen3"]
+    cases = product(kinds, ("sdpa", "eager"), (torch.float32, torch.bfloat16))
+    for (architecture, context, scales), attention, dtype in cases:
+        settings = MultiScaleSettings(scales=scales, context=context, segment_boundary_ids=[7, 22])
+        options = {"attn_implementation": attention, "dtype": dtype}
+        for packed, autocast in product((False, True), (False, True) if dtype == torch.float32 else (False,)):
+            model = AutoModelForMultiScaleReward.from_pretrained(f"{folder}/{architecture}", settings, **options)
+            spread_head(model).eval()
+            with torch.autocast("cpu", dtype=torch.bfloat16) if autocast else nullcontext():
+                expected = model(**batch_of(packed), use_cache=False).logits.detach()
+            put_on_gpu(model)
+            with Gpu(), torch.autocast("cuda", dtype=torch.bfloat16) if autocast else nullcontext():
+                batch = {key: value.to("cuda") for key, value in batch_of(packed).items()}
+                output = model(**batch, use_cache=False)
+                assert all(isinstance(value, OnGpu) for value in output.values())
+                assert output.logits.dtype == torch.float32
+                chosen, rejected = output.logits[:, 0].view(2, 2).unbind(1)
+                by_scale = output.scale_scores.view(2, 2, -1).unbind(1)
+                weight = torch.ones(2, device="cuda")
+                loss = multi_scale_loss(chosen, rejected, *by_scale, weight=weight, margin=None, scale_weight=0.5)
+                loss.total.mean().backward()
+                again = model(states=model.response_states(**batch, use_cache=False))
+            found = output.logits.detach().cpu()
+            for other in (expected, again.logits.detach().cpu()):
+                torch.testing.assert_close(found, other, msg=str((architecture, attention, context, packed, autocast)))
+
+
+def moved_trainer(trainer):
+    """A trainer that was made on the CPU, with all that it holds on the pretended GPU."""
+    for state in (PartialState._shared_state, AcceleratorState._shared_state, trainer.accelerator.state.__dict__):
+        state["device"] = CUDA
+    trainer.args.__dict__["_setup_devices"] = CUDA
+    put_on_gpu(trainer.model)
+    if getattr(trainer, "ref_model", None) is not None:
+        put_on_gpu(trainer.ref_model)
+    return trainer
+
+
+def common(folder: str, **options) -> dict:
+    quiet = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1}
+    quiet |= {"activation_checkpointing": False, "output_dir": f"{folder}/run", "use_cpu": True, "bf16": False}
+    return {**quiet, "max_steps": 2, "per_device_train_batch_size": 4, **options}
+
+
+def reward_trainer(folder: str) -> None:
+    for way in ({}, {"shared_prompts": False}, {"bf16": True}, {"freeze_decoder": True}):
+        options = common(folder, gradient_accumulation_steps=2, max_length=256)
+        config = MultiScaleRewardConfig(**options | way)
+        trainer = MultiScaleRewardTrainer(f"{folder}/base", config, sample_pairs(32, seed=0), sample_pairs(8, seed=1))
+        with Gpu():
+            moved_trainer(trainer).train()
+            assert 0 < trainer.evaluate()["eval_loss"] < 100
+        assert all(isinstance(parameter, OnGpu) for parameter in trainer.model.parameters())
+        PartialState._reset_state()
+        AcceleratorState._reset_state()
+
+
+def reinforce(folder: str, adapter: bool) -> None:
+    """With all that a batch passes through: divergence, running statistics, the prefix baseline, several updates."""
+    options = {"num_generations": 2, "max_completion_length": 8, "prefix_baseline": True, "normalize_rewards": True}
+    config = ReinforceConfig(**common(folder, beta=0.02, num_iterations=2, normalize_advantages=True, **options))
+    if adapter:
+        function, lora = SharedBaseRewardFunction(f"{folder}/adapter"), LoraConfig(task_type="CAUSAL_LM", r=2)
+        lora.target_modules = {"q_proj", "v_proj"}
+    else:
+        function, lora = RewardFunction(f"{folder}/reward"), None
+        put_on_gpu(function.model)
+    prompts = sample_prompts(8, seed=0)
+    trainer = ReinforceTrainer(f"{folder}/base", function, config, train_dataset=prompts, peft_config=lora)
+    with Gpu():
+        moved_trainer(trainer).train()
+    assert len([entry for entry in trainer.state.log_history if "grad_norm" in entry]) == 2
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    part, where = sys.argv[1:]
+    {
+        "reward_model": reward_model,
+        "reward_trainer": reward_trainer,
+        "reinforce": lambda folder: reinforce(folder, adapter=False),
+        "shared_base": lambda folder: reinforce(folder, adapter=True),
+    }[part](where)

@@ -1,0 +1,34 @@
+"""No tensor of one device meets one of another: on a GPU that is pretended, with a process for each part."""
+
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM
+
+from tests.helpers import ARCHITECTURES, ROOT, run_python
+from tests.launch import backends
+from tests.tiny import decoder_config
+from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer
+from toolkit.sandbox.rows import sample_pairs, sandbox_tokenizer
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory, cpu_options):
+    folder = tmp_path_factory.mktemp("pretend")
+    backends.prepare(folder)
+    for architecture in ARCHITECTURES:
+        torch.manual_seed(0)
+        config = decoder_config(sandbox_tokenizer(), architecture)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder / architecture)
+    config = MultiScaleRewardConfig(output_dir=str(folder / "adapter"), max_steps=1, **cpu_options)
+    lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear")
+    trainer = MultiScaleRewardTrainer(str(folder / "base"), config, sample_pairs(8, seed=0), peft_config=lora)
+    trainer.train()
+    trainer.save_model()
+    return folder
+
+
+@pytest.mark.parametrize("part", ["reward_model", "reward_trainer", "reinforce", "shared_base"])
+def test_no_devices_are_mixed(work, part):
+    result = run_python("-m", "tests.launch.scripts.on_pretend_gpu", part, work, cwd=ROOT)
+    assert result.returncode == 0, result.stderr[-3000:]
