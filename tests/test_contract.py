@@ -197,6 +197,11 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
     # ---- Transformers: models
     "transformers.PreTrainedModel": {
         "_init_weights": ("(self, module)", "reward/model: begins the head"),
+        "save_pretrained": (
+            "(self, save_directory, is_main_process, state_dict, push_to_hub, max_shard_size, variant, token, "
+            "save_peft_format, save_original_format, distributed_checkpoint, **kwargs)",
+            "reward/model: writes the record, too",
+        ),
         "_keep_in_fp32_modules_strict": ("value", "reward/model: the head stays in float32, and out of 4 bits"),
         "_from_config": ("takes config", "planning/plan: a reward model without weights"),
     },
@@ -276,6 +281,9 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
         ),
     },
     "transformers.utils.logging": {"get_logger": ("takes name", "data, reward/scorer: warnings")},
+    "transformers.quantizers.auto": {
+        "AutoQuantizationConfig": ("class", "reward/verification: a 4-bit base as it was when it was saved"),
+    },
     "transformers.utils.peft_utils": {
         "find_adapter_config_file": ("takes model_id", "reward/loading, planning/plan: a folder or an adapter"),
     },

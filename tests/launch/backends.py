@@ -26,7 +26,7 @@ from toolkit.data.tokens import encode_response, segment_boundary_ids
 from toolkit.pages.tables import print_table
 from toolkit.planning.memory import ModelStates, in_bfloat16, model_states
 from toolkit.planning.plan import build_model, list_parameters, load_config
-from toolkit.reward.loading import restore_adapter_dtype
+from toolkit.reward.adapters import restore_adapter_dtype
 from toolkit.sandbox.rows import sample_pairs, sandbox_decoder, sandbox_tokenizer
 
 TESTS = Path(__file__).parent

@@ -21,6 +21,7 @@ from tests.launch.backends import (
 )
 from tests.launch.scripts import train
 from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer, RewardFunction
+from toolkit.reward.record import finder, read_record
 
 CASES = [
     ("reward", "none", "zero2"),
@@ -158,6 +159,10 @@ def test_what_zero3_saves_drops_into_trl(work, run, tmp_path):
     folder = str(work / name_of("zero3", 2, "reward", "none"))
     stock = AutoModelForSequenceClassification.from_pretrained(folder)
     assert stock.num_labels == 1
+    record = read_record(finder(folder))
+    assert record.weights
+    assert record.tokenizer
+    assert record.probes is None  # no process had the whole model
     prompts = load_dataset("json", data_files=str(work / "pairs.jsonl"), split="train", cache_dir=str(work / "cache"))
     config = RLOOConfig(
         output_dir=str(tmp_path),

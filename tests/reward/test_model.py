@@ -18,7 +18,7 @@ from tests.helpers import ARCHITECTURES
 from tests.tiny import pad_rows, spread_head
 from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings
 from toolkit.data.tokens import encode_response
-from toolkit.reward.loading import save_adapter_settings
+from toolkit.reward.adapters import save_adapter_settings
 from toolkit.reward.scales import SCALES
 
 ARCHITECTURE = pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -199,6 +199,7 @@ def test_a_checkpoint_of_before_reads_the_prompt_as_it_is(reward_model, batch, t
     config = json.loads((tmp_path / "config.json").read_text())
     del config["multi_scale"]["unit_prompt"]
     (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "prefscale.json").unlink()
     before = load(str(tmp_path)).eval()
     assert not torch.equal(score(before, batch).logits, score(model, batch).logits)
     model.score.unit_prompt = False
@@ -347,11 +348,15 @@ def test_settings_refuse_what_does_not_go_together(scales, context, message):
         MultiScaleSettings(scales=scales, context=context)
 
 
-def test_settings_given_anew_replace_the_saved_ones(reward_folder):
-    settings = MultiScaleSettings(scales=["response"], context="none")
-    model = AutoModelForMultiScaleReward.from_pretrained(reward_folder(), settings)
-    assert model.settings.scales == ["response"]
-    assert AutoModelForMultiScaleReward.from_pretrained(reward_folder()).settings.scales == ALL
+def test_settings_given_anew_replace_all_but_scales_and_context(reward_folder):
+    load = AutoModelForMultiScaleReward.from_pretrained
+    with pytest.raises(
+        ValueError, match=r"was saved with `scales=\['token', 'segment', 'response'\]`.*Ask for the same"
+    ):
+        load(reward_folder(), MultiScaleSettings(scales=["response"], context="none"))
+    model = load(reward_folder(), MultiScaleSettings(stop_token_ids=[7]))
+    assert model.settings == model.settings.from_saved(model.config.multi_scale)
+    assert (model.settings.scales, model.settings.stop_token_ids) == (ALL, [7])
 
 
 def test_head_stays_in_float32_in_a_bfloat16_model(reward_folder, batch):

@@ -19,7 +19,7 @@ from toolkit import (
     RewardFunction,
     SharedBaseRewardFunction,
 )
-from toolkit.reward.loading import save_adapter_settings
+from toolkit.reward.adapters import save_adapter_settings
 from toolkit.sandbox.rows import sandbox_decoder, sandbox_tokenizer
 
 FOUR_BITS = {"hidden_size": 64, "head_dim": 32}  # bitsandbytes packs 64 weights a row for the CPU

@@ -342,6 +342,9 @@ def test_training_on_from_an_adapter_takes_the_tokenizer_beside_it(reward_traine
     assert again.processing_class.chat_template.endswith("<other>")
     for file in (tmp_path / "adapter").glob("*token*"):
         file.unlink()
+    with pytest.raises(ValueError, match=r"not the one that was saved with it: tokenizer\.json is missing"):
+        reward_trainer(chat_pairs, model=str(tmp_path / "adapter"))
+    (tmp_path / "adapter" / "prefscale.json").unlink()
     again = reward_trainer(chat_pairs, model=str(tmp_path / "adapter"))  # has the base's, as none is beside it
     assert not again.processing_class.chat_template.endswith("<other>")
 

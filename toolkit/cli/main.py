@@ -11,6 +11,7 @@ from .explain import add_explain
 from .plan import add_plan
 from .report import add_report
 from .sandbox import add_sandbox
+from .verify import add_verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Words after the command; those of the process where they are not given.
 
     Returns:
-        `int`: Exit status: 0, 2 where the user's input was wrong, or 1 where `check` finds what training would refuse.
+        `int`: Exit status: 0, 2 where the user's input was wrong, or 1 where `check` finds what training would
+        refuse, or `verify` what is not as it was saved.
     """
     parser = argparse.ArgumentParser(
         prog="prefscale", allow_abbrev=False, description="Preference data, scores and GPU memory at a glance."
@@ -35,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_explain(add("explain", help="show what every token and segment adds to a response's score"))
     add_plan(add("plan", help="say what memory, tokens and hours a run needs, without any weights"))
     add_report(add("report", help="write a page with the figures, plots and settings of a training run or a study"))
+    add_verify(add("verify", help="say whether a saved reward model is, byte by byte, what was saved"))
     args = parser.parse_args(arguments)
     try:
         return int(args.run(args) or 0)

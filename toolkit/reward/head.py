@@ -1,6 +1,6 @@
 """The head of the multi-scale reward model: a linear map a scale, and the gate or the prompt-conditioned part."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -74,7 +74,13 @@ class MultiScaleSettings:
 
         Returns:
             [`MultiScaleSettings`]
+
+        Raises:
+            `ValueError`: If it is damaged.
         """
+        known = {one.name for one in fields(cls)}
+        if not isinstance(saved, dict) or not saved.keys() <= known or not isinstance(saved.get("scales", []), list):
+            raise ValueError(f"The settings of the reward model are damaged: {saved!r}. They are {sorted(known)}.")
         return cls(**{"unit_prompt": False, **saved})
 
 

@@ -1,25 +1,35 @@
 """Reward models, their tokenizers and adapters, from folders and the hub."""
 
-import json
+import logging
 import os
-from dataclasses import asdict, replace
-from pathlib import Path
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
-from huggingface_hub import snapshot_download
 from peft import PeftConfig, PeftModel, load_peft_weights
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 from transformers.utils.logging import get_logger
-from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..data.probes import NotTried, why_no_decoder
+from .adapters import adapter_folder, fit_vocabulary, load_adapter_settings, restore_adapter_dtype
+from .fingerprints import read_json, weight_files
 from .head import MultiScaleSettings
 from .model import USE_A_DECODER, check_adapter, reward_model_class
+from .record import ADAPTER_PREFIX, ADAPTER_SETTINGS_NAME, HEAD_PREFIX, RECORD_NAME, finder, read_record
+from .saved_checks import (
+    agreed,
+    check_base,
+    check_base_is_there,
+    check_saved,
+    check_tokenizer_files,
+    check_vocabulary,
+    refuse_missing,
+)
 
 logger = get_logger(__name__)
-ADAPTER_SETTINGS_NAME = "multi_scale.json"
 # Which file of a name is meant, and how it is fetched; the same for models, configurations and tokenizers
 HUB_OPTIONS = ("revision", "trust_remote_code", "token", "cache_dir")
 
@@ -49,20 +59,14 @@ class AutoModelForMultiScaleReward:
             `ValueError`: If the checkpoint is not a multi-scale reward model and no `settings` are given, it is no
             decoder, its architecture has no stock reward head, or an adapter puts tokens of its own before a row.
         """
-        shared = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
-        folder = adapter_folder(name_or_path, **{key: shared[key] for key in shared if key != "trust_remote_code"})
+        hub = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs and key != "trust_remote_code"}
+        folder = adapter_folder(name_or_path, **hub)
         if folder is not None:
-            base = PeftConfig.from_pretrained(folder).base_model_name_or_path
-            if settings is None or Path(folder, ADAPTER_SETTINGS_NAME).is_file():
-                settings = _as_trained(settings, load_adapter_settings(folder))
-            fetched = folder != name_or_path  # in the revision that is given, which then is not the base's
-            of_base = {key: value for key, value in kwargs.items() if not (fetched and key == "revision")}
-            check_adapter(PeftConfig.from_pretrained(folder))
-            model: Any = AutoModelForMultiScaleReward.from_pretrained(base, settings, **of_base)
-            fit_vocabulary(model, folder)
-            # PEFT would freeze it, but a whole model can be trained on when it is loaded, and so can this.
-            return restore_adapter_dtype(PeftModel.from_pretrained(model, folder, is_trainable=True), folder)
-
+            return _load_adapter(name_or_path, folder, settings, kwargs)
+        is_folder = os.path.isdir(name_or_path)
+        if is_folder:
+            read_json(os.path.join(name_or_path, "config.json"))  # one line where it is damaged
+        shared = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
         config: Any = AutoConfig.from_pretrained(name_or_path, num_labels=1, **shared)
         saved = getattr(config, "multi_scale", None)
         if settings is None and saved is None:
@@ -70,22 +74,162 @@ class AutoModelForMultiScaleReward:
                 f"'{name_or_path}' is not a multi-scale reward model: its config.json has no `multi_scale`. Train it "
                 "with MultiScaleRewardTrainer first, or pass `settings=MultiScaleSettings()` to begin a new head."
             )
-        if settings is not None:
-            settings = settings if saved is None else _as_trained(settings, MultiScaleSettings.from_saved(saved))
-            config.multi_scale = asdict(settings)
-            cut_layers(config, settings.num_hidden_layers)
-        config_class: Any = type(config)
-        model = reward_model_class(config_class).from_pretrained(name_or_path, config=config, **kwargs)
-        check_decoder(model, name_or_path)
-        keep_gradients_in_4bit(model)
-        for parameter in model.score.parameters():
-            # Transformers keeps in float32 what it reads, not what a checkpoint lacks: a new head, or an adapter's.
-            if not hasattr(parameter, "ds_id"):  # in pieces under ZeRO-3, whose dtype is DeepSpeed's to settle
-                parameter.data = parameter.data.float()
-        if "response" not in model.settings.scales:
-            # It takes no part in the score and stays 0. Frozen here, since loading makes every parameter trainable.
-            model.score.weight.requires_grad_(False)
+        if saved is None:
+            assert settings is not None, "else it has been refused"
+            model, missing = _load_whole(name_or_path, config, settings, kwargs)
+            refuse_if_missing(name_or_path, {key for key in missing if not key.startswith(HEAD_PREFIX)})
+            return model
+        settings = agreed(name_or_path, settings, MultiScaleSettings.from_saved(saved))
+        if is_folder:
+            check_saved(name_or_path, finder(name_or_path), adapter=False)
+        model, missing = _load_whole(name_or_path, config, settings, kwargs)
+        if not is_folder:  # its files have been fetched now, and its record is with them
+            fetch_record(name_or_path, **hub)
+            check_saved(name_or_path, finder(name_or_path, **_place(hub)), adapter=False)
+        refuse_if_missing(name_or_path, missing)
         return model
+
+
+def _load_adapter(
+    name_or_path: str, folder: str, settings: MultiScaleSettings | None, kwargs: dict[str, Any]
+) -> PeftModel:
+    """An adapter and the base that it was trained on, which runs no code of its own."""
+    read_json(os.path.join(folder, "adapter_config.json"))  # one line where it is damaged
+    adapter_config: Any = PeftConfig.from_pretrained(folder)
+    check_adapter(adapter_config)
+    if settings is None or os.path.isfile(os.path.join(folder, ADAPTER_SETTINGS_NAME)):
+        settings = agreed(name_or_path, settings, load_adapter_settings(folder))
+    record = check_saved(name_or_path, finder(folder), adapter=True)
+    base, base_mark = adapter_config.base_model_name_or_path, None if record is None else record.base
+    check_base_is_there(name_or_path, base, base_mark)
+    of_base = options_of_base(name_or_path, folder, kwargs)
+    if base_mark is not None and base_mark.commit is not None and base_mark.name == base:
+        of_base.setdefault("revision", base_mark.commit)
+    hub = {key: of_base[key] for key in HUB_OPTIONS if key in of_base}
+    find = finder(base, **_place(hub))
+    if base_mark is not None and os.path.isdir(base):
+        check_base(name_or_path, base_mark, base, find)
+    config: Any = AutoConfig.from_pretrained(base, num_labels=1, **hub)
+    model, missing = _load_whole(base, config, settings, of_base, of_adapter=True)
+    if base_mark is not None and not os.path.isdir(base):  # its files have been fetched now
+        check_base(name_or_path, base_mark, base, find)
+    refuse_if_missing(base, {key for key in missing if not key.startswith(HEAD_PREFIX)})
+    own = {key.removeprefix(ADAPTER_PREFIX) for key in load_peft_weights(folder, device="cpu")}
+    refuse_if_missing(name_or_path, missing - own)
+    fit_vocabulary(model, folder)
+    # PEFT would freeze it, but a whole model can be trained on when it is loaded, and so can this.
+    return restore_adapter_dtype(PeftModel.from_pretrained(model, folder, is_trainable=True), folder)
+
+
+def _load_whole(
+    name_or_path: str,
+    config: Any,
+    settings: MultiScaleSettings,
+    kwargs: dict[str, Any],
+    of_adapter: bool = False,
+) -> tuple[Any, set[str]]:
+    """A model whose head is read or begun, and the names of the weights that no file has."""
+    begins = getattr(config, "multi_scale", None) is None and not of_adapter
+    config.multi_scale = asdict(settings)
+    cut_layers(config, settings.num_hidden_layers)
+    config_class: Any = type(config)
+    load: Any = reward_model_class(config_class).from_pretrained
+    if begins:
+        model, info = load(name_or_path, config=config, output_loading_info=True, **kwargs)
+    else:
+        # What is missing is refused here, or read from the adapter: a report of new weights would be wrong
+        options = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        with without_load_report():
+            model, info = load(name_or_path, config=config, **options)
+        refuse_mismatched(name_or_path, info["mismatched_keys"])
+    hub = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
+    model.loaded_files = weight_files(finder(name_or_path, **_place(hub)))
+    check_decoder(model, name_or_path)
+    keep_gradients_in_4bit(model)
+    for parameter in model.score.parameters():
+        # Transformers keeps in float32 what it reads, not what a checkpoint lacks: a new head, or an adapter's.
+        if not hasattr(parameter, "ds_id"):  # in pieces under ZeRO-3, whose dtype is DeepSpeed's to settle
+            parameter.data = parameter.data.float()
+    if "response" not in model.settings.scales:
+        # It takes no part in the score and stays 0. Frozen here, since loading makes every parameter trainable.
+        model.score.weight.requires_grad_(False)
+    return model, set(info["missing_keys"])
+
+
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """Within it Transformers does not report weights that a checkpoint lacks, or has beside the model's."""
+    log = logging.getLogger("transformers.modeling_utils")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    log.addFilter(is_other)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_other)
+
+
+def refuse_if_missing(name: str, missing: set[str]) -> None:
+    """Refuse a model of which weights would be random."""
+    if missing:
+        refuse_missing(name, sorted(missing, key=lambda key: (not key.startswith(HEAD_PREFIX), key)))
+
+
+def refuse_mismatched(name: str, mismatched: Collection[Any]) -> None:
+    """
+    Refuse weights whose shapes are not those of their configuration.
+
+    Args:
+        name (`str`):
+            Folder or hub name.
+        mismatched (`Collection`):
+            Name, shape in the files and shape in the model of each.
+
+    Raises:
+        `ValueError`: Naming the first.
+    """
+    if mismatched:
+        key, found, wanted = min(mismatched, key=lambda entry: entry[0])
+        raise ValueError(
+            f"The weights of '{name}' do not fit its config.json: {key} has the shape {list(found)}, and "
+            f"{list(wanted)} is asked for. Restore config.json, or copy the folder again."
+        )
+
+
+def options_of_base(name: str, folder: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """
+    Options for the base of an adapter, out of those that are given for the adapter.
+
+    Args:
+        name (`str`):
+            Folder or hub name of the adapter.
+        folder (`str`):
+            Its folder, into which one of the hub has been fetched, in the revision that is given.
+        kwargs (`dict`):
+            Options of `from_pretrained`.
+
+    Returns:
+        `dict[str, Any]`: Those that trust no code, since an adapter may name any model as its base, and without
+        `revision` where that is the adapter's.
+    """
+    if kwargs.get("trust_remote_code"):
+        logger.warning_once(
+            f"`trust_remote_code` is not passed on to the base that the adapter '{name}' names: code of a base that "
+            "somebody else has chosen is not run."
+        )
+    of_base = {key: value for key, value in kwargs.items() if key != "revision" or folder == name}
+    return {**of_base, "trust_remote_code": False}
+
+
+def fetch_record(name_or_path: str, **hub: Any) -> None:
+    """Fetch the record of a model of the hub, where it has one."""
+    cached_file(name_or_path, RECORD_NAME, _raise_exceptions_for_missing_entries=False, **hub)
+
+
+def _place(hub: dict[str, Any]) -> dict[str, Any]:
+    return {key: hub[key] for key in ("revision", "cache_dir") if key in hub}
 
 
 def load_tokenizer(name_or_path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
@@ -104,20 +248,26 @@ def load_tokenizer(name_or_path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
     kwargs = {key: kwargs[key] for key in HUB_OPTIONS if kwargs.get(key) is not None}
     of_hub = {key: value for key, value in kwargs.items() if key != "trust_remote_code"}
     folder = adapter_folder(name_or_path, **of_hub)
+    if not os.path.isdir(name_or_path):
+        fetch_record(name_or_path, **of_hub)
+    find = finder(name_or_path, **_place(of_hub))
+    record = read_record(find)
+    if record is not None:
+        # Before what is damaged is read; of the hub's tokenizers the next lines fetch what there is
+        for name in record.tokenizer or {}:
+            cached_file(name_or_path, name, _raise_exceptions_for_missing_entries=False, **of_hub)
+        check_tokenizer_files(name_or_path, record, find)
     own = cached_file(name_or_path, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **of_hub)
     if folder is None or own is not None:
-        return AutoTokenizer.from_pretrained(name_or_path, **kwargs)
-    if folder != name_or_path:
-        kwargs.pop("revision", None)  # which is the adapter's
-    return AutoTokenizer.from_pretrained(PeftConfig.from_pretrained(folder).base_model_name_or_path, **kwargs)
-
-
-def _as_trained(settings: MultiScaleSettings | None, saved: MultiScaleSettings) -> MultiScaleSettings:
-    """What is asked for, but for how a trained head reads the decoder, which another training does not change."""
-    if settings is None:
-        return saved
-    layers = settings.num_hidden_layers or saved.num_hidden_layers
-    return replace(settings, unit_prompt=saved.unit_prompt, num_hidden_layers=layers)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **kwargs)
+    else:
+        of_base = options_of_base(name_or_path, folder, kwargs)
+        tokenizer = AutoTokenizer.from_pretrained(
+            PeftConfig.from_pretrained(folder).base_model_name_or_path, **of_base
+        )
+    if record is not None:
+        check_vocabulary(name_or_path, record, tokenizer)
+    return tokenizer
 
 
 def cut_layers(config: Any, number: int | None) -> None:
@@ -163,27 +313,6 @@ def check_decoder(model: Any, name: str) -> None:
         raise ValueError(f"'{name}' ({type(model).__name__}) cannot be a reward model here: {reason}. {USE_A_DECODER}")
 
 
-def fit_vocabulary(model: Any, folder: str) -> None:
-    """
-    Give a base as many embeddings as an adapter has that was trained with tokens which the base has not.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Base, whose embeddings are resized in place. The adapter's file has the values of all of them.
-        folder (`str`):
-            Folder of the adapter.
-    """
-    embeddings = model.get_input_embeddings()
-    name = next(name for name, module in model.named_modules() if module is embeddings)
-    rows = [
-        weight.size(0)
-        for key, weight in load_peft_weights(folder, device="cpu").items()
-        if key.startswith(f"base_model.model.{name}.") and key.endswith("weight") and "lora_" not in key
-    ]
-    if rows and rows[0] != embeddings.num_embeddings:
-        model.resize_token_embeddings(rows[0], mean_resizing=False)
-
-
 def generation_stops(name_or_path: str, **kwargs: Any) -> list[int]:
     """
     Ids at which a model's generation stops, which some models have beside their tokenizer's EOS.
@@ -222,84 +351,3 @@ def keep_gradients_in_4bit(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-
-
-def adapter_folder(name_or_path: str, **kwargs: Any) -> str | None:
-    """
-    Folder of an adapter.
-
-    Args:
-        name_or_path (`str`):
-            Hub name, whose files are fetched, or folder.
-        kwargs:
-            `revision`, `token` and `cache_dir` for the hub.
-
-    Returns:
-        `str`: `None` for what is no adapter.
-    """
-    if find_adapter_config_file(name_or_path, **kwargs) is None:
-        return None
-    if os.path.isdir(name_or_path):
-        return name_or_path
-    # Not the checkpoints that may lie beside it
-    return str(snapshot_download(name_or_path, allow_patterns=["adapter_*", ADAPTER_SETTINGS_NAME], **kwargs))
-
-
-def restore_adapter_dtype(model: PeftModel, folder: str, adapter_name: str = "default") -> PeftModel:
-    """
-    Give an adapter the dtype in which it was saved, and so trained. PEFT loads those in bfloat16, which TRL trains
-    beside 4-bit weights, as float32, and scores then differ in the third digit.
-
-    Args:
-        model ([`~peft.PeftModel`]):
-            Model with the adapter, loaded from `folder`.
-        folder (`str`):
-            Folder of the adapter.
-        adapter_name (`str`, *optional*, defaults to `"default"`):
-            Its name in the model.
-
-    Returns:
-        [`~peft.PeftModel`]: `model`.
-    """
-    saved = load_peft_weights(folder, device="cpu")
-    for name, parameter in model.named_parameters():
-        key = name.replace(f".{adapter_name}", "")  # files leave out the adapter's name
-        if key in saved:
-            parameter.data = parameter.data.to(saved[key].dtype)
-    return model
-
-
-def save_adapter_settings(settings: MultiScaleSettings, folder: str) -> None:
-    """
-    Write the settings beside a LoRA adapter, whose own files have no room for them.
-
-    Args:
-        settings ([`MultiScaleSettings`]):
-            Settings of the model that the adapter belongs to.
-        folder (`str`):
-            Folder of the adapter. A `config.json` there would make stock loaders take it for a whole model.
-    """
-    Path(folder, ADAPTER_SETTINGS_NAME).write_text(json.dumps(asdict(settings), indent=2) + "\n")
-
-
-def load_adapter_settings(folder: str) -> MultiScaleSettings:
-    """
-    Read the settings beside a LoRA adapter.
-
-    Args:
-        folder (`str`):
-            Folder of the adapter.
-
-    Returns:
-        [`MultiScaleSettings`]
-
-    Raises:
-        `ValueError`: If there are none.
-    """
-    path = Path(folder, ADAPTER_SETTINGS_NAME)
-    if not path.is_file():
-        raise ValueError(
-            f"The adapter in '{folder}' has no {ADAPTER_SETTINGS_NAME} beside it. MultiScaleRewardTrainer writes that "
-            "file when it saves; for an adapter saved otherwise call `save_adapter_settings` or pass `settings`."
-        )
-    return MultiScaleSettings.from_saved(json.loads(path.read_text()))

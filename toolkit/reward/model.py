@@ -4,6 +4,7 @@ tokens, segments and the response, mixed by a gate that reads the prompt."""
 import inspect
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from ..data.packing import branch_mask
 from ..data.positions import find_response_start, last_kept, positions_from, response_mask, segment_ends
 from ..data.rotary import settle_frequencies
 from .head import MultiScaleHead, MultiScaleSettings
+from .record import leave_without_record, write_record
 from .scales import SCALES, mix, scale_prefix_values
 
 USE_A_DECODER = "Use a causal model such as Qwen3, Llama, GPT-NeoX or GPT-2."
@@ -82,8 +84,10 @@ class MultiScaleMixin:
     config: Any
     settings: MultiScaleSettings
     base_model_prefix: str
+    push_to_hub: Any
     _keep_in_fp32_modules_strict = frozenset({"score"})  # which also keeps it out of 4-bit and 8-bit
     _boundary_cache: Tensor | None = None
+    loaded_files: dict[str, Path] | None = None  # the files of weights that it was loaded from
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)  # type: ignore[call-arg]  # the architecture's class comes after this one
@@ -106,6 +110,25 @@ class MultiScaleMixin:
             module.initialize(
                 getattr(self.config.get_text_config(), "initializer_range", 0.02)
             )  # Transformers' default
+
+    def save_pretrained(
+        self,
+        save_directory: Any,
+        is_main_process: bool = True,
+        state_dict: Any = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Save as any model of Transformers, and beside it what loading and `prefscale verify` compare it with."""
+        of_hub = {key: kwargs.pop(key) for key in ("repo_id", "commit_message", "create_pr") if key in kwargs}
+        nothing = state_dict is not None and not state_dict  # as where DeepSpeed writes the weights itself
+        super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)  # type: ignore[misc]
+        if is_main_process and nothing:
+            leave_without_record(save_directory, "no weights were given")
+        elif is_main_process:
+            write_record(self, save_directory)
+        if push_to_hub and is_main_process:  # with the record
+            self.push_to_hub(of_hub.pop("repo_id", Path(save_directory).name), **of_hub, **kwargs)
 
     def forward(
         self,

@@ -26,14 +26,17 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..data.rotary import settle_frequencies
+from .adapters import load_adapter_settings, restore_adapter_dtype
 from .head import MultiScaleHead, MultiScaleSettings
-from .loading import keep_gradients_in_4bit, load_adapter_settings, load_tokenizer, restore_adapter_dtype
+from .loading import keep_gradients_in_4bit, load_tokenizer
 from .model import reward_model_class
+from .record import ADAPTER_PREFIX, finder
+from .saved_checks import check_base, check_saved
 from .scorer import RewardFunction
 from .scores import ResponseScore
 
 ADAPTER_NAME = "shared_reward"
-HEAD_PREFIX = "base_model.model.score."  # of the head's keys in an adapter's file
+HEAD_PREFIX = f"{ADAPTER_PREFIX}score."  # of the head's keys in an adapter's file
 
 # The others take the first singular vectors, or what 4 bits lose, out of the base's own weights.
 INITS_THAT_KEEP_THE_BASE = (True, False, "gaussian", "orthogonal", "eva")
@@ -78,6 +81,7 @@ class SharedBaseRewardFunction(RewardFunction):
         if of_base := sorted(kwargs.keys() & {"device", "model_init_kwargs"}):
             raise ValueError(f"{of_base} are of the base, which is the policy's. Give them to the policy.")
         self._config = _adapter_config(adapter)
+        self._record = check_saved(adapter, finder(adapter), adapter=True)
         self._folder = adapter
         self._policy: Any = None
         self._name = ""
@@ -143,6 +147,9 @@ class SharedBaseRewardFunction(RewardFunction):
                 f"The reward adapter '{self._folder}' was trained on {first}, and the policy's base is {second}. "
                 f"Begin the policy from the base of the reward adapter, or {alone}."
             )
+        if self._record is not None and self._record.base is not None:
+            revision = {"revision": self._record.base.commit} if self._record.base.commit else {}
+            check_base(self._folder, self._record.base, str(found), finder(str(found), **revision))
         layers, read = base.config.get_text_config().num_hidden_layers, self.settings.num_hidden_layers
         if read not in (None, layers):
             raise ValueError(

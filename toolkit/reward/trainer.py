@@ -1,5 +1,7 @@
 """TRL's `RewardTrainer` with a score at several scales."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +23,12 @@ from ..data.tokens import row_template_kwargs, segment_boundary_ids
 from ..stats.metrics import PairScores, summarize_pairs
 from ..training.checkpoints import ExactResume
 from ..training.progress import show_progress
+from .adapters import save_adapter_settings
 from .config import MultiScaleRewardConfig
-from .loading import load_tokenizer, save_adapter_settings
+from .loading import load_tokenizer
 from .losses import score_pairs, strength_weights
 from .model import base_reward_model
+from .record import RECORD_NAME, add_tokenizer, write_record
 from .setup import (
     check_arguments,
     check_frozen,
@@ -317,12 +321,19 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            self._save_adapter_settings(output_dir or self.args.output_dir)
+            folder = output_dir or self.args.output_dir
+            self._save_adapter_settings(folder)
+            model = self.accelerator.unwrap_model(self.model)
+            if isinstance(model, PeftModel):
+                write_record(model, folder)
+            add_tokenizer(folder)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         # Transformers copies to where it pushes from what it knows the names of
         if self.is_world_process_zero():
             self._save_adapter_settings(self.args.output_dir)
+            if (record := Path(checkpoint_folder, RECORD_NAME)).is_file():
+                shutil.copy(record, self.args.output_dir)
         super()._push_from_checkpoint(checkpoint_folder)
 
     def _save_adapter_settings(self, folder: str) -> None:

@@ -14,8 +14,9 @@ from ...data.packing import pack_rows, why_not_shared
 from ...data.probes import VOCABULARY, gap, randomize
 from ...data.rotary import longest_fixed_row
 from ...policy.passes import prefill_once, response_log_probs, why_not_prefilled
+from ...reward.adapters import save_adapter_settings
 from ...reward.head import MultiScaleSettings
-from ...reward.loading import AutoModelForMultiScaleReward, save_adapter_settings
+from ...reward.loading import AutoModelForMultiScaleReward
 from ...reward.model import reward_model_class
 from ...reward.scales import SCALES
 from .configs import full_config, tiny_config
