@@ -35,7 +35,7 @@ def test_every_command_has_a_line_in_the_help(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
-    assert [name for name, _ in lines] == ["check", "sandbox", "explain", "plan", "report"]
+    assert [name for name, _ in lines] == ["check", "sandbox", "explain", "plan", "report", "verify"]
 
 
 @pytest.mark.parametrize("module", ["toolkit.reward.losses", "toolkit.stats.metrics", "toolkit.sandbox.world"])

@@ -63,9 +63,9 @@ def refuses_a_mix() -> None:
 def reward_model(folder: str) -> None:
     """Heads, types, kinds of attention, packed and not: forward, backward, and states read before."""
     refuses_a_mix()
-    kinds = [("qwen3", *head) for head in HEADS] + [(other, *HEADS[0]) for other in ARCHITECTURES if other != "qwen3"]
-    cases = product(kinds, ("sdpa", "eager"), (torch.float32, torch.bfloat16))
-    for (architecture, context, scales), attention, dtype in cases:
+    heads = product([("qwen3", *head) for head in HEADS], ("sdpa", "eager"), (torch.float32, torch.bfloat16))
+    others = [((other, *HEADS[0]), "sdpa", torch.float32) for other in ARCHITECTURES if other != "qwen3"]
+    for (architecture, context, scales), attention, dtype in [*heads, *others]:
         settings = MultiScaleSettings(scales=scales, context=context, segment_boundary_ids=[7, 22])
         options = {"attn_implementation": attention, "dtype": dtype}
         for packed, autocast in product((False, True), (False, True) if dtype == torch.float32 else (False,)):

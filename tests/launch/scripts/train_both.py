@@ -55,8 +55,9 @@ def train_frozen(folder: str, base: str, pairs: Dataset) -> dict[str, Any]:
         **SHARED,
     }
     config = MultiScaleRewardConfig(output_dir=folder, **options)
-    states.SHARD_TOKENS = 400
+    usual, states.SHARD_TOKENS = states.SHARD_TOKENS, 400
     trainer = MultiScaleRewardTrainer(base, config, pairs, eval_dataset=pairs.select(range(7)))
+    states.SHARD_TOKENS = usual
     rates = cross_validate(trainer, [1e-3, 3e-2])
     trainer.train()
     return {
