@@ -88,7 +88,7 @@ def main(args: DemoArguments) -> None:
     comparison = compare_policies(
         start, reinforce.model, tokenizer, held_out, sandbox.gold_judge, max_new_tokens=48, seed=args.seed
     )
-    policy = comparison._asdict() | {"judge": sandbox.gold_judge.__name__}
+    policy = comparison._asdict() | {"judge": sandbox.gold_judge.__name__, "about": sandbox.RULES}
     log = [row for row in reinforce.state.log_history if "reward" in row]
     write_json(out / "metrics.json", {"reward_model": reward_metrics, "policy": policy, "log": log})
     print_accuracy(accuracies_of(reward_metrics, reward.args.scales))

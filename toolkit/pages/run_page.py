@@ -11,7 +11,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..judges.duels import PolicyComparison
 from ..reward.scales import SCALES
-from ..sandbox.world import RULES
 from ..stats.intervals import Interval, PairAccuracy
 from ..training.manifests import MANIFEST_NAME, what_is_missing
 from ..training.run_record import EXAMPLES_NAME, RUN_NAME, read_json
@@ -138,7 +137,8 @@ def _read_demonstration(folder: Path, demo: Mapping[str, Any], run: dict[str, An
         responses = [{"label": side, "text": row[side], "numbers": score} for side, score in scores.items()]
         examples.append({"title": f"Prompt {i}", "prompt": row["prompt"], "responses": responses})
     model, evaluation, judge = _read_model(folder / "policy"), demo["reward_model"], policy.get("judge", "")
-    return _Record(folder, demo["log"], {}, evaluation, comparison, judge, run, model, examples, [RULES])
+    about = [policy["about"]] if "about" in policy else []
+    return _Record(folder, demo["log"], {}, evaluation, comparison, judge, run, model, examples, about)
 
 
 def _read_model(folder: Path) -> dict[str, Any]:

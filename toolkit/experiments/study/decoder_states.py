@@ -243,7 +243,7 @@ def cache_states(folder: Path, task: TaskPairs, model: Any, tokenizer: Any, laye
     Args:
         folder (`Path`):
             Folder of the task. What is there is kept: after a stop the work goes on with the next file.
-        task ([`TaskPairs`]):
+        task ([`~toolkit.experiments.study.task_pairs.TaskPairs`]):
             The task.
         model ([`~transformers.PreTrainedModel`]):
             Decoder without a head, whose `dtype` is that of the computation.
