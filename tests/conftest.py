@@ -4,6 +4,7 @@ a test asks for it: `tests/stats` runs without Transformers.
 """
 
 import copy
+import gc
 import os
 from functools import partial
 from importlib import resources
@@ -15,6 +16,8 @@ from tests.helpers import PAIRS, ROOT
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Before torch is imported: a second thread gains nothing on models of this size, and processes run side by side.
 os.environ["OMP_NUM_THREADS"] = "1"
+# bitsandbytes offers its functions to torch's compiler when it is imported, which takes a second in every process.
+os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 ALL_SCALES = ("token", "segment", "response")
 LAUNCH = ROOT / "tests" / "launch"
@@ -23,6 +26,7 @@ TRAINING = {
     "experiments/benchmarks/test_policy",
     "experiments/benchmarks/test_scaling",
     "experiments/study/test_committed_tasks",
+    "experiments/study/test_miniature",
     "experiments/study/test_real",
     "experiments/study/test_results",
     "pages/test_run_page",
@@ -47,6 +51,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker("launch")
         if item.path.relative_to(ROOT / "tests").with_suffix("").as_posix() in TRAINING:
             item.add_marker("training")
+
+
+def pytest_collection_finish():
+    """
+    Leave what imports made to the end: Accelerate asks for two whole collections a training, and walking that takes
+    longer than the training does.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ from toolkit.planning.plan import build_model, list_parameters, load_config
 from toolkit.reward.adapters import restore_adapter_dtype
 from toolkit.sandbox.rows import sample_pairs, sandbox_decoder, sandbox_tokenizer
 
-TESTS = Path(__file__).parent
+SCRIPT, FORKED = (Path(__file__).parent / "scripts" / name for name in ("train.py", "forked.py"))
 STAGES = ("ddp", "zero1", "zero2", "zero3", "zero3_offload")
 STEPS, ROWS = 12, 4  # of each run, and of the batch of all processes together
 LABEL = {"none": "full", "lora": "LoRA", "qlora": "QLoRA"}
@@ -136,7 +136,21 @@ def specification(work: Path, name: str, trainer: str, adapter: str, processes: 
 def start(work: Path, stage: str, processes: int, name: str, *specs: dict) -> subprocess.Popen:
     """Start one launch of trainings that follow each other; what it prints goes to `<name>.log`."""
     (work / f"{name}.spec").write_text(json.dumps(specs))
-    command = [*launcher(work, stage, processes), str(TESTS / "scripts" / "train.py"), str(work / f"{name}.spec")]
+    return begin(work, name, [*launcher(work, stage, processes), str(SCRIPT), str(work / f"{name}.spec")])
+
+
+def start_forked(work: Path, processes: int, name: str, specs: dict[str, list[dict]]) -> subprocess.Popen:
+    """Start launches of several stages, one after the other, whose processes import nothing."""
+    launches = []
+    for stage, trainings in specs.items():
+        (work / f"{stage}.spec").write_text(json.dumps(trainings))
+        config = launcher(work, stage, processes)[-1]
+        launches.append({"config": config, "script": str(SCRIPT), "arguments": [str(work / f"{stage}.spec")]})
+    (work / f"{name}.launches").write_text(json.dumps(launches))
+    return begin(work, name, [sys.executable, str(FORKED), str(work / f"{name}.launches")])
+
+
+def begin(work: Path, name: str, command: list[str]) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     # DeepSpeed compiles an operator at its first start, with the ninja that is installed beside it.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])

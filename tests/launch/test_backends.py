@@ -1,5 +1,7 @@
 """Two processes under ZeRO-2 and ZeRO-3: the same training as without, with the state really divided up."""
 
+from functools import partial
+
 import pytest
 import torch
 from datasets import load_dataset
@@ -53,39 +55,31 @@ def reward_adapter(work, cpu_options):
     return config.output_dir
 
 
+def specifications(work, reward_adapter) -> dict[str, list[dict]]:
+    """All trainings of two processes, by their stage."""
+    specs = {stage: [] for stage in ("ddp", "zero2", "zero3")}
+    for trainer, adapter, stage in [*CASES, *REFERENCES]:
+        specs[stage].append(specification(work, name_of(stage, 2, trainer, adapter), trainer, adapter, 2))
+    for stage in ("zero2", "zero3"):
+        half = {"bf16": True, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
+        specs[stage].append(specification(work, f"half-{stage}", "reward", "none", 2, max_steps=2, **half))
+    for way, share in {"shared": True, "separate": False}.items():
+        spec = specification(work, way, "reinforce", "lora", 2, max_steps=4)
+        specs["zero3"].append(spec | {"reward": reward_adapter, "share_base": share})
+    return specs
+
+
 @pytest.fixture(scope="module")
 def two(work, reward_adapter):
-    """Makes results of both processes, by name of the training; those of a stage follow each other in one launch."""
-    launched = set()
-
-    def results(name: str, stage: str) -> list[dict]:
-        if stage not in launched:
-            specs = [
-                specification(work, name_of(stage, 2, trainer, adapter), trainer, adapter, 2)
-                for trainer, adapter, other in [*CASES, *REFERENCES]
-                if other == stage
-            ]
-            if stage != "ddp":
-                half = {"bf16": True, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
-                specs.append(specification(work, f"half-{stage}", "reward", "none", 2, max_steps=2, **half))
-            if stage == "zero3":
-                shares = {"shared": True, "separate": False}
-                specs += [
-                    specification(work, way, "reinforce", "lora", 2, max_steps=4)
-                    | {"reward": reward_adapter, "share_base": share}
-                    for way, share in shares.items()
-                ]
-            launched.add(stage)
-            backends.start(work, stage, 2, stage, *specs).wait()
-        return results_of(work, name, 2, stage)
-
-    return results
+    """Gives the results of both processes, by name of the training."""
+    backends.start_forked(work, 2, "all", specifications(work, reward_adapter)).wait()
+    return partial(results_of, work, processes=2, launched="all")
 
 
 @pytest.fixture(scope="module")
 def run(two):
     def results(stage: str, trainer: str, adapter: str) -> list[dict]:
-        return two(name_of(stage, 2, trainer, adapter), stage)
+        return two(name_of(stage, 2, trainer, adapter))
 
     return results
 
@@ -127,7 +121,7 @@ def test_processes_hold_what_the_plan_says(work, run, trainer, adapter, stage):
 
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
 def test_gradients_of_bfloat16_weights_add_up_in_float32(work, two, stage):
-    results = two(f"half-{stage}", stage)
+    results = two(f"half-{stage}")
     planned = planned_states(work, "reward", "none", stage, 2, bf16=True).gradients
     for result in results:
         assert result["gradient_types"] == ["torch.float32"]
@@ -191,7 +185,7 @@ def test_what_zero3_saves_drops_into_trl(work, run, tmp_path):
 
 
 def test_a_reward_adapter_on_the_policys_base_trains_as_the_separate_model_under_zero3(work, two):
-    shared, separate = two("shared", "zero3"), two("separate", "zero3")
+    shared, separate = two("shared"), two("separate")
     for key in ("loss", "grad_norm", "reward", "kl"):
         expected = series(separate[0], key)
         assert len(expected) == 4

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from tests.helpers import run_python
-from tests.launch.scripts import train_both
+from tests.launch.scripts import forked, train_both
 
 # "MULTI_CPU" would silently run one process; this is what starts two with gloo.
 LAUNCH = """\
@@ -38,13 +38,15 @@ def results(tmp_path_factory, tiny_folder, chat_pairs):
     pairs = chat_pairs.add_column("strength", [1.0 + i % 3 for i in range(len(chat_pairs))])
     pairs.to_json(work / "pairs.jsonl")
     (work / "launch.yaml").write_text(LAUNCH.format(port=free_port()))
-    base, launcher = tiny_folder(), ["-m", "accelerate.commands.launch", "--config_file", work / "launch.yaml"]
+    base, script = tiny_folder(), train_both.__file__
     train_both.main(work, base)
-    two = run_python(*launcher, train_both.__file__, work, base)
+    launch = {"config": str(work / "launch.yaml"), "script": script, "arguments": [str(work), base]}
+    (work / "launches.json").write_text(json.dumps([launch]))
+    two = run_python(forked.__file__, work / "launches.json")
     # Judged by what was written: a process now and then aborts when it leaves, after all is done.
     files = {name: work / f"result-{name}.json" for name in ("1-0", "2-0", "2-1")}
     for file in files.values():
-        assert file.is_file(), two.stderr
+        assert file.is_file(), two.stdout[-1000:] + two.stderr[-3000:]
     return {name: json.loads(file.read_text()) for name, file in files.items()}
 
 

@@ -33,13 +33,28 @@ def run(installed, *command):
     )
 
 
-def test_every_public_name_is_there(installed):
-    done = run(
-        installed,
-        "-c",
-        "import toolkit; print(toolkit.__file__, *[name for name in toolkit.__all__ if not hasattr(toolkit, name)])",
-    )
-    assert done.stdout.split() == [str(installed / "toolkit" / "__init__.py")], done.stderr
+USE = """
+import sys, toolkit
+print(toolkit.__file__, *[name for name in toolkit.__all__ if not hasattr(toolkit, name)])
+sys.argv[1:] = ["report", sys.argv[1]]
+from toolkit.cli.main import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def used(installed):
+    """What a process prints that asks for every public name and writes the page of the folder `run`."""
+    log = '{"log_history": [{"step": 1, "loss": 0.5, "accuracy": 0.5}]}'
+    (installed.parent / "run").mkdir()
+    (installed.parent / "run" / "trainer_state.json").write_text(log)
+    done = run(installed, "-c", USE, installed.parent / "run")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_every_public_name_is_there(installed, used):
+    assert used[0] == str(installed / "toolkit" / "__init__.py")
 
 
 @pytest.mark.parametrize("command", ["check", "sandbox", "explain", "plan", "report"])
@@ -49,11 +64,8 @@ def test_every_command_answers(installed, command):
     assert f"usage: prefscale {command}" in done.stdout
 
 
-def test_a_page_can_be_written_and_types_are_declared(installed, tmp_path):
-    (tmp_path / "trainer_state.json").write_text('{"log_history": [{"step": 1, "loss": 0.5, "accuracy": 0.5}]}')
-    done = run(installed, installed / "bin" / "prefscale", "report", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / done.stdout.strip()).is_file()
+def test_a_page_can_be_written_and_types_are_declared(installed, used):
+    assert (installed.parent / used[1]).is_file()
     templates = {path.name for path in (ROOT / "toolkit" / "pages" / "templates").iterdir()}
     assert {path.name for path in (installed / "toolkit" / "pages" / "templates").iterdir()} == templates
     assert (installed / "toolkit" / "py.typed").is_file()

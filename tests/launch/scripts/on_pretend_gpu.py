@@ -1,13 +1,16 @@
 """
-Run a part of the project on the pretended GPU, and fail where it mixes devices: `on_pretend_gpu.py PART FOLDER`.
+Run parts of the project on the pretended GPU, each of which fails where it mixes devices: `on_pretend_gpu.py FOLDER`.
 
 The folder has a decoder of every architecture by its name, `base` (with the sandbox's tokenizer), a reward model
-`reward` and a LoRA reward model `adapter` on that base.
+`reward` and a LoRA reward model `adapter` on that base. `<part>.txt` is what a part raised, and empty where it passed.
 """
 
 import sys
+import traceback
 from contextlib import nullcontext
+from functools import partial
 from itertools import product
+from pathlib import Path
 
 import torch
 
@@ -60,34 +63,46 @@ def refuses_a_mix() -> None:
             raise AssertionError("a mix of devices passed")
 
 
+def cases() -> list[tuple]:
+    """
+    Every kind of attention with every type, packed and not, the heads in turn, so that each meets each of these; and
+    every other architecture packed and not, under autocast and not.
+    """
+    found = []
+    numbers = (torch.float32, False), (torch.float32, True), (torch.bfloat16, False)
+    for i, (attention, packed, number) in enumerate(product(("sdpa", "eager"), (False, True), numbers)):
+        found.append(("qwen3", HEADS[(i + i // 3) % 3], attention, packed, *number))
+    for i, architecture in enumerate(other for other in ARCHITECTURES if other != "qwen3"):
+        for packed in (False, True):
+            found.append((architecture, HEADS[0], "sdpa", packed, torch.float32, (i + packed) % 2 == 1))
+    return found
+
+
 def reward_model(folder: str) -> None:
     """Heads, types, kinds of attention, packed and not: forward, backward, and states read before."""
     refuses_a_mix()
-    heads = product([("qwen3", *head) for head in HEADS], ("sdpa", "eager"), (torch.float32, torch.bfloat16))
-    others = [((other, *HEADS[0]), "sdpa", torch.float32) for other in ARCHITECTURES if other != "qwen3"]
-    for (architecture, context, scales), attention, dtype in [*heads, *others]:
+    for architecture, (context, scales), attention, packed, dtype, autocast in cases():
         settings = MultiScaleSettings(scales=scales, context=context, segment_boundary_ids=[7, 22])
         options = {"attn_implementation": attention, "dtype": dtype}
-        for packed, autocast in product((False, True), (False, True) if dtype == torch.float32 else (False,)):
-            model = AutoModelForMultiScaleReward.from_pretrained(f"{folder}/{architecture}", settings, **options)
-            spread_head(model).eval()
-            with torch.autocast("cpu", dtype=torch.bfloat16) if autocast else nullcontext():
-                expected = model(**batch_of(packed), use_cache=False).logits.detach()
-            put_on_gpu(model)
-            with Gpu(), torch.autocast("cuda", dtype=torch.bfloat16) if autocast else nullcontext():
-                batch = {key: value.to("cuda") for key, value in batch_of(packed).items()}
-                output = model(**batch, use_cache=False)
-                assert all(isinstance(value, OnGpu) for value in output.values())
-                assert output.logits.dtype == torch.float32
-                chosen, rejected = output.logits[:, 0].view(2, 2).unbind(1)
-                by_scale = output.scale_scores.view(2, 2, -1).unbind(1)
-                weight = torch.ones(2, device="cuda")
-                loss = multi_scale_loss(chosen, rejected, *by_scale, weight=weight, margin=None, scale_weight=0.5)
-                loss.total.mean().backward()
-                again = model(states=model.response_states(**batch, use_cache=False))
-            found = output.logits.detach().cpu()
-            for other in (expected, again.logits.detach().cpu()):
-                torch.testing.assert_close(found, other, msg=str((architecture, attention, context, packed, autocast)))
+        model = AutoModelForMultiScaleReward.from_pretrained(f"{folder}/{architecture}", settings, **options)
+        spread_head(model).eval()
+        with torch.autocast("cpu", dtype=torch.bfloat16) if autocast else nullcontext():
+            expected = model(**batch_of(packed), use_cache=False).logits.detach()
+        put_on_gpu(model)
+        with Gpu(), torch.autocast("cuda", dtype=torch.bfloat16) if autocast else nullcontext():
+            batch = {key: value.to("cuda") for key, value in batch_of(packed).items()}
+            output = model(**batch, use_cache=False)
+            assert all(isinstance(value, OnGpu) for value in output.values())
+            assert output.logits.dtype == torch.float32
+            chosen, rejected = output.logits[:, 0].view(2, 2).unbind(1)
+            by_scale = output.scale_scores.view(2, 2, -1).unbind(1)
+            weight = torch.ones(2, device="cuda")
+            loss = multi_scale_loss(chosen, rejected, *by_scale, weight=weight, margin=None, scale_weight=0.5)
+            loss.total.mean().backward()
+            again = model(states=model.response_states(**batch, use_cache=False))
+        found = output.logits.detach().cpu()
+        for other in (expected, again.logits.detach().cpu()):
+            torch.testing.assert_close(found, other, msg=str((architecture, context, attention, packed, autocast)))
 
 
 def moved_trainer(trainer):
@@ -99,6 +114,11 @@ def moved_trainer(trainer):
     if getattr(trainer, "ref_model", None) is not None:
         put_on_gpu(trainer.ref_model)
     return trainer
+
+
+def forget_devices() -> None:
+    PartialState._reset_state()
+    AcceleratorState._reset_state()
 
 
 def common(folder: str, **options) -> dict:
@@ -116,8 +136,7 @@ def reward_trainer(folder: str) -> None:
             moved_trainer(trainer).train()
             assert 0 < trainer.evaluate()["eval_loss"] < 100
         assert all(isinstance(parameter, OnGpu) for parameter in trainer.model.parameters())
-        PartialState._reset_state()
-        AcceleratorState._reset_state()
+        forget_devices()
 
 
 def reinforce(folder: str, adapter: bool) -> None:
@@ -135,14 +154,23 @@ def reinforce(folder: str, adapter: bool) -> None:
     with Gpu():
         moved_trainer(trainer).train()
     assert len([entry for entry in trainer.state.log_history if "grad_norm" in entry]) == 2
+    forget_devices()
 
+
+PARTS = {
+    "reward_model": reward_model,
+    "reward_trainer": reward_trainer,
+    "reinforce": partial(reinforce, adapter=False),
+    "shared_base": partial(reinforce, adapter=True),
+}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    part, where = sys.argv[1:]
-    {
-        "reward_model": reward_model,
-        "reward_trainer": reward_trainer,
-        "reinforce": lambda folder: reinforce(folder, adapter=False),
-        "shared_base": lambda folder: reinforce(folder, adapter=True),
-    }[part](where)
+    for part, run in PARTS.items():
+        said = Path(sys.argv[1], f"{part}.txt")
+        try:
+            run(sys.argv[1])
+            said.write_text("")
+        except Exception:
+            said.write_text(traceback.format_exc())
+            forget_devices()

@@ -1,12 +1,18 @@
-"""The study's grids, run in miniature with the real trainers, and their pages."""
+"""
+The study's grids, run in miniature with the real trainers, and their pages. Cells run in this process, after the way
+to another one and back; `tests/launch/test_grid.py` has the processes.
+"""
 
 import json
+import pickle
+from concurrent.futures import Executor, Future
 from html.parser import HTMLParser
 
 import pytest
 
 from tests.helpers import ROOT
 from toolkit.cli.main import main
+from toolkit.experiments.study import grid
 from toolkit.experiments.study.grid import Study, run_stages
 from toolkit.experiments.study.page import open_study, write_study_report
 from toolkit.experiments.study.real import RealStudy, real_stages
@@ -52,6 +58,23 @@ class Texts(HTMLParser):
 
     def handle_data(self, data):
         self.texts.append(data)
+
+
+class Here(Executor):
+    """Does at once, in this process, what it is given, from a copy as another process would get it."""
+
+    def submit(self, function, *arguments):
+        function, arguments = pickle.loads(pickle.dumps((function, arguments)))
+        done = Future()
+        done.set_result(function(*arguments))
+        return done
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _in_this_process():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid, "ProcessPoolExecutor", lambda *_: Here())
+        yield
 
 
 @pytest.fixture(scope="module")
