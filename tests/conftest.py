@@ -44,13 +44,13 @@ TRAINING = {
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` and pytest-xdist look at the marks
 def pytest_collection_modifyitems(items):
-    """Mark what starts processes and let it begin first: it is what takes longest."""
-    items.sort(key=lambda item: LAUNCH not in item.path.parents)
+    """Mark what starts processes and what trains, and let it begin first, so that no long file is left for the end."""
     for item in items:
         if LAUNCH in item.path.parents:
             item.add_marker("launch")
         if item.path.relative_to(ROOT / "tests").with_suffix("").as_posix() in TRAINING:
             item.add_marker("training")
+    items.sort(key=lambda item: (not item.get_closest_marker("launch"), not item.get_closest_marker("training")))
 
 
 def pytest_collection_finish():

@@ -209,13 +209,13 @@ def series(result: dict, key: str) -> torch.Tensor:
     return torch.tensor([entry[key] for entry in result["log"] if key in entry])
 
 
-def worst_difference(first: dict, second: dict, trainer: str) -> float:
+def worst_difference(first: dict, second: dict, trainer: str, steps: int = STEPS) -> float:
     """Of losses (reward) and gradient norms, the largest relative difference over all steps."""
     keys = ("loss", "grad_norm") if trainer == "reward" else ("grad_norm", "reward", "kl")
     worst = 0.0
     for key in keys:
         a, b = series(first, key), series(second, key)
-        assert len(a) == len(b) == STEPS, (key, len(a), len(b))
+        assert len(a) == len(b) == steps, (key, len(a), len(b))
         worst = max(worst, ((a - b).abs() / b.abs().clamp(min=1)).max().item())
     return worst
 

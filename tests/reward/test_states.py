@@ -76,13 +76,13 @@ def assert_same_log(found, expected) -> None:
 @pytest.mark.parametrize("shared", [None, False], ids=["shared", "plain"])
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_a_frozen_training_is_that_of_the_decoder(frozen, unfrozen, strong_pairs, no_decoder, context, shared):
-    options = {"gradient_accumulation_steps": 2, "max_steps": 8, "learning_rate": 1e-2, "shared_prompts": shared}
-    options |= {"evals": strong_pairs.select(range(7)), "eval_strategy": "steps", "eval_steps": 4}
+    options = {"gradient_accumulation_steps": 2, "max_steps": 4, "learning_rate": 1e-2, "shared_prompts": shared}
+    options |= {"evals": strong_pairs.select(range(7)), "eval_strategy": "steps", "eval_steps": 2}
     expected, found = unfrozen(**options, **CONTEXTS[context]), frozen(**options, **CONTEXTS[context])
     expected.train()
     no_decoder()
     found.train()
-    assert len(logged(found, "loss")) == 8
+    assert len(logged(found, "loss")) == 4  # the last of them of the second epoch
     assert len(logged(found, "eval_loss")) == 2
     assert_same_log(found, expected)
     for name, value in expected.model.state_dict().items():
