@@ -6,13 +6,14 @@ to another one and back; `tests/launch/test_grid.py` has the processes.
 import json
 import pickle
 from concurrent.futures import Executor, Future
+from functools import partial
 from html.parser import HTMLParser
 
 import pytest
 
 from tests.helpers import ROOT
 from toolkit.cli.main import main
-from toolkit.experiments.study import grid
+from toolkit.experiments.study import grid, sandbox
 from toolkit.experiments.study.grid import Study, run_stages
 from toolkit.experiments.study.page import open_study, write_study_report
 from toolkit.experiments.study.real import RealStudy, real_stages
@@ -74,6 +75,7 @@ class Here(Executor):
 def _in_this_process():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grid, "ProcessPoolExecutor", lambda *_: Here())
+        patch.setattr(sandbox, "sandbox_decoder", partial(sandbox.sandbox_decoder, hidden_size=32, layers=2, heads=2))
         yield
 
 
