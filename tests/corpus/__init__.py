@@ -1,0 +1,8 @@
+"""Bad inputs as data, by class of fault, and what must come of each; `python -m tests.corpus` counts the outcomes."""
+
+from tests.corpus import data_files, data_rows
+
+CLASSES = {
+    "files of data": data_files.CASES,
+    "rows of data": data_rows.CASES,
+}
