@@ -13,7 +13,7 @@ from toolkit.pages.tables import accuracies_of, print_accuracy
 from toolkit.reward.evaluation import evaluate_pairs
 from toolkit.stats.metrics import summarize_pairs
 from toolkit.training.command_line import run_recipe
-from toolkit.training.options import help_from_docstring
+from toolkit.training.options import check_counts, check_number, help_from_docstring
 from toolkit.training.run_record import write_json
 
 
@@ -38,6 +38,11 @@ class EvaluationArguments(DataArguments):
     output_file: str | None = None
     batch_size: int = 16
     max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(self, "batch_size")
+        check_number("max_length", self.max_length, 2, whole=True)
 
 
 def main(args: EvaluationArguments) -> None:

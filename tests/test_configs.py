@@ -87,7 +87,7 @@ def test_two_configurations_share_no_list(on_cpu):
         ({"scale_loss_weight": math.nan}, r"`scale_loss_weight` is nan\. It must be a finite number of at least 0"),
         ({"label_smoothing_factor": 2.0}, r"`label_smoothing_factor` is 2\.0\. It must lie between 0 and 0\.5"),
         ({"center_rewards_coefficient": -1.0}, r"`center_rewards_coefficient` is -1\.0\. It must be a finite number"),
-        ({"max_length": 0}, r"`max_length` is 0\. It must be a finite number of at least 1"),
+        ({"max_length": 0}, r"`max_length` is 0\. It must be a whole number of at least 1"),
         ({"learning_rates": [1e-3]}, r"`learning_rates` are compared on a frozen decoder\. Set `freeze_decoder`"),
         ({"learning_rates": [], "freeze_decoder": True}, r"`learning_rates` is empty\. Give one or more"),
         (
@@ -114,12 +114,12 @@ def test_reward_options_that_make_no_sense_are_refused(options, message, on_cpu)
         ({"beta": math.nan}, r"`beta` is nan\. It must be a finite number of at least 0"),
         ({"beta": -0.1}, r"`beta` is -0\.1\. It must be a finite number of at least 0"),
         ({"reward_weights": [1.0, math.inf]}, r"`reward_weights` is inf\. It must be a finite number"),
-        ({"max_completion_length": 0}, r"`max_completion_length` is 0\. It must be a finite number of at least 1"),
+        ({"max_completion_length": 0}, r"`max_completion_length` is 0\. It must be a whole number of at least 1"),
         ({"moving_average_decay": 1.5}, r"`moving_average_decay` is 1\.5\. It must lie between 0 and 1"),
         ({"moving_average_decay": -0.1}, r"`moving_average_decay` is -0\.1\. It must lie between 0 and 1"),
         ({"prefix_decay": 1.01}, r"`prefix_decay` is 1\.01\. It must lie between 0 and 1"),
         ({"prefix_decay": -1.0}, r"`prefix_decay` is -1\.0\. It must lie between 0 and 1"),
-        ({"max_prompt_length": 0}, r"`max_prompt_length` is 0\. It must be a finite number of at least 1"),
+        ({"max_prompt_length": 0}, r"`max_prompt_length` is 0\. It must be a whole number of at least 1"),
         (
             {"vllm_importance_sampling_mode": "sequence_mask"},
             r"`vllm_importance_sampling_mode` is 'sequence_mask'\. Use one of \['sequence_truncate'",

@@ -38,7 +38,13 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
         "_name": ("value", "policy/trainer, reward/trainer: the name on model cards"),
         "loss_is_scaled_for_ga": ("value", "reward/trainer: the loss of uneven batches is not divided once more"),
     },
-    "argparse._ActionsContainer": {"_actions": ("it sets and reads", "training/command_line: the options there are")},
+    "argparse._ActionsContainer": {
+        "_actions": ("it sets and reads", "training/command_line: the options there are"),
+        "_negative_number_matcher": ("it sets and reads", "training/command_line: -1e-5 is a number, and no option"),
+    },
+    "argparse.ArgumentParser": {
+        "parse_known_args": ("(self, args, namespace)", "training/command_line: refuses what belongs to no option"),
+    },
     "trl.TrlParser": {
         "parse_args_and_config": (
             "(self, args, return_remaining_strings, fail_with_unknown_args, separate_remaining_strings)",

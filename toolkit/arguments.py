@@ -19,7 +19,7 @@ from .data.loading import load_pairs, load_prompts
 from .sandbox.rows import HELD_OUT_SEED, sample_pairs, sample_prompts
 from .training.command_line import check_path
 from .training.manifests import last_complete_checkpoint
-from .training.options import check_number, help_from_docstring
+from .training.options import check_counts, help_from_docstring
 
 logger = get_logger(__name__)
 
@@ -50,8 +50,7 @@ class DataArguments(ScriptArguments):
     eval_size: int = 2000
 
     def __post_init__(self) -> None:
-        for name in ("train_size", "eval_size"):
-            check_number(name, getattr(self, name), 1)
+        check_counts(self, "train_size", "eval_size")
 
 
 @help_from_docstring

@@ -1,4 +1,4 @@
-"""Files of preference pairs that are no such files: other formats and encodings, damage, and names that lead nowhere."""
+"""Files of preference pairs that are none: other formats and encodings, damage, and names that lead nowhere."""
 
 import gzip
 import io

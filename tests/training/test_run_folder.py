@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from toolkit.training import run_folder
-from toolkit.training.run_folder import LOCK_NAME, claim_folder
+from toolkit.training.run_folder import LOCK_NAME, claim_folder, delete_earlier_run
 
 
 @pytest.fixture
@@ -142,6 +142,8 @@ def test_overwriting_is_asked_for_and_takes_the_run_alone(used, caplog):
     with pytest.raises(ValueError, match="Leave out one of them"):
         claim_folder(str(used), True, overwrite=True)
     claim_folder(str(used), overwrite=True)
+    assert (used / "checkpoint-4").is_dir()  # the new run may still be refused
+    delete_earlier_run(str(used), overwrite=True)
     assert {path.name for path in used.iterdir()} == {LOCK_NAME, "notes.txt"}
     assert "Deleted the run in" in caplog.text
 

@@ -96,9 +96,9 @@ class RewardFunction:
         chat_template_kwargs: dict[str, Any] | None = None,
         stop_token_ids: Sequence[int] = (),
     ) -> None:
-        check_number("batch_size", batch_size, 1)
-        check_number("max_tokens_per_batch", max_tokens_per_batch, 1)
-        check_number("max_length", max_length, 2)
+        check_number("batch_size", batch_size, 1, whole=True)
+        check_number("max_tokens_per_batch", max_tokens_per_batch, 1, whole=True)
+        check_number("max_length", max_length, 2, whole=True)
         loaded: Any = model
         if isinstance(model, str):
             check_path(model, "reward model")
