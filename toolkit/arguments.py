@@ -19,7 +19,7 @@ from .data.loading import load_pairs, load_prompts
 from .sandbox.rows import HELD_OUT_SEED, sample_pairs, sample_prompts
 from .training.command_line import check_path
 from .training.manifests import last_complete_checkpoint
-from .training.options import check_counts, help_from_docstring
+from .training.options import check_counts, check_number, help_from_docstring
 
 logger = get_logger(__name__)
 
@@ -160,9 +160,13 @@ def with_model_arguments(training_args: Any, model_args: ModelConfig) -> Any:
         `training_args`, with `model_init_kwargs` set.
 
     Raises:
-        `ValueError`: If the model is a local folder that is not there.
+        `ValueError`: If the model is a local folder that is not there, or a number of LoRA is out of its range.
     """
     check_path(model_args.model_name_or_path or "", "model")
+    if model_args.use_peft:
+        check_counts(model_args, "lora_r")
+        check_number("lora_alpha", model_args.lora_alpha, above=0)
+        check_number("lora_dropout", model_args.lora_dropout, 0, 1)
     training_args.model_init_kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,

@@ -1,9 +1,11 @@
 """Bad inputs as data, by class of fault, and what must come of each; `python -m tests.corpus` counts the outcomes."""
 
-from tests.corpus import data_files, data_rows, options
+from tests.corpus import data_files, data_rows, options, run_folders, saved_models
 
 CLASSES = {
     "files of data": data_files.CASES,
     "rows of data": data_rows.CASES,
     "options": options.CASES,
+    "saved models": saved_models.CASES,
+    "folders of runs": run_folders.CASES,
 }

@@ -5,12 +5,13 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from ..reward.adapters import load_adapter_config
 from ..reward.head import MultiScaleSettings
 from ..reward.model import reward_model_class
 from .memory import (
@@ -75,7 +76,7 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
     """
     try:
         if (file := find_adapter_config_file(name_or_path)) is not None:
-            name_or_path = PeftConfig.from_pretrained(os.path.dirname(file)).base_model_name_or_path
+            name_or_path = load_adapter_config(os.path.dirname(file)).base_model_name_or_path
         config: PreTrainedConfig = AutoConfig.from_pretrained(name_or_path, num_labels=1)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

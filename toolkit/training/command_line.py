@@ -140,7 +140,7 @@ def _program(environment: Mapping[str, str]) -> str:
 
 def check_path(name: str, what: str) -> None:
     """
-    Refuse a name that can only be of a local folder or file, where there is none, before the hub is asked for it.
+    Refuse a name that can only be of a local folder, where there is none, before the hub is asked for it.
 
     Args:
         name (`str`):
@@ -152,6 +152,8 @@ def check_path(name: str, what: str) -> None:
         `ValueError`: Naming the path and what makes it.
     """
     path = Path(name).expanduser()
+    if path.is_file():
+        raise ValueError(f"'{name}' ({what}) is a file. Give the folder in which it lies, or a hub name.")
     local = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/")
     if (local or (len(path.parts) > 1 and Path(path.parts[0]).is_dir())) and not path.exists():
         remedy = "`make demo` makes it." if path.parts[:2] == ("runs", "demo") else "Correct the path."

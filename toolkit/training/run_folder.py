@@ -43,8 +43,7 @@ def claim_folder(output_dir: str, resume_from_checkpoint: Any = None, overwrite:
     refusal = None
     if PartialState().is_main_process:
         folder = Path(output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        refusal = _lock(folder, processes) or _why_not_here(folder, resume_from_checkpoint, overwrite)
+        refusal = _why_no_folder(folder) or _lock(folder, processes) or _why_not_here(folder, resume_from_checkpoint, overwrite)
     for found in gather_object([refusal]):
         if found:
             raise ValueError(found)
@@ -69,6 +68,17 @@ def delete_earlier_run(output_dir: str, overwrite: bool) -> None:
         if found:
             logger.warning(f"Deleted the run in '{folder}': {', '.join(path.name for path in found)}.")
     state.wait_for_everyone()
+
+
+def _why_no_folder(folder: Path) -> str | None:
+    """Make a folder; the reason where that cannot be."""
+    if folder.is_file():
+        return f"'{folder}' is a file. Give another `output_dir`."
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"The folder '{folder}' cannot be made ({error.strerror}). Give another `output_dir`."
+    return None
 
 
 def _this_process() -> dict[str, Any]:
