@@ -214,8 +214,9 @@ def import_callable(path: str) -> Callable[..., Any]:
     sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"Cannot import '{path}': {error}. Give `module.name` of a function.") from error
+    except Exception as error:  # a module of the user's may fail in any way
+        kind = "" if isinstance(error, ImportError | AttributeError | ValueError) else f"{type(error).__name__}, "
+        raise ValueError(f"Cannot import '{path}': {kind}{error}. Give `module.name` of a function.") from error
     if not callable(found):
         raise ValueError(f"'{path}' is a {type(found).__name__}, not a function.")
     function: Callable[..., Any] = found

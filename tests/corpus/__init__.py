@@ -1,6 +1,6 @@
 """Bad inputs as data, by class of fault, and what must come of each; `python -m tests.corpus` counts the outcomes."""
 
-from tests.corpus import data_files, data_rows, options, run_folders, saved_models
+from tests.corpus import data_files, data_rows, options, reward_functions, run_folders, saved_models, tokenizers
 
 CLASSES = {
     "files of data": data_files.CASES,
@@ -8,4 +8,6 @@ CLASSES = {
     "options": options.CASES,
     "saved models": saved_models.CASES,
     "folders of runs": run_folders.CASES,
+    "tokenizers and templates": tokenizers.CASES,
+    "reward functions": reward_functions.CASES,
 }

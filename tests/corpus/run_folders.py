@@ -164,9 +164,12 @@ MISTAKEN = [
     mistaken("a negative scale", ["--use_peft", "--lora_alpha", "-1"], "`lora_alpha` is -1", "above 0"),
     mistaken("a share above 1", ["--use_peft", "--lora_dropout", "2"], "`lora_dropout` is 2.0", "between 0 and 1"),
     mistaken(
-        "a layer nobody has", ["--use_peft", "--lora_target_modules", "qproj"], "qproj", "not found in the base model"
+        "a layer nobody has",
+        ["--use_peft", "--lora_target_modules", "qproj"],
+        "`target_modules` names ['qproj']",
+        "Name some of",
     ),
-    mistaken("rows too short", ["--max_length", "4"], "row 1, column 'rejected': a response of", "Raise `max_length`"),
+    mistaken("rows too short", ["--max_length", "4"], "row 1, column 'chosen': a response of", "Raise `max_length`"),
 ]
 
 

@@ -264,6 +264,8 @@ def load_tokenizer(name_or_path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
     find = finder(name_or_path, **_place(of_hub))
     record = read_record(find)
     own = cached_file(name_or_path, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **of_hub)
+    if own is not None:
+        read_json(own)  # one line where it is damaged
     if record is not None:
         # Before what is damaged is read; of the hub's tokenizers the next lines fetch what there is
         for name in record.tokenizer or {}:
@@ -296,7 +298,8 @@ def cut_layers(config: Any, number: int | None) -> None:
     if number is None or number == of_text.num_hidden_layers:
         return
     if not 1 <= number <= of_text.num_hidden_layers:
-        raise ValueError(f"`num_hidden_layers` is {number}, and the decoder has {of_text.num_hidden_layers} layers.")
+        found = f"`num_hidden_layers` is {number}, and the decoder has {of_text.num_hidden_layers} layers"
+        raise ValueError(f"{found}. Set at most as many, or leave it out.")
     of_text.num_hidden_layers = number
     if getattr(of_text, "layer_types", None):
         of_text.layer_types = of_text.layer_types[:number]

@@ -43,7 +43,11 @@ def claim_folder(output_dir: str, resume_from_checkpoint: Any = None, overwrite:
     refusal = None
     if PartialState().is_main_process:
         folder = Path(output_dir)
-        refusal = _why_no_folder(folder) or _lock(folder, processes) or _why_not_here(folder, resume_from_checkpoint, overwrite)
+        refusal = (
+            _why_no_folder(folder)
+            or _lock(folder, processes)
+            or _why_not_here(folder, resume_from_checkpoint, overwrite)
+        )
     for found in gather_object([refusal]):
         if found:
             raise ValueError(found)
