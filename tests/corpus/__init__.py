@@ -1,6 +1,15 @@
 """Bad inputs as data, by class of fault, and what must come of each; `python -m tests.corpus` counts the outcomes."""
 
-from tests.corpus import data_files, data_rows, options, reward_functions, run_folders, saved_models, tokenizers
+from tests.corpus import (
+    commands,
+    data_files,
+    data_rows,
+    options,
+    reward_functions,
+    run_folders,
+    saved_models,
+    tokenizers,
+)
 
 CLASSES = {
     "files of data": data_files.CASES,
@@ -10,4 +19,5 @@ CLASSES = {
     "folders of runs": run_folders.CASES,
     "tokenizers and templates": tokenizers.CASES,
     "reward functions": reward_functions.CASES,
+    "commands": commands.CASES,
 }

@@ -216,7 +216,9 @@ OF_A_MODEL = [
     constructed("batches of 2.5", {"batch_size": 2.5}, "`batch_size` is 2.5", "a whole number"),
     constructed("rows of one token", {"max_length": 1}, "`max_length` is 1", "of at least 2"),
     constructed("a device that is none", {"device": "gpu"}, "`device` is 'gpu'", "Give 'cpu', or 'cuda'"),
-    constructed("a type that is none", {"model_init_kwargs": {"dtype": "float31"}}, "float31", ""),
+    constructed(
+        "a type that is none", {"model_init_kwargs": {"dtype": "float31"}}, "`dtype` is 'float31'", "Give 'float32'"
+    ),
 ]
 
 
@@ -264,7 +266,12 @@ def shared(form: str) -> Callable[[Bench], Any]:
 
 OF_A_POLICY = [
     begun("no reward function", [], Refused("`reward_funcs` is empty", "Give at least one reward function")),
-    begun("a weight too few", [lengths, lengths], Refused("reward_weights", "2"), reward_weights=[1.0]),
+    begun(
+        "a weight too few",
+        [lengths, lengths],
+        Refused("Number of reward weights (1) must match", "number of reward functions (2)"),
+        reward_weights=[1.0],
+    ),
     begun(
         "the prefix baseline without a reward model",
         lengths,

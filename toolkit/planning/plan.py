@@ -78,10 +78,10 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
         if (file := find_adapter_config_file(name_or_path)) is not None:
             name_or_path = load_adapter_config(os.path.dirname(file)).base_model_name_or_path
         config: PreTrainedConfig = AutoConfig.from_pretrained(name_or_path, num_labels=1)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # values of other kinds make it fail in many ways
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(
-            f"'{name_or_path}' has no configuration that can be read ({reason}) Name a model of the hub, or a folder "
+            f"'{name_or_path}' has no configuration that can be read ({reason}). Name a model of the hub, or a folder "
             "with a config.json."
         ) from None
     text = config.get_text_config()
@@ -96,6 +96,9 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
             f"'{name_or_path}' is of type '{config.model_type}', which is not a decoder. Name a causal model such as "
             "Qwen3, Llama or GPT-2."
         )
+    for key in ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size"):
+        if not (isinstance(value := getattr(text, key, 1), int) and value > 0):
+            raise ValueError(f"'{name_or_path}' has `{key}` {value!r} in its config.json. Restore it as it was saved.")
     return config
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from peft import PeftModel, load_peft_weights
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
@@ -279,6 +280,27 @@ def load_tokenizer(name_or_path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
     if record is not None:
         check_vocabulary(name_or_path, record, tokenizer)
     return tokenizer
+
+
+def check_place(device: str | torch.device | None, dtype: Any) -> None:
+    """
+    Refuse what is no device, or no type of weights.
+
+    Args:
+        device (`str` or `torch.device`, *optional*):
+            Where a model shall go.
+        dtype (`str` or `torch.dtype`, *optional*):
+            Type of its weights.
+
+    Raises:
+        `ValueError`: Naming what was given.
+    """
+    try:
+        torch.device(device or "cpu")
+    except RuntimeError:
+        raise ValueError(f"`device` is {device!r}. Give 'cpu', or 'cuda' where there is a GPU.") from None
+    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"`dtype` is {dtype!r}. Give 'float32', 'bfloat16', 'float16' or 'auto'.")
 
 
 def cut_layers(config: Any, number: int | None) -> None:

@@ -23,7 +23,7 @@ from ..data.tokens import EncodedResponse, cut_prompt, encode_response, end_ids
 from ..training.command_line import check_path
 from ..training.options import check_number
 from .head import MultiScaleSettings
-from .loading import AutoModelForMultiScaleReward, load_tokenizer
+from .loading import AutoModelForMultiScaleReward, check_place, load_tokenizer
 from .model import MultiScaleRewardOutput, base_reward_model
 from .scores import ResponseScore, response_score, rewards_of
 
@@ -100,7 +100,7 @@ class RewardFunction:
         check_number("batch_size", batch_size, 1, whole=True)
         check_number("max_tokens_per_batch", max_tokens_per_batch, 1, whole=True)
         check_number("max_length", max_length, 2, whole=True)
-        check_device(device)
+        check_place(device, (model_init_kwargs or {}).get("dtype"))
         loaded: Any = model
         if isinstance(model, str):
             check_path(model, "reward model")
@@ -264,8 +264,8 @@ class RewardFunction:
         counts = [len(prompts), len(completions), *([len(completion_ids)] if completion_ids else [])]
         if len(set(counts)) > 1:
             raise ValueError(
-                f"`prompts`, `completions` and `completion_ids` must have one entry a response, got {counts}. Repeat a "
-                "prompt for each of its responses."
+                f"`prompts`, `completions` and `completion_ids` must have one entry a response, got {counts}. "
+                "Repeat a prompt for each of its responses."
             )
         ids: Sequence[list[int] | None] = completion_ids or [None] * len(prompts)
         columns = {name: columns[name] for name in TEMPLATE_COLUMNS if name in columns}
@@ -375,15 +375,6 @@ class RewardFunction:
         inputs = grouped_inputs(ids, starts, self.processing_class.pad_token_id or 0)
         output = self.model(**{key: value.to(self.model.device) for key, value in inputs.items()}, use_cache=False)
         return MultiScaleRewardOutput(**{key: value.cpu() for key, value in output.items()})
-
-
-def check_device(device: str | torch.device | None) -> None:
-    """Refuse what is no device."""
-    try:
-        torch.device(device or "cpu")
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"`device` is {device!r}: {reason}. Give 'cpu', or 'cuda' where there is a GPU.") from None
 
 
 def _loading_options(given: dict[str, Any], device: torch.device) -> dict[str, Any]:
