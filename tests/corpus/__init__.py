@@ -4,20 +4,25 @@ from tests.corpus import (
     commands,
     data_files,
     data_rows,
+    loaded_models,
     options,
+    reports,
     reward_functions,
     run_folders,
     saved_models,
     tokenizers,
+    trainers,
 )
 
 CLASSES = {
     "files of data": data_files.CASES,
     "rows of data": data_rows.CASES,
     "options": options.CASES,
-    "saved models": saved_models.CASES,
-    "folders of runs": run_folders.CASES,
     "tokenizers and templates": tokenizers.CASES,
+    "trainers": trainers.CASES,
+    "saved models": saved_models.CASES + loaded_models.CASES,
+    "folders of runs": run_folders.CASES,
     "reward functions": reward_functions.CASES,
+    "reports and explanations": reports.CASES,
     "commands": commands.CASES,
 }

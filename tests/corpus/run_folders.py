@@ -5,6 +5,7 @@ import json
 import shutil
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -262,18 +263,21 @@ def weights_alone(folder: Path) -> None:
     write_manifest(folder)
 
 
+def with_fingerprint(folder: Path, text: str) -> None:
+    from toolkit.training.manifests import write_manifest
+
+    (folder / "fingerprint.json").write_text(text)
+    write_manifest(folder)
+
+
 def then(**changes: Any) -> Callable[[Bench], None]:
     """What the run of a checkpoint had, in place of what this one has."""
 
     def harm(folder: Path) -> None:
-        from toolkit.training.manifests import write_manifest
-
-        file = folder / "fingerprint.json"
-        content = json.loads(file.read_text())
+        content = json.loads((folder / "fingerprint.json").read_text())
         for key, value in changes.items():
-            content[key] = {**content[key], **value} if isinstance(value, dict) else value
-        file.write_text(json.dumps(content))
-        write_manifest(folder)
+            content[key] = {**content[key], **value}
+        with_fingerprint(folder, json.dumps(content))
 
     return damaged(harm)
 
@@ -308,23 +312,13 @@ OF_ANOTHER = [
         "a fingerprint cut short",
         resume,
         Refused("fingerprint.json' is damaged", "Resume from another"),
-        damaged(
-            lambda p: (
-                (p / "fingerprint.json").write_text("{")
-                and __import__("toolkit.training.manifests", fromlist=["x"]).write_manifest(p)
-            )
-        ),
+        damaged(partial(with_fingerprint, text="{")),
     ),
     Case(
         "a fingerprint without its parts",
         resume,
         Refused("fingerprint.json' is damaged", "Resume from another"),
-        damaged(
-            lambda p: (
-                (p / "fingerprint.json").write_text("{}")
-                and __import__("toolkit.training.manifests", fromlist=["x"]).write_manifest(p)
-            )
-        ),
+        damaged(partial(with_fingerprint, text="{}")),
     ),
 ]
 
