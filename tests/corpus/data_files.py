@@ -164,6 +164,8 @@ PACKED = [
         Refused("is damaged after line", "Fetch it anew", 1),
         "pairs.jsonl.gz",
     ),
+    file("a CSV file packed", gzip.compress(COMMAS.encode()), TAKEN, "pairs.csv.gz"),
+    file("Parquet packed", b"PAR1", Refused("is none of", "Convert it", 1), "pairs.parquet.gz"),
     file("packed by zstd", b"\x28\xb5\x2f\xfd", Refused("is none of", "Convert it", 1), "pairs.jsonl.zst"),
     file("an archive", b"PK\x03\x04", Refused("is none of", "Convert it", 1), "pairs.zip"),
     file("a spreadsheet", b"PK\x03\x04", Refused("is none of", "Convert it", 1), "pairs.xlsx"),

@@ -1,4 +1,4 @@
-"""What is given as a reward model and is none, tokenizers beside one that are another's, and what is rightly loaded."""
+"""What is given as a reward model and is none, tokenizers beside one that are another's, and what rightly loads."""
 
 import shutil
 from collections.abc import Callable

@@ -191,6 +191,12 @@ FILES = [
     yaml("true for a number", "learning_rate: true", "`learning_rate` in the YAML file is True", "Give a number"),
     yaml("a number for a switch", "freeze_decoder: 3", "`freeze_decoder` in the YAML file is 3", "Give true or false"),
     yaml("text for a count", "train_size: many", "train_size", "invalid int value: 'many'"),
+    yaml(
+        "an object in a list of numbers",
+        "learning_rates: [0.1, {a: 1}]",
+        "`learning_rates` in the YAML file",
+        "Give a number",
+    ),
     yaml("a number out of range", "adam_beta1: 1.5", "`adam_beta1` is 1.5", SHARE),
     yaml("a list", "- learning_rate", "must contain", "a YAML mapping"),
     yaml("nothing", "", "must contain", "a YAML mapping"),

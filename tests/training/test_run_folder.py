@@ -94,13 +94,6 @@ def test_a_run_on_another_host_cannot_be_asked(tmp_path, other_process):
         claim_folder(str(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"processes": [{}]}'])
-def test_a_damaged_lock_is_named(tmp_path, text):
-    lock(tmp_path / "run").write_text(text)
-    with pytest.raises(ValueError, match=r"run\.lock' is no lock that can be read"):
-        claim_folder(str(tmp_path / "run"))
-
-
 def test_one_process_of_several_refuses_for_all(tmp_path, monkeypatch):
     answers = iter([[{"pid": 1}, {"pid": 2}], [None, "'runs/x' is taken"]])
     monkeypatch.setattr(run_folder, "gather_object", lambda mine: next(answers))
