@@ -53,8 +53,7 @@ def perform(case: Case, bench: Bench) -> Outcome:
     case.given(bench)
     before = _contents(bench.folder)
     done = _act(case, bench)
-    after = set(_contents(bench.folder).values())
-    gone = [name for name, digest in before.items() if digest not in after and Path(name).name not in case.destroys]
+    gone = sorted(name for name, _ in before - _contents(bench.folder) if name not in case.destroys)
     if gone:
         return Outcome(LOST, f"{gone} are not what they were. {done.told}")
     return _judge(case.expected, done)

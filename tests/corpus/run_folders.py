@@ -14,7 +14,7 @@ from tests.corpus.cases import Accepted, Case, Refused
 from tests.corpus.data_rows import TALKS
 
 GO_ON = "Go on with it by `--resume_from_checkpoint true`"
-LEFT = {"checkpoint-4/trainer_state.json": "{}", "model.safetensors": "w", "run.json": "{}", "notes.txt": "mine"}
+LEFT = {"checkpoint-4/trainer_state.json": "{}", "model.safetensors": "w", "run.json": '{"a": 1}', "notes.txt": "mine"}
 
 
 def claim(bench: Bench, resume: Any = None, overwrite: bool = False, name: str = "run") -> bool:
