@@ -122,6 +122,7 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
     "trl.models": {"prepare_deepspeed": ("takes model, accelerator", "reward/scorer: scores under ZeRO-3")},
     "trl.trainer.utils": {
         "get_config_model_id": ("takes config", "reward/scorer: the tokenizer of a loaded model"),
+        "is_async_callable": ("takes func", "policy/setup: what is awaited is not looked at"),
         "add_fused_lm_head": ("takes model", "experiments/architectures: log-probabilities as in training"),
     },
     # ---- Transformers: the trainer

@@ -138,6 +138,7 @@ def _heard() -> Iterator[io.StringIO]:
             logger.removeHandler(handler)
 
 
-def _contents(folder: Path) -> dict[str, str]:
-    """A digest of every file of a folder; one that has been moved has the same."""
-    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.rglob("*") if file.is_file()}
+def _contents(folder: Path) -> set[tuple[str, str]]:
+    """Name and digest of every file of a folder; one that is moved with its folder keeps both."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return {(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files}
