@@ -167,6 +167,9 @@ def with_model_arguments(training_args: Any, model_args: ModelConfig) -> Any:
         check_counts(model_args, "lora_r")
         check_number("lora_alpha", model_args.lora_alpha, above=0)
         check_number("lora_dropout", model_args.lora_dropout, 0, 1)
+        only = model_args.lora_target_modules
+        if isinstance(only, str) and only.isidentifier():  # TRL makes a pattern of one name, which no layer matches
+            model_args.lora_target_modules = [only]
     training_args.model_init_kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,

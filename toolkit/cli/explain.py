@@ -30,16 +30,19 @@ def add_explain(command: argparse.ArgumentParser) -> None:
 def _explain(args: argparse.Namespace) -> None:
     if args.html is not None:
         _check_page(Path(args.html))
+    import datasets
     from transformers import logging
 
     from ..pages.explain import explain, print_explanations, render_html
     from ..training.run_record import write_text
 
     logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     try:
         reward, prompt, responses = _from_file(args) if args.file is not None else _from_options(args)
     finally:
         logging.enable_progress_bar()
+        datasets.enable_progress_bars()
     explanations = explain(reward, prompt, list(responses.values()))
     print_explanations(prompt, list(responses), explanations)
     if args.html is not None:

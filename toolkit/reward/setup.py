@@ -1,6 +1,7 @@
 """What a reward training begins with: its model, the dtypes of what is trained, and what is refused."""
 
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -81,12 +82,15 @@ def check_targets(model: Any, peft_config: Any) -> None:
         `ValueError`: Naming the layers.
     """
     targets = getattr(peft_config, "target_modules", None)
-    if not targets or isinstance(targets, str):  # a pattern
+    if not targets or targets == "all-linear" or (isinstance(targets, str) and isinstance(model, PeftModel)):
         return
-    names = [f".{name}" for name, _ in model.named_modules()]
-    missing = sorted(target for target in targets if not any(name.endswith(f".{target}") for name in names))
+    names = [name for name, _ in model.named_modules()]
+    if isinstance(targets, str):
+        missing = [] if any(re.fullmatch(targets, name) for name in names) else [targets]
+    else:
+        missing = sorted(target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names))
     found = f"`target_modules` names {missing}, which {type(model).__name__} has not"
-    if len(missing) == len(targets):
+    if missing and (isinstance(targets, str) or len(missing) == len(targets)):
         linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
         raise ValueError(f"{found}. Name some of {sorted(linear)}.")
     if missing:
