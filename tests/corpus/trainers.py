@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from tests.corpus.bench import Bench
+from tests.corpus.bench import ON_A_CPU, Bench
 from tests.corpus.cases import Accepted, Case, Refused
 from tests.corpus.data_rows import PLAIN, TALKS
 from tests.corpus.tokenizers import tokenize
@@ -76,7 +76,24 @@ def adapted(name: str, make: Callable[[], Any], expected: Refused | Accepted, **
     )
 
 
+def one_layer(bench: Bench) -> Any:
+    """What the recipes make of one name of a layer, which TRL takes for a pattern."""
+    from toolkit.arguments import with_model_arguments
+
+    words = ["--use_peft", "--lora_target_modules", "q_proj", "--model_name_or_path", bench.shop.causal()]
+    _, training_args, model_args = bench.recipe("train_reward", *ON_A_CPU, *words)
+    with_model_arguments(training_args, model_args)
+    return model_args.lora_target_modules
+
+
 BEGUN = [
+    Case("trainer: LoRA on one layer", one_layer, Accepted(value=["q_proj"])),
+    adapted(
+        "LoRA by a pattern that nothing matches",
+        lambda: lora(target_modules="q_proj"),
+        Refused("`target_modules` names ['q_proj']", "Name some of"),
+    ),
+    adapted("LoRA by a pattern", lambda: lora(target_modules=".*q_proj"), Accepted(value=4)),
     begun(
         "no EOS, and plain text",
         {"eos_token": None},
