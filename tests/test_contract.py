@@ -295,6 +295,7 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
         "find_adapter_config_file": ("takes model_id", "reward/loading, planning/plan: a folder or an adapter"),
     },
     # ---- PEFT
+    "peft.LoraConfig": {"target_modules": ("value", "reward/setup: whether a model has those layers")},
     "peft.PeftModel": {
         "save_pretrained": (
             "(self, save_directory, safe_serialization, selected_adapters, save_embedding_layers, is_main_process, "
@@ -308,7 +309,7 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
         "set_adapter": ("takes adapter_name, inference_mode", "reward/shared_base: scores, then gives back"),
         "active_adapter": ("it sets", "reward/shared_base: which one to give back"),
     },
-    "peft.utils": {"CONFIG_NAME": ("value", "reward/shared_base: whether a folder is an adapter")},
+    "peft.utils": {"CONFIG_NAME": ("value", "reward/shared_base, adapters: whether a folder is an adapter")},
     # ---- Accelerate, datasets, bitsandbytes, DeepSpeed
     "accelerate.utils": {
         "broadcast_object_list": ("takes object_list", "reward/rates: all processes take the same rate"),

@@ -85,7 +85,7 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
                 func.add_stop_token_ids(self.eos_token_ids)
             if isinstance(func, SharedBaseRewardFunction):
                 func.attach(self.model)  # before training begins, when ZeRO-3 divides up what is in the model
-        for config in getattr(self.model, "peft_config", {}).values():
+        for config in self.model.peft_config.values() if isinstance(self.model, PeftModel) else ():
             check_targets(self.model, config)
         if args.disable_dropout:
             turn_off_dropout(self.model)

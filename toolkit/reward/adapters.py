@@ -9,7 +9,8 @@ from typing import Any
 import peft
 from huggingface_hub import snapshot_download
 from peft import PeftConfig, PeftModel, PeftType, load_peft_weights
-from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME, find_adapter_config_file
+from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from .fingerprints import read_json
 from .head import MultiScaleSettings
