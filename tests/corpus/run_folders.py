@@ -174,6 +174,47 @@ MISTAKEN = [
 ]
 
 
+def late(name: str, words: list[str], found: str, remedy: str, unclear: str) -> Case:
+    """A mistake that Transformers finds when the training has begun."""
+
+    def act(bench: Bench) -> Any:
+        try:
+            return train(bench, *words)
+        finally:
+            (bench.folder / "run/run.lock").unlink(missing_ok=True)
+
+    def given(bench: Bench) -> None:
+        bench.write("pairs.jsonl", TALKS)
+
+    return Case(f"when it has begun: {name}", act, Refused(found, remedy), given, unclear=unclear)
+
+
+EVERY_STEP = ["--eval_strategy", "steps", "--eval_steps", "1", "--save_steps", "1", "--load_best_model_at_end", "true"]
+LATE = [
+    late(
+        "arguments of the optimizer that are none",
+        ["--optim_args", "nothing"],
+        "optim_args",
+        "Give",
+        "Transformers takes them apart when it makes the optimizer, and names neither option nor value",
+    ),
+    late(
+        "arguments of the schedule that it has not",
+        ["--lr_scheduler_kwargs", '{"slope": 1}'],
+        "lr_scheduler_kwargs",
+        "Give",
+        "a function of Transformers is called with them, which ends in a traceback",
+    ),
+    late(
+        "a figure to choose by that is not measured",
+        ["--metric_for_best_model", "eval_beauty", *EVERY_STEP],
+        "metric_for_best_model",
+        "Consider changing",
+        "Transformers looks for it after the first evaluation, and its message, which names it, ends a traceback",
+    ),
+]
+
+
 def checkpoints(bench: Bench) -> Path:
     """A run with two checkpoints; its trainer is the shop's."""
     trainer = bench.shop.reward_trainer
@@ -340,4 +381,4 @@ SAVED = [
         ("whose manifest is damaged", lambda p: (p / "manifest.json").write_text("[]")),
     )
 ]
-CASES = [*LOCKS, *USED, *MISTAKEN, *RESUMED, *OF_ANOTHER, *SAVED]
+CASES = [*LOCKS, *USED, *MISTAKEN, *LATE, *RESUMED, *OF_ANOTHER, *SAVED]
