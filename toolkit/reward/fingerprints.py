@@ -232,12 +232,6 @@ def changed_tokenizer_file(saved: dict[str, str], find: Callable[[str], str | No
     Raises:
         `ValueError`: If a file cannot be read.
     """
-    if SPECIAL in saved:  # of what earlier versions saved it is not known
-        path = find(SETTINGS_NAME)
-        if path is None:
-            return f"{SETTINGS_NAME} is missing"
-        if _special_hash(Path(path)) != saved[SPECIAL]:
-            return f"{SETTINGS_NAME} has other special tokens"
     for name in TOKENIZER_FILES:
         path = find(name)
         if (path is None) != (name not in saved):
@@ -246,6 +240,12 @@ def changed_tokenizer_file(saved: dict[str, str], find: Callable[[str], str | No
             continue
         if name != VOCABULARY_NAME or _content_hash(Path(path)) != saved[CONTENT]:
             return f"{name} is another"
+    if SPECIAL in saved:  # of what earlier versions saved it is not known
+        path = find(SETTINGS_NAME)
+        if path is None:
+            return f"{SETTINGS_NAME} is missing"
+        if _special_hash(Path(path)) != saved[SPECIAL]:
+            return f"{SETTINGS_NAME} has other special tokens"
     return None
 
 
