@@ -1,10 +1,8 @@
 """The whole loop without a download (`make demo`): a tiny decoder learns to answer in the sandbox, a multi-scale
-reward model learns from pairs, REINFORCE tunes the decoder on it, and the gold reward tells what came of it.
-"""
+reward model learns from pairs, REINFORCE tunes the decoder on it, and the gold reward tells what came of it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from trl import SFTConfig, SFTTrainer
 
@@ -20,14 +18,14 @@ from toolkit.judges.duels import compare_policies
 from toolkit.pages.run_page import write_run_report
 from toolkit.pages.tables import accuracies_of, print_accuracy, print_comparison
 from toolkit.training.command_line import run_recipe
+from toolkit.training.options import check_counts
 from toolkit.training.progress import show_progress
-from toolkit.training.run_folder import claim_folder
+from toolkit.training.run_folder import claim_folder, delete_earlier_run
 from toolkit.training.run_record import write_json
 
 COMMON = {
     "use_cpu": True, "bf16": False, "activation_checkpointing": False, "report_to": "none", "save_strategy": "no",
-    "lr_scheduler_type": "cosine", "weight_decay": 0.01,
-}  # fmt: skip
+    "lr_scheduler_type": "cosine", "weight_decay": 0.01}  # fmt: skip
 
 
 @dataclass
@@ -43,7 +41,7 @@ class DemoArguments:
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Whether a run in `output_dir` is deleted."})
 
 
-def train_start(args: DemoArguments, out: Path, tokenizer: Any) -> Any:
+def train_start(args: DemoArguments, out: Path, tokenizer: object) -> object:
     config = SFTConfig(
         str(out / "start"), max_steps=args.sft_steps, per_device_train_batch_size=32, learning_rate=3e-3,
         warmup_steps=20, logging_steps=50, seed=args.seed, **COMMON,
@@ -57,8 +55,10 @@ def train_start(args: DemoArguments, out: Path, tokenizer: Any) -> Any:
 
 
 def main(args: DemoArguments) -> None:
+    check_counts(args, "pairs", "test_size", "sft_steps", "reinforce_steps")
     out, tokenizer = Path(args.output_dir), sandbox.sandbox_tokenizer()
     claim_folder(args.output_dir, overwrite=args.overwrite_output_dir)
+    delete_earlier_run(args.output_dir, args.overwrite_output_dir)
     print("1. Supervised fine-tuning of a tiny decoder")
     start = train_start(args, out, tokenizer)
     print("2. The multi-scale reward model")

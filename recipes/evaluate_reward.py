@@ -13,8 +13,8 @@ from toolkit.pages.tables import accuracies_of, print_accuracy
 from toolkit.reward.evaluation import evaluate_pairs
 from toolkit.stats.metrics import summarize_pairs
 from toolkit.training.command_line import run_recipe
-from toolkit.training.options import help_from_docstring
-from toolkit.training.run_record import write_json
+from toolkit.training.options import check_counts, check_number, help_from_docstring
+from toolkit.training.run_record import read_json, write_json
 
 
 @help_from_docstring
@@ -39,10 +39,18 @@ class EvaluationArguments(DataArguments):
     batch_size: int = 16
     max_length: int | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(self, "batch_size")
+        check_number("max_length", self.max_length, 2, whole=True)
+
 
 def main(args: EvaluationArguments) -> None:
     if args.output_file:
         check_json_name(args.output_file)
+        file = Path(args.output_file)
+        if file.exists() and "length_correlation" not in read_json(file, dict, "Give another `output_file`."):
+            raise ValueError(f"'{file}' exists and holds no figures of an evaluation. Give another `output_file`.")
     args.eval_dataset_name = args.eval_dataset_name or args.dataset_name  # a file is all held out
     pairs = held_out_pairs(args, 0)
     reward = RewardFunction(args.reward_model, batch_size=args.batch_size, max_length=args.max_length)

@@ -13,8 +13,8 @@ from trl import SFTConfig, SFTTrainer
 from toolkit.arguments import RunArguments, training_pairs
 from toolkit.sandbox.models import new_decoder, train_tokenizer
 from toolkit.training.command_line import run_recipe
-from toolkit.training.options import help_from_docstring
-from toolkit.training.run_folder import claim_folder
+from toolkit.training.options import check_counts, help_from_docstring
+from toolkit.training.run_folder import claim_folder, delete_earlier_run
 
 
 @help_from_docstring
@@ -39,6 +39,10 @@ class DecoderArguments(RunArguments):
     vocab_size: int = 4096
     context_length: int = 1024
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(self, "hidden_size", "layers", "vocab_size", "context_length")
+
 
 def main(script_args: DecoderArguments, training_args: SFTConfig) -> None:
     claim_folder(training_args.output_dir, training_args.resume_from_checkpoint, script_args.overwrite_output_dir)
@@ -49,6 +53,7 @@ def main(script_args: DecoderArguments, training_args: SFTConfig) -> None:
     model = new_decoder(tokenizer, script_args.hidden_size, script_args.layers, script_args.context_length)
     demonstrations = pairs.select_columns(["prompt", "chosen"]).rename_column("chosen", "completion")
     trainer = SFTTrainer(model=model, args=training_args, train_dataset=demonstrations, processing_class=tokenizer)
+    delete_earlier_run(training_args.output_dir, script_args.overwrite_output_dir)
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model()
     trainer.end()

@@ -24,6 +24,7 @@ from toolkit.pages.tables import print_accuracy
 from toolkit.reward.evaluation import evaluate_pairs
 from toolkit.stats.metrics import pair_accuracy
 from toolkit.training.command_line import RecipeParser, check_path, run_recipe
+from toolkit.training.options import check_counts
 from toolkit.training.run_folder import claim_folder
 from toolkit.training.run_record import write_json
 
@@ -53,6 +54,10 @@ class JointArguments(DataArguments):
     max_new_tokens: int = field(default=48, metadata={"help": "Most tokens of an answer."})
     output_dir: str = field(default="runs/joint", metadata={"help": "Folder of the run; it holds one folder a round."})
     seed: int = field(default=0, metadata={"help": "Seed."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(self, "rounds", "pairs_per_round", "max_new_tokens")
 
 
 def main(args: JointArguments) -> None:

@@ -17,8 +17,8 @@ from toolkit.arguments import (
     with_model_arguments,
 )
 from toolkit.training.command_line import run_recipe
-from toolkit.training.options import help_from_docstring
-from toolkit.training.run_folder import claim_folder
+from toolkit.training.options import check_counts, help_from_docstring
+from toolkit.training.run_folder import claim_folder, delete_earlier_run
 from toolkit.training.run_record import CompletionExamples, save_run
 from toolkit.training.signals import SaveOnSignal
 
@@ -50,6 +50,10 @@ class ReinforceArguments(RunArguments):
     reward_dtype: str | None = None
     reward_on_policy_base: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(self, "reward_batch_size")
+
 
 def main(script_args: ReinforceArguments, training_args: ReinforceConfig, model_args: ModelConfig) -> None:
     claim_folder(training_args.output_dir, training_args.resume_from_checkpoint, script_args.overwrite_output_dir)
@@ -75,6 +79,7 @@ def main(script_args: ReinforceArguments, training_args: ReinforceConfig, model_
     )
     trainer.add_callback(CompletionExamples(trainer))
     trainer.add_callback(SaveOnSignal(trainer))
+    delete_earlier_run(training_args.output_dir, script_args.overwrite_output_dir)
     save_run(trainer, script_args, training_args, model_args)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
     trainer.save_model()

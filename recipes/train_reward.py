@@ -10,7 +10,7 @@ from toolkit.arguments import RunArguments, checkpoint_to_resume, held_out_pairs
 from toolkit.pages.tables import accuracies_of, interval_cells, print_accuracy, print_table
 from toolkit.reward.rates import best_rate, cross_validate
 from toolkit.training.command_line import run_recipe
-from toolkit.training.run_folder import claim_folder
+from toolkit.training.run_folder import claim_folder, delete_earlier_run
 from toolkit.training.run_record import save_pair_examples, save_run
 from toolkit.training.signals import SaveOnSignal
 
@@ -29,6 +29,7 @@ def main(script_args: RunArguments, training_args: MultiScaleRewardConfig, model
     if training_args.learning_rates:
         training_args.learning_rate = choose_rate(trainer, training_args.learning_rates)
     trainer.add_callback(SaveOnSignal(trainer))
+    delete_earlier_run(training_args.output_dir, script_args.overwrite_output_dir)
     save_run(trainer, script_args, training_args, model_args)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
     trainer.save_model()

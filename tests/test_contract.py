@@ -38,7 +38,13 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
         "_name": ("value", "policy/trainer, reward/trainer: the name on model cards"),
         "loss_is_scaled_for_ga": ("value", "reward/trainer: the loss of uneven batches is not divided once more"),
     },
-    "argparse._ActionsContainer": {"_actions": ("it sets and reads", "training/command_line: the options there are")},
+    "argparse._ActionsContainer": {
+        "_actions": ("it sets and reads", "training/command_line: the options there are"),
+        "_negative_number_matcher": ("it sets and reads", "training/command_line: -1e-5 is a number, and no option"),
+    },
+    "argparse.ArgumentParser": {
+        "parse_known_args": ("(self, args, namespace)", "training/command_line: refuses what belongs to no option"),
+    },
     "trl.TrlParser": {
         "parse_args_and_config": (
             "(self, args, return_remaining_strings, fail_with_unknown_args, separate_remaining_strings)",
@@ -116,6 +122,7 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
     "trl.models": {"prepare_deepspeed": ("takes model, accelerator", "reward/scorer: scores under ZeRO-3")},
     "trl.trainer.utils": {
         "get_config_model_id": ("takes config", "reward/scorer: the tokenizer of a loaded model"),
+        "is_async_callable": ("takes func", "policy/setup: what is awaited is not looked at"),
         "add_fused_lm_head": ("takes model", "experiments/architectures: log-probabilities as in training"),
     },
     # ---- Transformers: the trainer
@@ -288,6 +295,7 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
         "find_adapter_config_file": ("takes model_id", "reward/loading, planning/plan: a folder or an adapter"),
     },
     # ---- PEFT
+    "peft.LoraConfig": {"target_modules": ("value", "reward/setup: whether a model has those layers")},
     "peft.PeftModel": {
         "save_pretrained": (
             "(self, save_directory, safe_serialization, selected_adapters, save_embedding_layers, is_main_process, "
@@ -301,7 +309,7 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
         "set_adapter": ("takes adapter_name, inference_mode", "reward/shared_base: scores, then gives back"),
         "active_adapter": ("it sets", "reward/shared_base: which one to give back"),
     },
-    "peft.utils": {"CONFIG_NAME": ("value", "reward/shared_base: whether a folder is an adapter")},
+    "peft.utils": {"CONFIG_NAME": ("value", "reward/shared_base, adapters: whether a folder is an adapter")},
     # ---- Accelerate, datasets, bitsandbytes, DeepSpeed
     "accelerate.utils": {
         "broadcast_object_list": ("takes object_list", "reward/rates: all processes take the same rate"),

@@ -19,7 +19,7 @@ from .data.loading import load_pairs, load_prompts
 from .sandbox.rows import HELD_OUT_SEED, sample_pairs, sample_prompts
 from .training.command_line import check_path
 from .training.manifests import last_complete_checkpoint
-from .training.options import check_number, help_from_docstring
+from .training.options import check_counts, check_number, help_from_docstring
 
 logger = get_logger(__name__)
 
@@ -50,8 +50,7 @@ class DataArguments(ScriptArguments):
     eval_size: int = 2000
 
     def __post_init__(self) -> None:
-        for name in ("train_size", "eval_size"):
-            check_number(name, getattr(self, name), 1)
+        check_counts(self, "train_size", "eval_size")
 
 
 @help_from_docstring
@@ -161,9 +160,16 @@ def with_model_arguments(training_args: Any, model_args: ModelConfig) -> Any:
         `training_args`, with `model_init_kwargs` set.
 
     Raises:
-        `ValueError`: If the model is a local folder that is not there.
+        `ValueError`: If the model is a local folder that is not there, or a number of LoRA is out of its range.
     """
     check_path(model_args.model_name_or_path or "", "model")
+    if model_args.use_peft:
+        check_counts(model_args, "lora_r")
+        check_number("lora_alpha", model_args.lora_alpha, above=0)
+        check_number("lora_dropout", model_args.lora_dropout, 0, 1)
+        only = model_args.lora_target_modules
+        if isinstance(only, str) and only.isidentifier():  # TRL makes a pattern of one name, which no layer matches
+            model_args.lora_target_modules = [only]
     training_args.model_init_kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
@@ -211,8 +217,9 @@ def import_callable(path: str) -> Callable[..., Any]:
     sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"Cannot import '{path}': {error}. Give `module.name` of a function.") from error
+    except Exception as error:  # a module of the user's may fail in any way
+        kind = "" if isinstance(error, ImportError | AttributeError | ValueError) else f"{type(error).__name__}, "
+        raise ValueError(f"Cannot import '{path}': {kind}{error}. Give `module.name` of a function.") from error
     if not callable(found):
         raise ValueError(f"'{path}' is a {type(found).__name__}, not a function.")
     function: Callable[..., Any] = found

@@ -1,4 +1,3 @@
-import codecs
 import gzip
 import json
 
@@ -94,34 +93,6 @@ def test_messages_in_cells_are_read_as_json(tmp_path):
     path = write(tmp_path / "b.csv", "prompt,chosen,rejected\n\"[{'role': 'user', 'content': 'Sky?'}]\",Blue.,Red.\n")
     with pytest.raises(ValueError, match=r"b.csv', row 2, column 'prompt': found messages as Python prints them"):
         load_pairs(path)
-
-
-@pytest.mark.parametrize("read", [load_table, lambda path: list(stream_rows(path))], ids=["table", "stream"])
-@pytest.mark.parametrize(
-    ("name", "data", "message"),
-    [
-        ("a.jsonl", (LINES + LINES).encode("latin-1"), "a.jsonl', line 1: byte 0xfc is not UTF-8.*may be Latin-1"),
-        ("a.csv", TABLE.encode("latin-1"), "a.csv', line 2: byte 0xfc is not UTF-8"),
-        ("a.jsonl", codecs.BOM_UTF16_LE + LINES.encode("utf-16-le"), "a.jsonl' is UTF-16. Save it as UTF-8"),
-        ("a.jsonl", gzip.compress(LINES.encode(), mtime=0), "a.jsonl' is packed. Let its name end in '.gz'"),
-        ("a.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)[:-9], "a.jsonl.gz' is damaged after line"),
-        ("a.csv.gz", b"no gzip", "a.csv.gz' is damaged after line 0: Not a gzipped file"),
-        ("a.csv", b"chosen,rejected\na,b\na,b,c\n", "row 3: found 3 fields where the first line names 2 columns"),
-        ("a.csv", b'chosen,rejected\na,"b\na,b\n', "record of line 2: not valid CSV"),
-        ("a.csv", b"chosen;rejected\na;b\n", "first line names one column, 'chosen;rejected'. Separate by commas"),
-        ("a.csv", b"chosen,chosen\na,b\n", r"first line names \['chosen'\] twice"),
-        ("a.jsonl", b'{"chosen": "a\\ud800"}\n', r"row 1, column 'chosen': found half of a surrogate pair, '\\ud800'"),
-        ("a.parquet", b"nothing", "a.parquet' is not readable parquet"),
-        ("a.arrow", b"nothing at all", "a.arrow' is not readable arrow"),
-        ("a.txt", b"nothing", r"a.txt' is none of \['.jsonl'.*Convert it"),
-        ("a.parquet.gz", b"nothing", r"a.parquet.gz' is none of"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_refused_in_one_line(tmp_path, read, name, data, message):
-    (tmp_path / name).write_bytes(data)
-    with pytest.raises(ValueError, match=message) as error:
-        read(str(tmp_path / name))
-    assert "\n" not in str(error.value)
 
 
 def test_whole_surrogate_pairs_are_one_character(tmp_path):

@@ -1,5 +1,6 @@
 import datetime
 import json
+import os
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_an_error_leaves_nothing(tmp_path):
     def write():
         with PairFiles(str(tmp_path / "out.jsonl")) as files:
             files.add({"prompt": "p"})
-            assert names_in(tmp_path) == ["out.jsonl.part", "out.rejected.jsonl.part"]
+            assert names_in(tmp_path) == [f"out.jsonl.{os.getpid()}.part", f"out.rejected.jsonl.{os.getpid()}.part"]
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -286,34 +286,6 @@ def test_scales_that_are_not_there_are_said(reward_folder, tmp_path, capsys, sca
     assert (("most for it" in printed), ("segments:" in printed)) == ("token" in scales, "segment" in scales)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--prompt", "p", "--response", " "], "Response 1 is empty"),
-        (["--prompt", "p", "--response", "a", "--response", ""], "Response 2 is empty"),
-        (["--prompt", "p", "--response", "word " * 400], "the model reads 256"),
-        (["--prompt", "p"], "`--response` 0 times"),
-        (["--response", "r"], "`--prompt` 0 times"),
-        (["--prompt", "p", *["--response", "r"] * 3], "`--response` 3 times"),
-        (["--prompt", "p", "--response", "r", "--row", "1"], "or `--file` and `--row`"),
-        (["--file", "FILE", "--row", "1", "--prompt", "p"], "`--file` brings its own"),
-        (["--file", "FILE", "--row", "25"], "has 24 pairs, but `--row` is 25. Give 1 to 24"),
-        (["--file", "FILE", "--row", "0"], "`--row` is 0"),
-        (["--file", "FILE"], "`--row` is None"),
-        (["--file", "nowhere.jsonl", "--row", "1"], "no file or folder 'nowhere.jsonl'"),
-        (["--prompt", "p", "--response", "r", "--html", "nowhere/page.html"], "Cannot write 'nowhere/page.html'"),
-    ],
-)
-def test_what_cannot_be_explained_is_one_line(reward_folder, chat_pairs, tmp_path, capsys, options, message):
-    chat_pairs.to_json(tmp_path / "pairs.jsonl")
-    options = [str(tmp_path / "pairs.jsonl") if option == "FILE" else option for option in options]
-    capsys.readouterr()
-    assert main(["explain", reward_folder(), *options]) == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("prefscale explain:")]
-    assert len(errors) == 1
-    assert message in errors[0]
-
-
 def test_an_empty_prompt_is_refused_where_the_score_reads_it(plain_folder, reward_folder, capsys):
     assert main(["explain", plain_folder, "--prompt", "", "--response", "r"]) == 2
     assert "The prompt is empty, but this model's `context` is 'gate'" in capsys.readouterr().err

@@ -1,3 +1,4 @@
+import os
 import re
 from html.parser import HTMLParser
 from urllib.parse import unquote
@@ -256,7 +257,7 @@ def test_links_inside_a_report_are_replaced(tmp_path):
     (tmp_path / "kept").write_text("mine")
     report = tmp_path / "report"
     report.mkdir()
-    names = ("index.html", "index.html.part", "curve.png", "curve.png.part")
+    names = ("index.html", f"index.html.{os.getpid()}.part", "curve.png", "curve.png.part")
     for name in names:
         (report / name).symlink_to(tmp_path / "kept")
     picture = curve_picture([{"step": 1, "x": 1.0}], "title", {"x": "x"}, "unit", "curve")

@@ -266,10 +266,6 @@ def assert_refused(folder, capsys, *messages):
         assert message in error
 
 
-def test_no_folder_is_one_line(tmp_path, capsys):
-    assert_refused(tmp_path / "nothing", capsys, "is no folder")
-
-
 def test_a_folder_without_a_run_says_what_it_has(runs, tmp_path, capsys):
     assert_refused(tmp_path, capsys, "holds no run", "but nothing")
     (tmp_path / "notes.txt").write_text("")
@@ -284,18 +280,6 @@ def test_a_run_without_a_checkpoint_yet_says_so(copy, capsys):
         shutil.rmtree(checkpoint)
     started = json.loads((folder / "run.json").read_text())["started"][0]
     assert_refused(folder, capsys, started, "nor a complete checkpoint")
-
-
-@pytest.mark.parametrize("log", [[], [{"epoch": 1.0}]])
-def test_an_empty_run_is_one_line(tmp_path, capsys, log):
-    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": log, "global_step": 0}))
-    assert_refused(tmp_path, capsys, "is empty: its log has no step")
-
-
-def test_a_run_of_something_else_is_one_line(tmp_path, capsys):
-    log = [{"step": 1, "loss": 2.0, "mean_token_accuracy": 0.1}]
-    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": log, "global_step": 1}))
-    assert_refused(tmp_path, capsys, "neither a reward model's training nor REINFORCE", "mean_token_accuracy")
 
 
 @pytest.mark.parametrize("name", ["trainer_state.json", "run.json", "config.json", "examples.json", "metrics.json"])

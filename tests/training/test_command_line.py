@@ -46,52 +46,6 @@ def fail_with(error):
     return main
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--learning_rat", "1"], "There is no option `--learning_rat`. Did you mean `--learning_rate`?"),
-        (["--lear", "1"], "There is no option `--lear`. Did you mean `--learning"),
-        (["--zzz"], "There is no option `--zzz`. `--help` lists all of them."),
-        (["--learning_rat=1"], "Did you mean `--learning_rate`?"),
-        (["--steps", "many"], "Argument --steps: invalid int value: 'many'."),
-        (["--steps"], "Argument --steps: expected one argument."),
-        (["--shuffle", "perhaps"], "Truthy value expected"),
-        (["--config"], "`--config` has no file after it."),
-        (["--config", "nothing.yaml"], "No such file or directory: 'nothing.yaml'"),
-    ],
-)
-def test_a_wrong_option_is_one_line(recipe, words, said):
-    given, status, lines = recipe(*words)
-    assert (given, status, len(lines)) == ([], 2, 1)
-    assert lines[0].startswith("train.py: ")
-    assert said in lines[0]
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("step: 3", "There is no option `step` in the YAML file. Did you mean `steps`?"),
-        ("steps: [3]", "`steps` in the YAML file is [3]. Give a whole number."),
-        ("steps: 2.5", "`steps` in the YAML file is 2.5. Give a whole number."),
-        ("steps: true", "`steps` in the YAML file is True. Give a whole number."),
-        ("steps: many", "invalid int value: 'many'"),
-        ("learning_rate: {a: 1}", "`learning_rate` in the YAML file is {'a': 1}. Give a number."),
-        ("learning_rate: false", "Give a number."),
-        ("shuffle: 3", "`shuffle` in the YAML file is 3. Give true or false."),
-        ("scales: [1, x, 2.5]", "`scales` in the YAML file is [1, 'x', 2.5]. Give a whole number."),
-        ("- steps", "must contain a YAML mapping"),
-        ("", "must contain a YAML mapping"),
-        ("a: [", "while parsing"),
-        ("steps: 3\n\tshuffle: true", "while scanning"),
-    ],
-)
-def test_a_wrong_yaml_file_is_one_line(recipe, tmp_path, text, said):
-    (tmp_path / "run.yaml").write_text(text)
-    given, status, lines = recipe("--config", str(tmp_path / "run.yaml"))
-    assert (given, status, len(lines)) == ([], 2, 1)
-    assert said in lines[0]
-
-
 def test_what_is_right_is_taken(tmp_path):
     (tmp_path / "run.yaml").write_text("steps: 3\nlearning_rate: 1e-3\nshuffle: yes\nscales: [4, 5]\nwhere: null\n")
     expected = Options(3, 0.001, True, [4, 5])

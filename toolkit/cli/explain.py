@@ -1,6 +1,7 @@
 """`prefscale explain`: what every token and segment adds to a response's score."""
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,10 +28,21 @@ def add_explain(command: argparse.ArgumentParser) -> None:
 
 
 def _explain(args: argparse.Namespace) -> None:
+    if args.html is not None:
+        _check_page(Path(args.html))
+    import datasets
+    from transformers import logging
+
     from ..pages.explain import explain, print_explanations, render_html
     from ..training.run_record import write_text
 
-    reward, prompt, responses = _from_file(args) if args.file is not None else _from_options(args)
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        reward, prompt, responses = _from_file(args) if args.file is not None else _from_options(args)
+    finally:
+        logging.enable_progress_bar()
+        datasets.enable_progress_bars()
     explanations = explain(reward, prompt, list(responses.values()))
     print_explanations(prompt, list(responses), explanations)
     if args.html is not None:
@@ -39,6 +51,14 @@ def _explain(args: argparse.Namespace) -> None:
             write_text(Path(args.html), page)
         except OSError as error:
             raise ValueError(f"Cannot write '{args.html}' ({error.strerror}). Correct `--html`.") from None
+
+
+def _check_page(file: Path) -> None:
+    """Refuse a name under which a page would take another file's place, or would not be taken for one."""
+    if file.suffix not in (".html", ".htm"):
+        raise ValueError(f"`--html` is '{file}', and a page has a name that ends in .html. Correct it.")
+    if os.path.lexists(file):
+        raise ValueError(f"'{file}' exists. Give `--html` another name, or remove it.")
 
 
 def _from_file(args: argparse.Namespace) -> "Explained":

@@ -1,13 +1,12 @@
 """The console command `prefscale`. Each subcommand is a module, which imports what it works with when it is called."""
 
-import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
 from importlib.metadata import version
 
 from .check import add_check
 from .explain import add_explain
+from .parser import Parser
 from .plan import add_plan
 from .report import add_report
 from .sandbox import add_sandbox
@@ -26,19 +25,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         `int`: Exit status: 0, 2 where the user's input was wrong, or 1 where `check` finds what training would
         refuse, or `verify` what is not as it was saved.
     """
-    parser = argparse.ArgumentParser(
-        prog="prefscale", allow_abbrev=False, description="Preference data, scores and GPU memory at a glance."
-    )
+    parser = Parser(prog="prefscale", description="Preference data, scores and GPU memory at a glance.")
     parser.add_argument("--version", action="version", version=f"prefscale {version('prefscale')}")
     commands = parser.add_subparsers(dest="command", required=True)
-    add = partial(commands.add_parser, allow_abbrev=False)
+    add = commands.add_parser
     add_check(add("check", help="check every row of a set of preference pairs, and describe it"))
     add_sandbox(add("sandbox", help="write preference pairs of the sandbox to a file"))
     add_explain(add("explain", help="show what every token and segment adds to a response's score"))
     add_plan(add("plan", help="say what memory, tokens and hours a run needs, without any weights"))
     add_report(add("report", help="write a page with the figures, plots and settings of a training run or a study"))
     add_verify(add("verify", help="say whether a saved reward model is, byte by byte, what was saved"))
-    args = parser.parse_args(arguments)
+    args, rest = parser.parse_known_args(arguments)
+    if rest:
+        commands.choices[args.command].refuse(rest[0])
     try:
         return int(args.run(args) or 0)
     except (ValueError, OSError) as error:

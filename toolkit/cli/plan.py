@@ -141,11 +141,7 @@ def _print_hours(args: argparse.Namespace, policy: bool) -> None:
 
 
 def _check_plan(args: argparse.Namespace, policy: bool) -> None:
-    if args.lora_rank < 0:
-        raise ValueError(f"`--lora-rank` is {args.lora_rank}. Give a rank of 1 or more, or leave it out.")
-    for name in ("completion_length", "num_generations", "gradient_accumulation_steps"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"`--{name.replace('_', '-')}` is {getattr(args, name)}. It must be 1 or more.")
+    _check_numbers(args)
     if args.double_quantisation and not args.load_in_4bit:
         raise ValueError("`--double-quantisation` is of 4-bit constants. Add `--load-in-4bit`, or leave it out.")
     if not policy and args.batch % 2:
@@ -156,5 +152,16 @@ def _check_plan(args: argparse.Namespace, policy: bool) -> None:
         raise ValueError("`--pairs` is of --trainer reward. A policy learns from `--prompts`.")
     if args.reward_model and not policy:
         raise ValueError("`--reward-model` scores a policy's completions. Add `--trainer reinforce`, or leave it out.")
-    if args.tokens_per_second is not None and args.tokens_per_second <= 0:
-        raise ValueError(f"`--tokens-per-second` is {args.tokens_per_second:g}. It must be above 0.")
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    from ..training.options import check_number
+
+    if args.lora_rank < 0:
+        raise ValueError(f"`--lora-rank` is {args.lora_rank}. Give a rank of 1 or more, or leave it out.")
+    counts = ("batch", "length", "gpus", "pairs", "prompts", "completion_length", "num_generations")
+    for name in (*counts, "gradient_accumulation_steps"):
+        check_number(f"--{name.replace('_', '-')}", getattr(args, name), 1, whole=True)
+    for name in ("epochs", "tokens_per_second"):
+        check_number(f"--{name.replace('_', '-')}", getattr(args, name), above=0)
+    check_number("--beta", args.beta, 0)

@@ -15,12 +15,19 @@ def add_sandbox(command: argparse.ArgumentParser) -> None:
 
 def _sandbox(args: argparse.Namespace) -> None:
     from ..data.files import PACKED, check_json_name
-    from ..sandbox.rows import sample_pairs
+    from ..training.options import check_number
+
+    check_number("--size", args.size, 1, whole=True)
+    from ..sandbox.rows import sample_pairs  # with which torch comes
 
     file = Path(args.file)
     check_json_name(args.file, (".jsonl", ".ndjson", ".json", ".jsonl" + PACKED))
     if os.path.lexists(file):
         raise ValueError(f"'{file}' exists. Give another name, or remove it.")
-    part = file.with_name("part-" + file.name)  # of the same ending, from which the packing follows
-    sample_pairs(args.size, seed=args.seed).to_json(part)
-    part.rename(file)
+    # Of the same ending, from which the packing follows
+    part = file.with_name(f"part-{os.getpid()}-{file.name}")
+    try:
+        sample_pairs(args.size, seed=args.seed).to_json(part)
+        part.rename(file)
+    except OSError as error:
+        raise ValueError(f"Cannot write '{file}' ({error.strerror}). Give another name.") from None

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from .row_errors import RowError, describe
 
-Rows = Iterator[tuple[int, dict[str, Any]]]
+Rows = Generator[tuple[int, dict[str, Any]]]
 
 # What of `datasets` reads a file, by its ending; text files may be packed
 BUILDERS = {
@@ -30,6 +30,8 @@ ENDINGS = f"{list(BUILDERS)}, text also with '{PACKED}' after it"
 MOST_CHARACTERS = 2**31 - 1  # of a field of a CSV file, whose reader stops at 131,072 by default
 ARROW_FILE = b"ARROW1"  # how a file begins that is no stream
 GZIP = b"\x1f\x8b"
+FETCH = "Fetch it anew, or correct its name."
+POINTER = b"version https://git-lfs"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -108,6 +110,8 @@ def text_lines(path: str) -> Generator[str]:
             for number, line in enumerate(file, start=1):
                 if number == 1 and line.startswith(GZIP):
                     raise ValueError(f"File '{path}' is packed. Let its name end in '{PACKED}'.")
+                if number == 1:
+                    _check_pointer(path, line)
                 if number == 1 and line.startswith(UTF16):
                     raise ValueError(f"File '{path}' is UTF-16. Save it as UTF-8.")
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -116,6 +120,11 @@ def text_lines(path: str) -> Generator[str]:
             raise ValueError(f"File '{path}', {found}. Save the file as UTF-8; it may be Latin-1.") from None
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"File '{path}' is damaged after line {number}: {error}. Fetch it anew.") from error
+
+
+def _check_pointer(path: str, begins: bytes) -> None:
+    if begins.startswith(POINTER):
+        raise ValueError(f"File '{path}' is a pointer of Git LFS. Fetch the file itself with `git lfs pull`.")
 
 
 def _open(path: str) -> IO[bytes]:
@@ -138,10 +147,9 @@ def _json_rows(path: str, lines: Iterator[str]) -> Rows:
                 if more is None or (number == first and more.lstrip().startswith("{")):
                     raise _not_json(path, text, first, error) from None
                 number, text = number + 1, text + more
-            except _RepeatedKeyError as error:
+            except (_RepeatedKeyError, RecursionError, ValueError) as error:
                 where = "" if is_list else f", row {first}"
-                found = f"found the key {error} twice in one object"
-                raise ValueError(f"Data set '{path}'{where}: {found}. Remove one.") from None
+                raise ValueError(f"Data set '{path}'{where}: found {_unreadable(error)}") from None
         # Few texts have escaped surrogates, which are right only in pairs
         is_escaped = "\\ud" in text or "\\uD" in text
         for place, row in enumerate(rows, start=1 if is_list else first):
@@ -158,6 +166,15 @@ def _not_json(path: str, text: str, first: int, error: json.JSONDecodeError) -> 
     row, character = first + text.count("\n", 0, place), place - text.rfind("\n", 0, place)
     found = f"row {row}, character {character}: not valid JSON ({error.msg})"
     return ValueError(f"Data set '{path}', {found}. Write one object a line, or one list.")
+
+
+def _unreadable(error: Exception) -> str:
+    """What was found, and what to do, of JSON that is valid and cannot be read all the same."""
+    if isinstance(error, _RepeatedKeyError):
+        return f"the key {error} twice in one object. Remove one."
+    if isinstance(error, RecursionError):
+        return "brackets nested too deeply to be read. Remove the value, or write it as text."
+    return "a number of thousands of digits. Remove it, or write it as text."
 
 
 class _RepeatedKeyError(Exception):
@@ -196,7 +213,8 @@ def _csv_rows(path: str, lines: Iterator[str]) -> Rows:
         except StopIteration:
             return
         except csv.Error as error:
-            raise ValueError(f"File '{path}', the record of line {first}: not valid CSV ({error}).") from None
+            found = f"the record of line {first}: not valid CSV ({error})"
+            raise ValueError(f"File '{path}', {found}. Close its quotes, and double those inside.") from None
         number, first = first, reader.line_num + 1
         if not record:
             continue  # a blank line
@@ -238,4 +256,9 @@ def _arrow_rows(path: str, kind: str) -> Iterator[dict[str, Any]]:
                 for batch in batches:
                     yield from batch.to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"File '{path}' is not readable {kind}: {error}.") from error
+        if os.path.isfile(path):
+            with open(path, "rb") as opened:
+                _check_pointer(path, opened.read(len(POINTER)))
+        raise ValueError(
+            f"File '{path}' is not readable {kind}: {' '.join(str(error).split()).rstrip('.')}. {FETCH}"
+        ) from error

@@ -1,6 +1,7 @@
 """What of a set of preference pairs can be used, and what cannot and why, written to two files."""
 
 import json
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -74,4 +75,4 @@ class PairFiles:
 
 
 def _part(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
+    return path.with_name(f"{path.name}.{os.getpid()}.part")  # no name that anybody else would give

@@ -1,14 +1,17 @@
 """Preference data from the hub, folders and files."""
 
 import glob
+import json
 import os
+from collections import deque
+from contextlib import closing
 
 import datasets
 from datasets import Dataset
 from datasets.exceptions import DatasetsError
 from transformers.utils.logging import get_logger
 
-from .files import ENDINGS, builder, is_saved, stream_rows, text_lines
+from .files import ENDINGS, FETCH, builder, is_saved, stream_rows, text_lines
 from .formats import FLOAT, keep_normalized, normalize_pairs, normalize_prompts
 from .forms import NUMBER_COLUMNS, TEXT_COLUMNS
 from .row_errors import RowError, describe
@@ -85,7 +88,9 @@ def locate(name_or_path: str, split: str | None = None, config: str | None = Non
             tables = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {str(split): loaded}
     except (DatasetsError, ValueError, OSError) as error:
         asked = f"'{name_or_path}' (split {split!r}, configuration {config!r}) as file, folder or hub data set"
-        raise ValueError(f"Cannot load {asked}: {error.__cause__ or error}") from error
+        damaged = "one of its JSON files is damaged: " if isinstance(error, json.JSONDecodeError) else ""
+        reason = damaged + " ".join(str(error.__cause__ or error).split()).rstrip(".")
+        raise ValueError(f"Cannot load {asked}: {reason}. Correct the name, or fetch the data anew.") from error
     if not tables and not any(files.values()):
         raise ValueError(f"There is no file or folder '{name_or_path}' in '{os.getcwd()}'. Correct the path.")
     splits = list(tables or files)
@@ -99,11 +104,14 @@ def _load_file(path: str) -> Dataset:
     kind = builder(path)
     if kind is None:
         raise ValueError(f"File '{path}' is none of {ENDINGS}. Convert it, or correct the path.")
-    # Other readers of CSV take text for numbers and dates, and words such as "None" for nothing
-    table = _table_of_rows(path) if kind == "csv" else _table_by_builder(path, kind)
-    if table is None or len(table) == 0:
+    with closing(stream_rows(path)) as rows:
+        is_empty = next(rows, None) is None
+        if kind == "json":  # Arrow's reader takes for it what is none, and dies of some of it, such as a row of null
+            deque(rows, maxlen=0)
+    if is_empty:
         raise ValueError(f"File '{path}' is empty. Write at least one row.")
-    return table
+    # Other readers of CSV take text for numbers and dates, and words such as "None" for nothing
+    return _table_of_rows(path) if kind == "csv" else _table_by_builder(path, kind)
 
 
 def _table_of_rows(path: str) -> Dataset:
@@ -112,8 +120,8 @@ def _table_of_rows(path: str) -> Dataset:
     return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
 
 
-def _table_by_builder(path: str, kind: str) -> Dataset | None:
-    """The table that `datasets` reads from a file; `None` for an empty JSON file."""
+def _table_by_builder(path: str, kind: str) -> Dataset:
+    """The table that `datasets` reads from a file."""
     try:
         options = {}
         if kind == "json":
@@ -122,24 +130,22 @@ def _table_by_builder(path: str, kind: str) -> Dataset | None:
         # Escaped, as the loader takes a path for a pattern
         table = datasets.load_dataset(kind, data_files=glob.escape(os.path.abspath(path)), split="train", **options)
     except (DatasetsError, StopIteration, ValueError, OSError, EOFError) as error:
-        if kind == "json" and _find_odd_row(path) == 0:
-            return None
-        raise ValueError(f"File '{path}' is not readable {kind}: {error.__cause__ or error}.") from error
+        if kind == "json":
+            _refuse_odd_row(path)
+        raise ValueError(f"File '{path}' is not readable {kind}: {error.__cause__ or error}. {FETCH}") from error
     if kind == "json" and "timestamp[" in str(table.features):  # text that looks like a date
         return _table_of_rows(path)
     return table
 
 
-def _find_odd_row(path: str) -> int:
-    """Raise on the first value of a JSON file that is of another kind than those before it, else count the rows."""
-    count, seen = 0, dict[str, str]()
+def _refuse_odd_row(path: str) -> None:
+    """Raise on the first value of a JSON file that is of another kind than those before it."""
+    seen = dict[str, str]()
     for number, row in stream_rows(path):
-        count += 1
         for column, value in row.items():
             kind = describe(value).split(":")[0]
             if value is not None and seen.setdefault(column, kind) != kind:
                 raise RowError(column, describe(value), f"Rows before have {seen[column]}.").at(path, number)
-    return count
 
 
 def _concatenate(tables: list[tuple[str, Dataset]]) -> Dataset:

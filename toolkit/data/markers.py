@@ -9,7 +9,8 @@ from transformers.utils.logging import get_logger
 from .messages import Messages
 from .packing import shared_prefix_length
 from .positions import find_response_start
-from .tokens import encode_response, render
+from .templates import render
+from .tokens import encode_response
 
 logger = get_logger(__name__)
 

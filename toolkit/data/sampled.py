@@ -7,7 +7,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import get_logger
 
 from .messages import Messages
-from .tokens import EncodedResponse, TurnParts, encode_response, encode_text, render, turn_parts
+from .templates import render
+from .tokens import EncodedResponse, TurnParts, encode_response, encode_text, turn_parts
 
 logger = get_logger(__name__)
 

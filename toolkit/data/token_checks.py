@@ -38,9 +38,11 @@ class TokenChecks:
             raise ValueError(f"`--max-length` is {max_length}. Give a positive number of tokens.")
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"`--tokenizer {name}` cannot be loaded: {reason} Give a hub name or a folder.") from None
+        except Exception as error:  # files of other kinds make it fail in many ways
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise ValueError(
+                f"`--tokenizer {name}` cannot be loaded: {reason}. Give a hub name or a folder."
+            ) from None
         self.pairs, self.equal = Counter[str](), Counter[str]()  # of each file
         self.lengths = array("Q")  # of the longer row of each pair, in tokens, before it is cut
 

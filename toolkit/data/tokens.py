@@ -1,17 +1,13 @@
 """From text to token ids: the same ids as TRL's trainers, and where the response starts in them."""
 
-import json
 import re
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from .messages import Messages, text_of
 from .packing import shared_prefix_length
-
-# Columns of a data set that go to the chat template
-TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
+from .templates import render, row_template_kwargs
 
 # A sentence ends in a full stop or its kin, with the quotes and brackets that may close after it; a line ends in a
 # newline. What a single token cannot show (an abbreviation, a decimal point) is taken for an end.
@@ -37,39 +33,6 @@ class TurnParts(NamedTuple):
     prompt: str  # the conversation so far, with the marker that opens the assistant's turn
     head: str  # between the marker and the message, such as an empty thought
     tail: str  # after the message, such as the end-of-turn token
-
-
-def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, **template_kwargs: Any) -> str:
-    """
-    Text of a conversation as the chat template writes it.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer with a chat template.
-        messages (`list[dict[str, str]]`):
-            The conversation.
-        template_kwargs:
-            Further arguments of `apply_chat_template`, such as `add_generation_prompt`.
-
-    Returns:
-        `str`
-
-    Raises:
-        `ValueError`: If the tokenizer has no chat template, or the template refuses the conversation.
-    """
-    if tokenizer.chat_template is None:
-        raise ValueError(
-            "The data are conversations, but the tokenizer has no chat template. Set `chat_template_path`, or give "
-            "plain text."
-        )
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, **template_kwargs))
-    except TemplateError as error:
-        roles = [message["role"] for message in messages]
-        raise ValueError(
-            f"The chat template refuses a conversation of {roles}: {str(error).rstrip('.')}. Bring the messages into "
-            "the order that it knows, or use another template."
-        ) from error
 
 
 def segment_boundary_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -103,9 +66,18 @@ def turn_parts(tokenizer: PreTrainedTokenizerBase, prompt: Messages, **template_
 
     Returns:
         [`TurnParts`]
+
+    Raises:
+        `ValueError`: If the template refuses the conversation, or leaves the assistant's message out.
     """
     whole = render(tokenizer, [*prompt, {"role": "assistant", "content": _PROBE}], **template_kwargs)
     opened = render(tokenizer, prompt, add_generation_prompt=True, **template_kwargs)
+    if _PROBE not in whole:
+        roles = [message["role"] for message in prompt]
+        raise ValueError(
+            f"The chat template leaves out what the assistant says after {roles}: there would be nothing to score. "
+            "Use another template."
+        )
     before, _, tail = whole.rpartition(_PROBE)
     start = _common_prefix(before, opened)
     if before[start:].startswith(_BLANK):
@@ -293,24 +265,6 @@ def cut_prompt(
 PAIR_COLUMNS = ("chosen_ids", "rejected_ids", "chosen_start", "rejected_start", "cut_tokens", "shared_tokens")
 
 
-def row_template_kwargs(row: dict[str, Any]) -> dict[str, Any]:
-    """
-    What a row of a data set gives to the chat template, in TRL's columns.
-
-    Args:
-        row (`dict[str, Any]`):
-            A row: `tools`, a list or JSON text, and `chat_template_kwargs`, a dictionary, where it has them. What is
-            `None` there is left out: `datasets` fills in what only other rows have.
-
-    Returns:
-        `dict[str, Any]`: Arguments of `apply_chat_template`.
-    """
-    tools = row.get("tools")
-    tools = json.loads(tools) if isinstance(tools, str) else tools
-    options = {"tools": tools or None, **(row.get("chat_template_kwargs") or {})}
-    return {name: value for name, value in options.items() if value is not None}
-
-
 def tokenize_pair(
     row: dict[str, Any],
     index: int,
@@ -348,9 +302,9 @@ def tokenize_pair(
         `ValueError`: If a response has no token, or the prompt is empty where it is needed.
     """
     where = f"Data set '{dataset_name}', row {index + 1}"
-    template_kwargs = row_template_kwargs(row)
     prompt = row["prompt"]
     try:
+        template_kwargs = row_template_kwargs(row)
         turn = None if isinstance(prompt, str) else turn_parts(tokenizer, prompt, **template_kwargs)
         sides = [
             encode_response(tokenizer, prompt, row[side], turn=turn, **template_kwargs)

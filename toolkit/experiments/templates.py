@@ -15,7 +15,8 @@ from ..data.batches import MultiScaleCollator
 from ..data.markers import response_marker_ids
 from ..data.messages import Messages
 from ..data.preparation import tokenize_pairs
-from ..data.tokens import render, segment_boundary_ids, turn_parts
+from ..data.templates import render
+from ..data.tokens import segment_boundary_ids, turn_parts
 from ..reward.head import MultiScaleSettings
 from ..reward.model import reward_model_class
 from ..reward.scorer import RewardFunction

@@ -10,6 +10,7 @@ from ..data.messages import Messages, text_of
 from ..policy.sampling import sample_responses
 from ..stats.intervals import Interval, PairAccuracy
 from ..stats.metrics import mean_interval, pair_accuracy
+from .labels import judge_scores
 
 
 class PolicyComparison(NamedTuple):
@@ -61,7 +62,7 @@ def compare_policies(
         sample_responses(m, tokenizer, prompts, max_new_tokens=max_new_tokens, seed=seed) for m in (before, after)
     ]
     answers = [[[{"role": "assistant", "content": text}] for text in side] for side in texts]
-    first, second = (torch.tensor(judge(prompts=prompts, completions=side)) for side in answers)
+    first, second = (torch.tensor(judge_scores(judge, prompts, side)) for side in answers)
     rows = [
         {
             "prompt": text_of(prompts[i]),

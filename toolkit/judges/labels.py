@@ -40,6 +40,38 @@ def vote(gap: float, rng: random.Random) -> int:
     return sum(1 if rng.random() < probability else -1 for _ in range(ANNOTATORS))
 
 
+def judge_scores(judge: Judge, prompts: Sequence[Any], completions: Sequence[Any]) -> list[float]:
+    """
+    What a judge says of answers.
+
+    Args:
+        judge (`Callable`):
+            Reward function with TRL's signature.
+        prompts (list of `str` or of lists of messages):
+            Prompts.
+        completions (list of the same form):
+            An answer to each.
+
+    Returns:
+        `list[float]`: A finite number of each.
+
+    Raises:
+        `ValueError`: Naming the first answer of which it says something else.
+    """
+    name, found = getattr(judge, "__name__", type(judge).__name__), judge(prompts=prompts, completions=completions)
+    remedy = "A judge returns a finite number for each answer."
+    try:
+        scores = [float("nan") if score is None else float(score) for score in found]
+    except (TypeError, ValueError):
+        raise ValueError(f"The judge '{name}' returned {str(found)[:80]!r}. {remedy}") from None
+    if len(scores) != len(prompts):
+        raise ValueError(f"The judge '{name}' returned {len(scores)} scores for {len(prompts)} answers. {remedy}")
+    wrong = next((place for place, score in enumerate(scores) if not math.isfinite(score)), None)
+    if wrong is not None:
+        raise ValueError(f"The judge '{name}' returned {scores[wrong]} for answer {wrong + 1}. {remedy}")
+    return scores
+
+
 def label_pairs(
     prompts: Sequence[str | Messages],
     first: Sequence[str | Messages],
@@ -67,7 +99,8 @@ def label_pairs(
         number of rows left out because their two answers were equal or one was empty.
 
     Raises:
-        `ValueError`: If the three lists differ in length, or no row gives a pair.
+        `ValueError`: If the three lists differ in length, the judge returns no finite number for an answer, or no row
+            gives a pair.
     """
     if not len(prompts) == len(first) == len(second):
         raise ValueError(
@@ -75,7 +108,7 @@ def label_pairs(
             f"{len(second)}. Give two answers to each prompt."
         )
     rows: list[dict[str, Any]] = []
-    scores = zip(judge(prompts=prompts, completions=first), judge(prompts=prompts, completions=second), strict=True)
+    scores = zip(*(judge_scores(judge, prompts, answers) for answers in (first, second)), strict=True)
     for index, (prompt, one, other, (score, rival)) in enumerate(zip(prompts, first, second, scores, strict=True)):
         texts = [text_of(answer) for answer in (one, other)]
         if texts[0].strip() == texts[1].strip() or not all(text.strip() for text in texts):

@@ -32,6 +32,7 @@ from .page import (
     shown,
     write_page,
 )
+from .run_files import REMEDY, check_run, is_example, log_of
 from .tables import accuracies_of, comparison_rows, interval_cells
 
 STATE_NAME = "trainer_state.json"
@@ -107,6 +108,8 @@ def _read_run(folder: Path) -> _Record:
     run, demo = _read_json(folder / RUN_NAME), _read_json(folder / "metrics.json")
     # Others use such names, too; what has other keys is not ours.
     run = run if {"started", "command", "options", "versions"} <= run.keys() else {}
+    if run:
+        check_run(run, folder / RUN_NAME)
     if {"reward_model", "policy", "log"} <= demo.keys():
         return _read_demonstration(folder, demo, run)
     remarks: list[str] = []
@@ -119,10 +122,10 @@ def _read_run(folder: Path) -> _Record:
             f"{why}: this page shows it up to step {state.get('global_step')}, from its newest complete checkpoint, "
             f"{source.name}."
         )
-    log = state.get("log_history", [])
+    log = log_of(state, source / STATE_NAME)
     evaluations = [row for row in [results, *log] if "eval_accuracy" in row]
     evaluation = evaluations[-1] if evaluations else {}
-    examples = [card for card in _read_json(folder / EXAMPLES_NAME, []) if {"title", "responses"} <= set(card)]
+    examples = [card for card in _read_json(folder / EXAMPLES_NAME, []) if is_example(card)]
     return _Record(folder, log, results, evaluation, None, "", run, _read_model(source), examples, remarks)
 
 
@@ -182,7 +185,7 @@ def _newest_state(folder: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any],
 def _read_json(file: Path, absent: Any = None) -> Any:
     """Content of a file, or `absent`, an empty dictionary where it is not given; both are of one type."""
     absent = {} if absent is None else absent
-    return read_json(file, type(absent), "Remove it, or restore it.") if file.is_file() else absent
+    return read_json(file, type(absent), REMEDY) if file.is_file() else absent
 
 
 def _build_page(record: _Record) -> Page:

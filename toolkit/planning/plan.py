@@ -5,12 +5,13 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from ..reward.adapters import load_adapter_config
 from ..reward.head import MultiScaleSettings
 from ..reward.model import reward_model_class
 from .memory import (
@@ -75,12 +76,12 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
     """
     try:
         if (file := find_adapter_config_file(name_or_path)) is not None:
-            name_or_path = PeftConfig.from_pretrained(os.path.dirname(file)).base_model_name_or_path
+            name_or_path = load_adapter_config(os.path.dirname(file)).base_model_name_or_path
         config: PreTrainedConfig = AutoConfig.from_pretrained(name_or_path, num_labels=1)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # values of other kinds make it fail in many ways
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(
-            f"'{name_or_path}' has no configuration that can be read ({reason}) Name a model of the hub, or a folder "
+            f"'{name_or_path}' has no configuration that can be read ({reason}). Name a model of the hub, or a folder "
             "with a config.json."
         ) from None
     text = config.get_text_config()
@@ -95,6 +96,9 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
             f"'{name_or_path}' is of type '{config.model_type}', which is not a decoder. Name a causal model such as "
             "Qwen3, Llama or GPT-2."
         )
+    for key in ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size"):
+        if not (isinstance(value := getattr(text, key, 1), int) and value > 0):
+            raise ValueError(f"'{name_or_path}' has `{key}` {value!r} in its config.json. Restore it as it was saved.")
     return config
 
 

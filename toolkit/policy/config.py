@@ -1,13 +1,25 @@
 """Configuration of the REINFORCE trainer."""
 
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 from trl import RLOOConfig
 
-from ..training.options import check_number, help_from_docstring
+from ..training.options import COUNT, SHARE, check_numbers, check_training_numbers, help_from_docstring
 
 BASELINES = ("none", "batch_mean", "moving_average", "leave_one_out")
 SAMPLING_MODES = ("sequence_truncate", "token_truncate")
+# Beside those of every training
+_RANGES: dict[tuple[str, ...], dict[str, Any]] = {
+    ("moving_average_decay", "prefix_decay", "min_p", "ref_model_mixup_alpha"): SHARE,
+    ("prefix_penalty", "beta", "epsilon", "epsilon_high", "top_k"): {"least": 0},
+    ("num_generations", "num_generations_eval", "steps_per_generation", "generation_batch_size"): COUNT,
+    ("max_completion_length", "num_iterations", "max_prompt_length", "ref_model_sync_steps"): COUNT,
+    ("vllm_importance_sampling_clip_max",): {"least": 1},
+    ("temperature", "top_p", "repetition_penalty", "vllm_gpu_memory_utilization"): {"above": 0},
+    ("reward_weights",): {},
+}
 
 
 @help_from_docstring
@@ -61,6 +73,9 @@ class ReinforceConfig(RLOOConfig):
     vllm_importance_sampling_clip_max: float = 3.0
 
     def __post_init__(self) -> None:
+        check_training_numbers(self)
+        check_numbers(self, _RANGES)
+        self._check_clip_range()
         if self.baseline not in BASELINES:
             raise ValueError(f"`baseline` is '{self.baseline}'. Use one of {list(BASELINES)}.")
         if self.vllm_importance_sampling_mode not in SAMPLING_MODES:
@@ -73,18 +88,17 @@ class ReinforceConfig(RLOOConfig):
                 "`baseline='leave_one_out'` needs other responses to the same prompt. Set `num_generations` to 2 or "
                 "more, or use 'moving_average' or 'batch_mean'."
             )
-        for name in ("moving_average_decay", "prefix_decay"):
-            check_number(name, getattr(self, name), 0, 1)
-        for name in ("prefix_penalty", "beta", "epsilon", "epsilon_high", "learning_rate", "max_grad_norm"):
-            check_number(name, getattr(self, name), 0)
-        at_least_one = ("max_completion_length", "num_iterations", "per_device_train_batch_size", "max_prompt_length")
-        for name in (*at_least_one, "vllm_importance_sampling_clip_max"):
-            check_number(name, getattr(self, name), 1)
-        for weight in self.reward_weights or []:
-            check_number("reward_weights", weight)
         try:
             super().__post_init__()  # type: ignore[no-untyped-call]
         except ValueError as error:
             # TRL's last check, after everything is set up. It is meant for its own leave-one-out baseline.
             if self.num_generations != 1 or "RLOO requires at least 2 generations" not in str(error):
                 raise
+
+    def _check_clip_range(self) -> None:
+        if self.reward_clip_range is not None:
+            ends = list(self.reward_clip_range)
+            # The command line takes one word for it
+            if len(ends) != 2 or not all(isinstance(end, Real) for end in ends) or not ends[0] < ends[1]:
+                remedy = "Give two numbers, the lower one first; of a recipe in its YAML file."
+                raise ValueError(f"`reward_clip_range` is {ends}. {remedy}")

@@ -1,5 +1,6 @@
 """What a policy training is refused for when it begins, and rows that it cannot be trained on."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ from accelerate.logging import get_logger
 from datasets import IterableDataset
 from peft import PeftModel
 from transformers import PreTrainedModel
+from trl.trainer.utils import is_async_callable
 
 from ..data.probes import PLACES, NotTried, on_small_copy, why_no_decoder
 from ..data.rotary import longest_fixed_row
@@ -25,6 +27,39 @@ def check_arguments(model: Any, reward_funcs: Any, peft_config: Any) -> None:
     for config in [peft_config, *given]:
         if config is not None:
             check_adapter(config)
+
+
+def checked(func: Any, name: str) -> Any:
+    """
+    A reward function that refuses what cannot be a reward, before it becomes a tensor.
+
+    Args:
+        func (`Callable` or `nn.Module`):
+            Reward function as TRL takes them. A module, and what is awaited, is given back as it is.
+        name (`str`):
+            Its name.
+
+    Returns:
+        `Callable`: It raises a `ValueError` that names the function and what it returned.
+    """
+    if isinstance(func, torch.nn.Module) or is_async_callable(func):
+        return func
+
+    def call(*args: Any, **columns: Any) -> list[Any]:
+        found = func(*args, **columns)
+        try:
+            rewards = list(found)
+            is_flat = torch.tensor([math.nan if reward is None else reward for reward in rewards]).dim() == 1
+        except (TypeError, ValueError, RuntimeError):
+            is_flat = False
+        if not is_flat:
+            raise ValueError(
+                f"Reward function '{name}' returned {str(found)[:80]!r}. Return a list with one number, or None, for "
+                "each response."
+            )
+        return rewards
+
+    return call
 
 
 def turn_off_dropout(model: torch.nn.Module) -> None:

@@ -14,6 +14,7 @@ from trl import RLOOTrainer
 from ..data.packing import why_not_shared
 from ..reward.loading import keep_gradients_in_4bit
 from ..reward.scorer import RewardFunction
+from ..reward.setup import check_targets
 from ..reward.shared_base import SharedBaseRewardFunction
 from ..training.checkpoints import ExactResume
 from ..training.progress import show_progress
@@ -32,7 +33,7 @@ from .returns import (
     update_moments,
     whiten,
 )
-from .setup import check_arguments, check_policy, check_prompts, leave_out_long_prompts, turn_off_dropout
+from .setup import check_arguments, check_policy, check_prompts, checked, leave_out_long_prompts, turn_off_dropout
 from .vllm import SampledLogProbs
 
 logger = get_logger(__name__)
@@ -84,6 +85,8 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
                 func.add_stop_token_ids(self.eos_token_ids)
             if isinstance(func, SharedBaseRewardFunction):
                 func.attach(self.model)  # before training begins, when ZeRO-3 divides up what is in the model
+        for config in self.model.peft_config.values() if isinstance(self.model, PeftModel) else ():
+            check_targets(self.model, config)
         if args.disable_dropout:
             turn_off_dropout(self.model)
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
@@ -138,7 +141,12 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
     # policy first and then of the reference. The order is TRL's, and tests/test_call_order.py holds it.
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
-        self._rewards = super()._calculate_rewards(*args, **kwargs)
+        given, names = self.reward_funcs, self.reward_func_names
+        self.reward_funcs = [checked(func, name) for func, name in zip(given, names, strict=True)]
+        try:
+            self._rewards = super()._calculate_rewards(*args, **kwargs)
+        finally:
+            self.reward_funcs = given
         # A judge may fail once; what has scored nothing in the first two batches will not score
         patient = not self.model.training or self._step == 0 or self._reward_moments.size > 0
         check_rewards(self._rewards, self.reward_func_names, self.state.global_step, scored_before=patient)

@@ -6,8 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import peft
 from huggingface_hub import snapshot_download
-from peft import PeftModel, load_peft_weights
+from peft import PeftConfig, PeftModel, PeftType, load_peft_weights
+from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from .fingerprints import read_json
@@ -36,6 +38,30 @@ def adapter_folder(name_or_path: str, **kwargs: Any) -> str | None:
     return str(
         snapshot_download(name_or_path, allow_patterns=["adapter_*", ADAPTER_SETTINGS_NAME, RECORD_NAME], **kwargs)
     )
+
+
+def load_adapter_config(folder: str) -> Any:
+    """
+    Configuration of an adapter, as PEFT reads it.
+
+    Args:
+        folder (`str`):
+            Folder of an adapter.
+
+    Returns:
+        [`~peft.PeftConfig`]
+
+    Raises:
+        `ValueError`: If its file is damaged, or of a kind that PEFT does not know.
+    """
+    path = os.path.join(folder, ADAPTER_CONFIG_NAME)
+    kind = read_json(path).get("peft_type")
+    if kind not in PeftType.__members__:
+        raise ValueError(
+            f"'{path}' is of the kind {kind!r}, which PEFT {peft.__version__} does not know. Restore the file as it "
+            "was saved, or raise PEFT's version."
+        )
+    return PeftConfig.from_pretrained(folder)
 
 
 def fit_vocabulary(model: Any, folder: str) -> None:

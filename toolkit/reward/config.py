@@ -5,7 +5,7 @@ from typing import Any
 
 from trl import RewardConfig
 
-from ..training.options import check_number, help_from_docstring
+from ..training.options import COUNT, SHARE, check_numbers, check_training_numbers, help_from_docstring
 from .head import check_scales
 from .scales import SCALES
 
@@ -41,6 +41,13 @@ PREFERENCE_MODELS: dict[str, dict[str, Any]] = {
         "loss_type": "pairwise",
         "weight_by_strength": True,
     },
+}
+_RANGES: dict[tuple[str, ...], dict[str, Any]] = {
+    ("num_hidden_layers", "max_tokens_per_batch", "max_length", "pad_to_multiple_of", "dataset_num_proc"): COUNT,
+    ("learning_rates", "scale_loss_weight", "center_rewards_coefficient"): {"least": 0},
+    ("coarse_warmup",): SHARE,
+    # Above a half the other response would be the one that is preferred
+    ("label_smoothing_factor",): {"least": 0, "most": 0.5},
 }
 
 
@@ -110,23 +117,10 @@ class MultiScaleRewardConfig(RewardConfig):
     learning_rates: list[float] | None = None
 
     def __post_init__(self) -> None:
+        check_training_numbers(self)
         super().__post_init__()  # type: ignore[no-untyped-call]
+        check_numbers(self, _RANGES)  # of which TRL has filled one in
         check_scales(self.scales, self.context)
-        for name in (
-            "num_hidden_layers",
-            "max_tokens_per_batch",
-            "max_length",
-            "pad_to_multiple_of",
-            "per_device_train_batch_size",
-        ):
-            check_number(name, getattr(self, name), 1)
-        for rate in self.learning_rates or []:
-            check_number("learning_rates", rate, 0)
-        for name in ("scale_loss_weight", "center_rewards_coefficient", "learning_rate", "max_grad_norm"):
-            check_number(name, getattr(self, name), 0)
-        check_number("coarse_warmup", self.coarse_warmup, 0, 1)
-        # Above a half the other response would be the one that is preferred
-        check_number("label_smoothing_factor", self.label_smoothing_factor, 0, 0.5)
         if self.loss_type not in ("pairwise", "pointwise"):
             raise ValueError(f"`loss_type` is '{self.loss_type}'. Use 'pairwise' or 'pointwise'.")
         if self.learning_rates is not None and not self.freeze_decoder:

@@ -30,6 +30,8 @@ TOKENIZER_FILES = (
     "tekken.json",
 )
 # Written by every padded or cut batch, and no part of what a tokenizer does otherwise
+SETTINGS_NAME = "tokenizer_config.json"
+SPECIAL = f"{SETTINGS_NAME}, special tokens"
 OF_THE_LAST_CALL = ("truncation", "padding")
 SAMPLES = 64
 SAMPLE_BYTES = 4096
@@ -193,8 +195,8 @@ def mark_of(path: Path) -> FileMark:
 
 def tokenizer_marks(find: Callable[[str], str | None]) -> dict[str, str]:
     """
-    What a tokenizer is known by: a hash of each of its files, and one of what `tokenizer.json` says without what the
-    last call left in it.
+    What a tokenizer is known by: a hash of each of its files, one of what `tokenizer.json` says without what the last
+    call left in it, and one of the special tokens in `tokenizer_config.json`, whose rest is each version's own.
 
     Args:
         find (`Callable`):
@@ -204,11 +206,13 @@ def tokenizer_marks(find: Callable[[str], str | None]) -> dict[str, str]:
         `dict[str, str]`: SHA-256 by name; none where there is no tokenizer.
 
     Raises:
-        `ValueError`: If `tokenizer.json` cannot be read.
+        `ValueError`: If a file cannot be read.
     """
     marks = {name: sha256_of(Path(path)) for name in TOKENIZER_FILES if (path := find(name)) is not None}
     if (path := find(VOCABULARY_NAME)) is not None:
         marks[CONTENT] = _content_hash(Path(path))
+    if (path := find(SETTINGS_NAME)) is not None:
+        marks[SPECIAL] = _special_hash(Path(path))
     return marks
 
 
@@ -226,7 +230,7 @@ def changed_tokenizer_file(saved: dict[str, str], find: Callable[[str], str | No
         `str`: Its name, and whether it is gone, new or another; `None` where all is as it was.
 
     Raises:
-        `ValueError`: If `tokenizer.json` cannot be read.
+        `ValueError`: If a file cannot be read.
     """
     for name in TOKENIZER_FILES:
         path = find(name)
@@ -236,12 +240,26 @@ def changed_tokenizer_file(saved: dict[str, str], find: Callable[[str], str | No
             continue
         if name != VOCABULARY_NAME or _content_hash(Path(path)) != saved[CONTENT]:
             return f"{name} is another"
+    if SPECIAL in saved:  # of what earlier versions saved it is not known
+        path = find(SETTINGS_NAME)
+        if path is None:
+            return f"{SETTINGS_NAME} is missing"
+        if _special_hash(Path(path)) != saved[SPECIAL]:
+            return f"{SETTINGS_NAME} has other special tokens"
     return None
 
 
 def _content_hash(path: Path) -> str:
     content = {key: value for key, value in read_json(path).items() if key not in OF_THE_LAST_CALL}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _special_hash(path: Path) -> str:
+    found = {}
+    for key, value in read_json(path).items():
+        if key.endswith("_token") and value not in (None, False):  # also whether one is added
+            found[key] = value.get("content") if isinstance(value, dict) else value
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 @cache

@@ -7,14 +7,22 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from peft import PeftConfig, PeftModel, load_peft_weights
+import torch
+from peft import PeftModel, load_peft_weights
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 from transformers.utils.logging import get_logger
 
 from ..data.probes import NotTried, why_no_decoder
-from .adapters import adapter_folder, fit_vocabulary, load_adapter_settings, restore_adapter_dtype
+from ..training.command_line import check_path
+from .adapters import (
+    adapter_folder,
+    fit_vocabulary,
+    load_adapter_config,
+    load_adapter_settings,
+    restore_adapter_dtype,
+)
 from .fingerprints import read_json, weight_files
 from .head import MultiScaleSettings
 from .model import USE_A_DECODER, check_adapter, reward_model_class
@@ -59,13 +67,16 @@ class AutoModelForMultiScaleReward:
             `ValueError`: If the checkpoint is not a multi-scale reward model and no `settings` are given, it is no
             decoder, its architecture has no stock reward head, or an adapter puts tokens of its own before a row.
         """
+        check_path(str(name_or_path), "reward model")
         hub = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs and key != "trust_remote_code"}
         folder = adapter_folder(name_or_path, **hub)
         if folder is not None:
             return _load_adapter(name_or_path, folder, settings, kwargs)
         is_folder = os.path.isdir(name_or_path)
-        if is_folder:
-            read_json(os.path.join(name_or_path, "config.json"))  # one line where it is damaged
+        if is_folder:  # before Transformers reads what may be damaged
+            written = read_json(os.path.join(name_or_path, "config.json"))
+            if "multi_scale" in written or os.path.isfile(os.path.join(name_or_path, RECORD_NAME)):
+                check_saved(name_or_path, finder(name_or_path), adapter=False)
         shared = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
         config: Any = AutoConfig.from_pretrained(name_or_path, num_labels=1, **shared)
         saved = getattr(config, "multi_scale", None)
@@ -80,8 +91,6 @@ class AutoModelForMultiScaleReward:
             refuse_if_missing(name_or_path, {key for key in missing if not key.startswith(HEAD_PREFIX)})
             return model
         settings = agreed(name_or_path, settings, MultiScaleSettings.from_saved(saved))
-        if is_folder:
-            check_saved(name_or_path, finder(name_or_path), adapter=False)
         model, missing = _load_whole(name_or_path, config, settings, kwargs)
         if not is_folder:  # its files have been fetched now, and its record is with them
             fetch_record(name_or_path, **hub)
@@ -94,12 +103,11 @@ def _load_adapter(
     name_or_path: str, folder: str, settings: MultiScaleSettings | None, kwargs: dict[str, Any]
 ) -> PeftModel:
     """An adapter and the base that it was trained on, which runs no code of its own."""
-    read_json(os.path.join(folder, "adapter_config.json"))  # one line where it is damaged
-    adapter_config: Any = PeftConfig.from_pretrained(folder)
+    record = check_saved(name_or_path, finder(folder), adapter=True)
+    adapter_config = load_adapter_config(folder)
     check_adapter(adapter_config)
     if settings is None or os.path.isfile(os.path.join(folder, ADAPTER_SETTINGS_NAME)):
         settings = agreed(name_or_path, settings, load_adapter_settings(folder))
-    record = check_saved(name_or_path, finder(folder), adapter=True)
     base, base_mark = adapter_config.base_model_name_or_path, None if record is None else record.base
     check_base_is_there(name_or_path, base, base_mark)
     of_base = options_of_base(name_or_path, folder, kwargs)
@@ -109,6 +117,8 @@ def _load_adapter(
     find = finder(base, **_place(hub))
     if base_mark is not None and os.path.isdir(base):
         check_base(name_or_path, base_mark, base, find)
+    if os.path.isdir(base):
+        read_json(os.path.join(base, "config.json"))  # one line where it is damaged
     config: Any = AutoConfig.from_pretrained(base, num_labels=1, **hub)
     model, missing = _load_whole(base, config, settings, of_base, of_adapter=True)
     if base_mark is not None and not os.path.isdir(base):  # its files have been fetched now
@@ -129,6 +139,8 @@ def _load_whole(
     of_adapter: bool = False,
 ) -> tuple[Any, set[str]]:
     """A model whose head is read or begun, and the names of the weights that no file has."""
+    if os.path.isdir(name_or_path) and not weight_files(finder(name_or_path)):
+        raise ValueError(f"'{name_or_path}' has no file of weights, such as model.safetensors. Copy it again, whole.")
     begins = getattr(config, "multi_scale", None) is None and not of_adapter
     config.multi_scale = asdict(settings)
     cut_layers(config, settings.num_hidden_layers)
@@ -252,22 +264,43 @@ def load_tokenizer(name_or_path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
         fetch_record(name_or_path, **of_hub)
     find = finder(name_or_path, **_place(of_hub))
     record = read_record(find)
+    own = cached_file(name_or_path, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **of_hub)
+    if own is not None:
+        read_json(own)  # one line where it is damaged
     if record is not None:
         # Before what is damaged is read; of the hub's tokenizers the next lines fetch what there is
         for name in record.tokenizer or {}:
             cached_file(name_or_path, name, _raise_exceptions_for_missing_entries=False, **of_hub)
         check_tokenizer_files(name_or_path, record, find)
-    own = cached_file(name_or_path, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **of_hub)
     if folder is None or own is not None:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **kwargs)
     else:
         of_base = options_of_base(name_or_path, folder, kwargs)
-        tokenizer = AutoTokenizer.from_pretrained(
-            PeftConfig.from_pretrained(folder).base_model_name_or_path, **of_base
-        )
+        tokenizer = AutoTokenizer.from_pretrained(load_adapter_config(folder).base_model_name_or_path, **of_base)
     if record is not None:
         check_vocabulary(name_or_path, record, tokenizer)
     return tokenizer
+
+
+def check_place(device: str | torch.device | None, dtype: Any) -> None:
+    """
+    Refuse what is no device, or no type of weights.
+
+    Args:
+        device (`str` or `torch.device`, *optional*):
+            Where a model shall go.
+        dtype (`str` or `torch.dtype`, *optional*):
+            Type of its weights.
+
+    Raises:
+        `ValueError`: Naming what was given.
+    """
+    try:
+        torch.device(device or "cpu")
+    except RuntimeError:
+        raise ValueError(f"`device` is {device!r}. Give 'cpu', or 'cuda' where there is a GPU.") from None
+    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"`dtype` is {dtype!r}. Give 'float32', 'bfloat16', 'float16' or 'auto'.")
 
 
 def cut_layers(config: Any, number: int | None) -> None:
@@ -287,7 +320,8 @@ def cut_layers(config: Any, number: int | None) -> None:
     if number is None or number == of_text.num_hidden_layers:
         return
     if not 1 <= number <= of_text.num_hidden_layers:
-        raise ValueError(f"`num_hidden_layers` is {number}, and the decoder has {of_text.num_hidden_layers} layers.")
+        found = f"`num_hidden_layers` is {number}, and the decoder has {of_text.num_hidden_layers} layers"
+        raise ValueError(f"{found}. Set at most as many, or leave it out.")
     of_text.num_hidden_layers = number
     if getattr(of_text, "layer_types", None):
         of_text.layer_types = of_text.layer_types[:number]
@@ -330,7 +364,7 @@ def generation_stops(name_or_path: str, **kwargs: Any) -> list[int]:
     folder = adapter_folder(name_or_path, **kwargs)
     if folder is not None:
         kwargs.pop("revision", None)  # which is the adapter's
-        name_or_path = PeftConfig.from_pretrained(folder).base_model_name_or_path
+        name_or_path = load_adapter_config(folder).base_model_name_or_path
     try:
         stops: Any = GenerationConfig.from_pretrained(name_or_path, **kwargs).eos_token_id
     except OSError:

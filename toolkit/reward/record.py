@@ -140,6 +140,9 @@ def read_record(find: Find) -> SavedRecord | None:
         if base is not None:
             record.base = BaseMark(**{**base, "weights": _marks(base["weights"])})
         record.probes = None if probes is None else ProbeScores(**probes)
+        for name in ("settings", "head", "tokenizer"):
+            if not isinstance(getattr(record, name), dict) and (name, record.tokenizer) != ("tokenizer", None):
+                raise TypeError(f"`{name}` is {getattr(record, name)!r}")
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"'{path}' is damaged, or of a later version of prefscale ({error}). Restore it as it was saved; without "

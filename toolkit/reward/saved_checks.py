@@ -67,6 +67,8 @@ def check_saved(name: str, find: Find, adapter: bool) -> SavedRecord | None:
         )
         return None
     check_settings(name, record, find)
+    if lacking := sorted(record.weights.keys() - files.keys()):
+        raise ValueError(f"'{name}' lacks {lacking[0]}, which was saved with it. Copy the folder again, whole.")
     check_head(name, record.head, head)
     check_marks(name, record.weights, files)
     return record
@@ -153,7 +155,7 @@ def check_marks(name: str, saved: dict[str, FileMark], found: dict[str, Path]) -
         name (`str`):
             Folder or hub name, for messages.
         saved (`dict[str, FileMark]`):
-            What they were known by.
+            What they were known by; none is missing.
         found (`dict[str, Path]`):
             Those that would be read.
 
@@ -161,8 +163,6 @@ def check_marks(name: str, saved: dict[str, FileMark], found: dict[str, Path]) -
         `ValueError`: Naming the file.
     """
     for file, mark in saved.items():
-        if file not in found:
-            raise ValueError(f"'{name}' lacks {file}, which was saved with it. Copy the folder again, whole.")
         size = found[file].stat().st_size
         if size != mark.size or fingerprint(found[file]) != mark.fingerprint:
             how = f"has {size:,} bytes and had {mark.size:,}" if size != mark.size else "has other weights"

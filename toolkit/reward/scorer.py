@@ -18,11 +18,12 @@ from trl.trainer.utils import get_config_model_id
 from ..data.messages import Messages, text_of
 from ..data.packing import fill_batches, group_by_prefix, grouped_inputs, packed_lengths, why_not_shared
 from ..data.sampled import PromptParts, SampledResponse, encode_sampled, prompt_parts
-from ..data.tokens import TEMPLATE_COLUMNS, EncodedResponse, cut_prompt, encode_response, end_ids, row_template_kwargs
+from ..data.templates import TEMPLATE_COLUMNS, row_template_kwargs
+from ..data.tokens import EncodedResponse, cut_prompt, encode_response, end_ids
 from ..training.command_line import check_path
 from ..training.options import check_number
 from .head import MultiScaleSettings
-from .loading import AutoModelForMultiScaleReward, load_tokenizer
+from .loading import AutoModelForMultiScaleReward, check_place, load_tokenizer
 from .model import MultiScaleRewardOutput, base_reward_model
 from .scores import ResponseScore, response_score, rewards_of
 
@@ -96,9 +97,10 @@ class RewardFunction:
         chat_template_kwargs: dict[str, Any] | None = None,
         stop_token_ids: Sequence[int] = (),
     ) -> None:
-        check_number("batch_size", batch_size, 1)
-        check_number("max_tokens_per_batch", max_tokens_per_batch, 1)
-        check_number("max_length", max_length, 2)
+        check_number("batch_size", batch_size, 1, whole=True)
+        check_number("max_tokens_per_batch", max_tokens_per_batch, 1, whole=True)
+        check_number("max_length", max_length, 2, whole=True)
+        check_place(device, (model_init_kwargs or {}).get("dtype"))
         loaded: Any = model
         if isinstance(model, str):
             check_path(model, "reward model")
@@ -259,6 +261,12 @@ class RewardFunction:
         columns: dict[str, Any],
     ) -> dict[int, _Row]:
         """Row of each response that has a token, by its place in the batch."""
+        counts = [len(prompts), len(completions), *([len(completion_ids)] if completion_ids else [])]
+        if len(set(counts)) > 1:
+            raise ValueError(
+                f"`prompts`, `completions` and `completion_ids` must have one entry a response, got {counts}. "
+                "Repeat a prompt for each of its responses."
+            )
         ids: Sequence[list[int] | None] = completion_ids or [None] * len(prompts)
         columns = {name: columns[name] for name in TEMPLATE_COLUMNS if name in columns}
         around: dict[str, PromptParts] = {}

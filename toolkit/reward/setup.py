@@ -1,5 +1,7 @@
 """What a reward training begins with: its model, the dtypes of what is trained, and what is refused."""
 
+import os
+import re
 from typing import Any
 
 import numpy as np
@@ -47,7 +49,10 @@ def check_size(pairs: Any, args: TrainingArguments) -> None:
 
 
 def check_tokenizer(tokenizer: Any, pairs: Any, args: MultiScaleRewardConfig) -> None:
-    """Refuse a tokenizer without the tokens that end and pad a row."""
+    """Refuse a tokenizer without the tokens that end and pad a row, and a template that is not there."""
+    path = args.chat_template_path
+    if path and path.endswith((".jinja", ".j2")) and not os.path.isfile(path):
+        raise ValueError(f"`chat_template_path` is '{path}', and there is no such file. Correct the path.")
     if tokenizer is None or args.eos_token or tokenizer.eos_token is not None:
         return
     example: dict[str, Any] = next(iter(pairs), {})
@@ -61,6 +66,35 @@ def check_tokenizer(tokenizer: Any, pairs: Any, args: MultiScaleRewardConfig) ->
             "The tokenizer has neither a padding token nor an EOS token to pad with. Set `tokenizer.pad_token`, or "
             "`--pad_token` to one that the vocabulary has."
         )
+
+
+def check_targets(model: Any, peft_config: Any) -> None:
+    """
+    Refuse an adapter of which no layer is in a model, and warn of one of which some are not.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            A model, with or without the adapter.
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            Configuration of the adapter.
+
+    Raises:
+        `ValueError`: Naming the layers.
+    """
+    targets = getattr(peft_config, "target_modules", None)
+    if not targets or targets == "all-linear" or (isinstance(targets, str) and isinstance(model, PeftModel)):
+        return
+    names = [name for name, _ in model.named_modules()]
+    if isinstance(targets, str):
+        missing = [] if any(re.fullmatch(targets, name) for name in names) else [targets]
+    else:
+        missing = sorted(target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names))
+    found = f"`target_modules` names {missing}, which {type(model).__name__} has not"
+    if missing and (isinstance(targets, str) or len(missing) == len(targets)):
+        linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        raise ValueError(f"{found}. Name some of {sorted(linear)}.")
+    if missing:
+        logger.warning(f"{found}: an adapter is trained on the others alone.")
 
 
 def check_ids(model: Any, tokenizer: Any) -> None:

@@ -12,7 +12,6 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from peft import (
     LoraConfig,
-    PeftConfig,
     PeftModel,
     PeftType,
     TaskType,
@@ -26,7 +25,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..data.rotary import settle_frequencies
-from .adapters import load_adapter_settings, restore_adapter_dtype
+from .adapters import load_adapter_config, load_adapter_settings, restore_adapter_dtype
 from .head import MultiScaleHead, MultiScaleSettings
 from .loading import keep_gradients_in_4bit, load_tokenizer
 from .model import reward_model_class
@@ -224,7 +223,7 @@ def _adapter_config(folder: str) -> Any:
             f"'{folder}' has no {ADAPTER_CONFIG_NAME}, so it is a whole model and not an adapter, and has no base to "
             f"share. Use RewardFunction('{folder}'), or train the reward model with `peft_config`."
         )
-    config = PeftConfig.from_pretrained(folder)
+    config = load_adapter_config(folder)
     reason = _changes_base(config)
     if reason is None and (others := sorted({*(config.modules_to_save or [])} - {"score", "classifier"})):
         reason = f"has modules of its own beside the head (`modules_to_save={others}`)"

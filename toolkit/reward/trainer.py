@@ -19,7 +19,8 @@ from ..data.batches import BESIDE_THE_ROWS, SIDES, MultiScaleCollator, longest_f
 from ..data.markers import response_marker_ids
 from ..data.positions import group_rows
 from ..data.preparation import tokenize_pairs
-from ..data.tokens import row_template_kwargs, segment_boundary_ids
+from ..data.templates import row_template_kwargs
+from ..data.tokens import segment_boundary_ids
 from ..stats.metrics import PairScores, summarize_pairs
 from ..training.checkpoints import ExactResume
 from ..training.progress import show_progress
@@ -35,6 +36,7 @@ from .setup import (
     check_ids,
     check_places,
     check_size,
+    check_targets,
     check_tokenizer,
     engine_dtype,
     freeze_decoder,
@@ -105,6 +107,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         if args.freeze_decoder:
             check_frozen(model, args, peft_config)
             freeze_decoder(self.reward_model)
+        check_targets(self.reward_model, peft_config)
         super().__init__(
             model=model,
             args=args,

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from peft import PeftConfig
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.quantizers.auto import AutoQuantizationConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from .adapters import load_adapter_config
 from .fingerprints import ADAPTER_WEIGHTS, WHOLE_WEIGHTS, FileMark, sha256_of, weight_files
 from .head import STATES, MultiScaleHead
 from .loading import AutoModelForMultiScaleReward, load_tokenizer, without_load_report
@@ -66,14 +66,16 @@ def verify(folder: str) -> list[Finding]:
     if record is None:
         found = "missing, as in models of earlier versions: nothing to compare with. Load the model and save it again"
         return [Finding(RECORD_NAME, found, False)]
+    settings = _tried("settings", "as they were saved", lambda: check_settings(folder, record, finder(folder)))
+    if not settings.good:  # by which all else is read
+        return [settings]
     adapter = find_adapter_config_file(folder) is not None
-    return [*_check_files(folder, record, adapter), *_check_scores(folder, record, adapter)]
+    return [settings, *_check_files(folder, record, adapter), *_check_scores(folder, record, adapter)]
 
 
 def _check_files(folder: str, record: SavedRecord, adapter: bool) -> list[Finding]:
     find = finder(folder)
-    findings = [_tried("settings", "as they were saved", lambda: check_settings(folder, record, find))]
-    findings += _check_bytes(record.weights, find, ADAPTER_WEIGHTS if adapter else WHOLE_WEIGHTS, "")
+    findings = _check_bytes(record.weights, find, ADAPTER_WEIGHTS if adapter else WHOLE_WEIGHTS, "")
     if record.tokenizer is None:
         findings.append(Finding("tokenizer", "the model was saved without one", None))
     else:
@@ -199,7 +201,7 @@ def _tolerance(probes: ProbeScores) -> float:
 
 
 def _base_name(folder: str) -> str:
-    return str(PeftConfig.from_pretrained(folder).base_model_name_or_path)
+    return str(load_adapter_config(folder).base_model_name_or_path)
 
 
 def _tried(what: str, good: str, check: Callable[[], Any]) -> Finding:

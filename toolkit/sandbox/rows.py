@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from ..judges.labels import ANNOTATORS, vote
+from ..training.options import check_number
 from .models import PAD, TURN_END, TURN_START, chat_tokenizer, new_decoder
 from .world import (
     ADVICE,
@@ -135,6 +136,7 @@ def _rows(
     write: Callable[[str, random.Random], dict[str, Any]],
 ) -> Dataset:
     """Rows of a prompt, what is written to it, and its task."""
+    check_number("size", size, 1)
     rows = []
     for index in range(size):
         # A generator of the row's own, so that a data set begins with the rows of every smaller one

@@ -1,6 +1,8 @@
 """How recipes read their command lines, and what a user sees of a mistake: one line."""
 
+import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
@@ -10,6 +12,8 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from trl import TrlParser
 
+MOST_CHOICES = 20  # of an option are listed where another was given
+_CHOICE = re.compile(r"invalid choice: '(.*?)' \(choose from (.*)\)")
 # What a value of a YAML file may be, by what reads the option; text is read as on the command line
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "a whole number"),
@@ -29,6 +33,8 @@ class RecipeParser(TrlParser):
 
     def __init__(self, classes: Any) -> None:
         super().__init__(classes, allow_abbrev=False)
+        # argparse takes -1e-5 for the name of an option
+        self._negative_number_matcher = re.compile(r"-(\d+\.?|\d*\.\d+)(e[+-]?\d+)?$|-(inf|nan)$", re.IGNORECASE)
 
     def parse_args_and_config(self, args: Iterable[str] | None = None, *more: Any, **options: Any) -> Any:
         """As in TRL; errors are `ValueError`, `OSError` of a file that is not there, or `yaml.YAMLError`."""
@@ -38,7 +44,19 @@ class RecipeParser(TrlParser):
             raise ValueError("`--config` has no file after it. Name a YAML file.")
         known = {"--config", *(name for action in self._actions for name in action.option_strings)}
         self._check_names([word.partition("=")[0] for word in words if word.startswith("--")], known, "")
-        return super().parse_args_and_config(words, *more, **options)
+        try:
+            return super().parse_args_and_config(words, *more, **options)
+        except json.JSONDecodeError as error:
+            name = next((words[i - 1] for i, word in enumerate(words) if word == error.doc), "an option")
+            found = f"`{name}` is {error.doc!r}, which is no JSON ({error.msg})"
+            raise ValueError(f'{found}. Write an object, such as {{"a": 1}}.') from None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As in `argparse`, of words that all belong to an option."""
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            raise ValueError(f"`{rest[0]}` belongs to no option. Name the option before it, or leave it out.")
+        return found, rest
 
     def set_defaults_with_config(self, **values: Any) -> list[str]:
         """As in TRL, of values that fit their options."""
@@ -57,13 +75,21 @@ class RecipeParser(TrlParser):
         known = sorted(known)
         for name in names:
             if name not in known:
-                near = [option for option in known if option.startswith(name)] or get_close_matches(name, known, 1)
+                begun = [option for option in known if option.startswith(name) and name != "--"]
+                near = begun or get_close_matches(name, known, 1)
                 hint = f" Did you mean `{near[0]}`?" if near else " `--help` lists all of them."
                 raise ValueError(f"There is no option `{name}`{where}.{hint}")
 
     def error(self, message: str) -> Any:
         """In place of hundreds of lines of usage."""
-        raise ValueError(message[0].upper() + message[1:] + ".")
+        choice = _CHOICE.search(message)
+        names = [name.strip("' ") for name in choice[2].split(",")] if choice else []
+        if choice and len(names) > MOST_CHOICES:  # such as of optimizers
+            near = [name for name in names if name.startswith(choice[1])] or get_close_matches(choice[1], names, 1)
+            message = message[: choice.start()] + f"invalid choice: '{choice[1]}'. "
+            message += f"Did you mean '{near[0]}'?" if near else "`--help` lists all"
+        end = "" if message.endswith("?") else "."
+        raise ValueError(message[0].upper() + message[1:].rstrip(".") + end)
 
 
 def run_recipe(main: Callable[..., None], *classes: type, environment: Mapping[str, str] = os.environ) -> None:
@@ -114,7 +140,7 @@ def _program(environment: Mapping[str, str]) -> str:
 
 def check_path(name: str, what: str) -> None:
     """
-    Refuse a name that can only be of a local folder or file, where there is none, before the hub is asked for it.
+    Refuse a name that can only be of a local folder, where there is none, before the hub is asked for it.
 
     Args:
         name (`str`):
@@ -126,6 +152,8 @@ def check_path(name: str, what: str) -> None:
         `ValueError`: Naming the path and what makes it.
     """
     path = Path(name).expanduser()
+    if path.is_file():
+        raise ValueError(f"'{name}' ({what}) is a file. Give the folder in which it lies, or a hub name.")
     local = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/")
     if (local or (len(path.parts) > 1 and Path(path.parts[0]).is_dir())) and not path.exists():
         remedy = "`make demo` makes it." if path.parts[:2] == ("runs", "demo") else "Correct the path."

@@ -144,7 +144,10 @@ def check_same_run(checkpoint: str | Path, now: Mapping[str, Any]) -> None:
     if not file.is_file():
         logger.warning(f"'{checkpoint}' has no {FINGERPRINT_NAME}: whether data and model are the same is not known.")
         return
-    then = read_json(file, dict, "Resume from another checkpoint.")
+    another = "Resume from another checkpoint."
+    then = read_json(file, dict, another)
+    if not {"data", "models", "options"} <= then.keys():
+        raise ValueError(f"'{file}' is damaged: it lacks what a run's numbers depend on. {another}")
     remedy = "Resume with what that run had, or begin a new one in another `output_dir`."
     if then["data"] != now["data"]:
         counts = [part["data"]["rows"] for part in (then, now)]

@@ -92,6 +92,8 @@ def what_is_missing(folder: str | Path, hashes: bool = True) -> str | None:
         `str`, or `None` where it is complete.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        return "there is no such folder"
     if not (folder / MANIFEST_NAME).is_file():
         return f"it has no {MANIFEST_NAME}, which is written last"
     try:

@@ -2,8 +2,10 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import fields
 from inspect import cleandoc
+from numbers import Real
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -44,9 +46,16 @@ def help_from_docstring(config_class: C) -> C:
     return config_class
 
 
-def check_number(name: str, value: float | None, least: float = -math.inf, most: float = math.inf) -> None:
+def check_number(
+    name: str,
+    value: float | None,
+    least: float = -math.inf,
+    most: float = math.inf,
+    above: float = -math.inf,
+    whole: bool = False,
+) -> None:
     """
-    Refuse a number that is not finite or out of its range.
+    Refuse what is no finite number, or out of its range.
 
     Args:
         name (`str`):
@@ -57,15 +66,95 @@ def check_number(name: str, value: float | None, least: float = -math.inf, most:
             Least value.
         most (`float`, *optional*):
             Greatest value.
+        above (`float`, *optional*):
+            Number that the value must exceed.
+        whole (`bool`, *optional*, defaults to `False`):
+            Whether it counts something.
 
     Raises:
         `ValueError`: Naming the option, what was found and what may stand there.
     """
-    if value is None or (math.isfinite(value) and least <= value <= most):
+    if value is None:
         return
-    bounds = {
-        (False, False): "It must be a finite number",
-        (True, False): f"It must be a finite number of at least {least:g}",
-        (True, True): f"It must lie between {least:g} and {most:g}",
-    }
-    raise ValueError(f"`{name}` is {value}. {bounds[least > -math.inf, most < math.inf]}.")
+    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if is_number and least <= value <= most and value > above and not (whole and value % 1):
+        return
+    kind = "a whole number" if whole else "a finite number"
+    if above > -math.inf:
+        wanted = f"be {kind} above {above:g}"
+    elif most < math.inf:
+        wanted = f"lie between {least:g} and {most:g}"
+    else:
+        wanted = f"be {kind}" + (f" of at least {least:g}" if least > -math.inf else "")
+    raise ValueError(f"`{name}` is {value!r}. It must {wanted}.")
+
+
+def check_numbers(options: Any, ranges: Mapping[tuple[str, ...], Mapping[str, Any]]) -> None:
+    """
+    Refuse numbers of options that are out of their ranges.
+
+    Args:
+        options (`dataclass`):
+            Options; of one that is a list, each number counts.
+        ranges (`Mapping[tuple[str, ...], Mapping[str, Any]]`):
+            Bounds, as [`check_number`] takes them, of the options of some names.
+
+    Raises:
+        `ValueError`: Naming the first.
+    """
+    for names, bounds in ranges.items():
+        for name in names:
+            value = getattr(options, name)
+            for one in value if isinstance(value, list) else [value]:
+                if one is None and isinstance(value, list):
+                    raise ValueError(f"`{name}` is {value}. It must hold numbers alone.")
+                check_number(name, one, **bounds)
+
+
+def check_counts(options: Any, *names: str) -> None:
+    """
+    Refuse counts below 1.
+
+    Args:
+        options (`dataclass`):
+            Options.
+        names (`str`):
+            Names of those that count something; `None` stands for one that is not set.
+
+    Raises:
+        `ValueError`: Naming the first.
+    """
+    for name in names:
+        check_number(name, getattr(options, name), 1, whole=True)
+
+
+def check_training_numbers(args: Any) -> None:
+    """
+    Refuse numbers that Transformers takes as they come, and with which a training fails late or does nothing.
+
+    Args:
+        args ([`~transformers.TrainingArguments`]):
+            Configuration of a trainer, before Transformers has filled it in.
+
+    Raises:
+        `ValueError`: Naming the first.
+    """
+    check_numbers(args, _RANGES)
+    if args.max_steps != -1:  # by which epochs count
+        check_counts(args, "max_steps")
+    for what in ("logging", "eval", "save"):
+        if getattr(args, f"{what}_strategy") == "steps":
+            check_number(f"{what}_steps", getattr(args, f"{what}_steps"), above=0)
+
+
+COUNT = {"least": 1, "whole": True}
+SHARE = {"least": 0, "most": 1}
+_RANGES: dict[tuple[str, ...], dict[str, Any]] = {
+    ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"): COUNT,
+    ("eval_accumulation_steps", "ddp_timeout"): COUNT,
+    ("num_train_epochs",): {"above": 0},
+    ("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps"): {"least": 0},
+    ("neftune_noise_alpha", "eval_delay", "save_total_limit", "dataloader_num_workers"): {"least": 0},
+    ("adam_beta1", "adam_beta2"): SHARE,
+    ("seed", "data_seed"): {"least": 0, "most": 2**32 - 1},  # as NumPy takes them
+}

@@ -34,7 +34,7 @@ def claim_folder(output_dir: str, resume_from_checkpoint: Any = None, overwrite:
         resume_from_checkpoint (`str` or `bool`, *optional*):
             The trainer's option: a run that goes on from a checkpoint of the folder may have it.
         overwrite (`bool`, *optional*, defaults to `False`):
-            Whether a run that is in the folder is deleted: its checkpoints, weights and records, and nothing else.
+            Whether a run that is in the folder may be there, since [`delete_earlier_run`] will delete it.
 
     Raises:
         `ValueError`: If another run is at work in the folder, or one has left its files there.
@@ -43,11 +43,46 @@ def claim_folder(output_dir: str, resume_from_checkpoint: Any = None, overwrite:
     refusal = None
     if PartialState().is_main_process:
         folder = Path(output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        refusal = _lock(folder, processes) or _make_room(folder, resume_from_checkpoint, overwrite)
+        refusal = (
+            _why_no_folder(folder)
+            or _lock(folder, processes)
+            or _why_not_here(folder, resume_from_checkpoint, overwrite)
+        )
     for found in gather_object([refusal]):
         if found:
             raise ValueError(found)
+
+
+def delete_earlier_run(output_dir: str, overwrite: bool) -> None:
+    """
+    Delete the run that was in a claimed folder, on every process, when the new one is about to begin: one that is
+    refused before, for its data or its options, leaves the old one as it was.
+
+    Args:
+        output_dir (`str`):
+            Output folder.
+        overwrite (`bool`):
+            Whether that is asked for. Its checkpoints, weights and records are deleted, and nothing else.
+    """
+    state, folder = PartialState(), Path(output_dir)
+    if overwrite and state.is_main_process:
+        found = [path for paths in _left_by_a_run(folder) for path in paths]
+        for path in found:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if found:
+            logger.warning(f"Deleted the run in '{folder}': {', '.join(path.name for path in found)}.")
+    state.wait_for_everyone()
+
+
+def _why_no_folder(folder: Path) -> str | None:
+    """Make a folder; the reason where that cannot be."""
+    if folder.is_file():
+        return f"'{folder}' is a file. Give another `output_dir`."
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"The folder '{folder}' cannot be made ({error.strerror}). Give another `output_dir`."
+    return None
 
 
 def _this_process() -> dict[str, Any]:
@@ -129,27 +164,27 @@ def _release(file: Path, pid: int) -> None:
         file.unlink()
 
 
-def _make_room(folder: Path, resume_from_checkpoint: Any, overwrite: bool) -> str | None:
-    """Delete an earlier run where that is asked for; the reason where its files may not be written over."""
-    wanted = str(resume_from_checkpoint)
-    resumes = wanted.lower() == "true" or Path(wanted).resolve().parent == folder.resolve()
-    checkpoints = list(checkpoints_of(folder).values())
+def _left_by_a_run(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Checkpoints, weights and records."""
     weights = [file for pattern in _WEIGHTS for file in sorted(folder.glob(pattern))]
     records = [file for pattern in _RECORDS for file in sorted(folder.glob(pattern))]
+    return list(checkpoints_of(folder).values()), weights, records
+
+
+def _why_not_here(folder: Path, resume_from_checkpoint: Any, overwrite: bool) -> str | None:
+    """The reason where the files of an earlier run may not be written over."""
+    wanted = str(resume_from_checkpoint)
+    resumes = wanted.lower() == "true" or Path(wanted).resolve().parent == folder.resolve()
+    checkpoints, weights, records = _left_by_a_run(folder)
     found = [*checkpoints, *weights, *records]
     if overwrite and resumes:
         return "`overwrite_output_dir` deletes what `resume_from_checkpoint` goes on from. Leave out one of them."
-    if overwrite:
-        for path in found:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        if found:
-            logger.warning(f"Deleted the run in '{folder}': {', '.join(path.name for path in found)}.")
-    elif resumes and weights and not checkpoints:
+    if resumes and weights and not checkpoints:
         return (
             f"'{folder}' holds a trained model ('{weights[0].name}') and no checkpoint to go on from. Give another "
             "`output_dir`, or `--overwrite_output_dir true`, which deletes it."
         )
-    elif found and not resumes:
+    if found and not resumes and not overwrite:
         names = ", ".join(path.name for path in found[:3]) + (", …" if len(found) > 3 else "")
         return (
             f"'{folder}' holds a run ({names}). Go on with it by `--resume_from_checkpoint true`, give another "

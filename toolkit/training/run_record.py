@@ -1,6 +1,7 @@
 """What a run leaves behind beside its model: how it was started, and examples."""
 
 import json
+import os
 import platform
 import re
 import shlex
@@ -274,7 +275,7 @@ def write_text(file: Path, text: str) -> None:
             What to write, in UTF-8.
     """
     content = text.encode()  # before a file is begun
-    part = file.with_name(file.name + ".part")
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")  # no name that anybody else would give
     part.unlink(missing_ok=True)  # or a link by that name would be followed
     part.write_bytes(content)
     part.replace(file)
