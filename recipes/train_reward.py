@@ -8,7 +8,7 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer
 from toolkit.arguments import RunArguments, checkpoint_to_resume, held_out_pairs, training_pairs, with_model_arguments
 from toolkit.pages.tables import accuracies_of, interval_cells, print_accuracy, print_table
-from toolkit.reward.rates import best_rate, cross_validate
+from toolkit.reward.rates import best_candidate, cross_validate, take_candidate
 from toolkit.training.command_line import run_recipe
 from toolkit.training.run_folder import claim_folder, delete_earlier_run
 from toolkit.training.run_record import save_pair_examples, save_run
@@ -27,7 +27,7 @@ def main(script_args: RunArguments, training_args: MultiScaleRewardConfig, model
         peft_config=get_peft_config(model_args),
     )
     if training_args.learning_rates:
-        training_args.learning_rate = choose_rate(trainer, training_args.learning_rates)
+        choose(trainer, training_args.learning_rates)
     trainer.add_callback(SaveOnSignal(trainer))
     delete_earlier_run(training_args.output_dir, script_args.overwrite_output_dir)
     save_run(trainer, script_args, training_args, model_args)
@@ -44,14 +44,16 @@ def main(script_args: RunArguments, training_args: MultiScaleRewardConfig, model
     trainer.end()
 
 
-def choose_rate(trainer: MultiScaleRewardTrainer, rates: list[float]) -> float:
-    """Print how many held-out training pairs each learning rate ranks right, and return the best."""
+def choose(trainer: MultiScaleRewardTrainer, rates: list[float]) -> None:
+    """Print how many held-out training pairs each layer and learning rate ranks right, and take the best."""
     found = cross_validate(trainer, rates)
+    best = best_candidate(found)
     if trainer.accelerator.is_main_process:
-        rows = [(f"{rate:g}", *interval_cells(accuracy, 1, 100)) for rate, accuracy in found.items()]
-        print_table("Cross-validation over prompts", ("learning rate", "accuracy %", "95% interval"), rows)
-        print(f"Training with a learning rate of {best_rate(found):g}.")
-    return best_rate(found)
+        rows = [(f"{n}", f"{rate:g}", *interval_cells(share, 1, 100)) for (n, rate), share in found.items()]
+        headers = ("layers", "learning rate", "accuracy %", "95% interval")
+        print_table("Cross-validation over prompts", headers, rows)
+        print(f"Training after layer {best.num_hidden_layers} with a learning rate of {best.learning_rate:g}.")
+    take_candidate(trainer, best)
 
 
 if __name__ == "__main__":

@@ -205,6 +205,8 @@ def reward_config(tmp_path, cpu_options):
 
     def make(config_class=MultiScaleRewardConfig, **options):
         defaults = {"learning_rate": 1e-3, "per_device_train_batch_size": 4, "max_steps": 3}
+        if config_class is MultiScaleRewardConfig:
+            defaults["context"] = "gate"  # which has all there is to train, save and load
         return config_class(output_dir=str(tmp_path / "reward"), **{**cpu_options, **defaults, **options})
 
     return make

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .reward.evaluation import evaluate_pairs
     from .reward.head import MultiScaleSettings
     from .reward.loading import AutoModelForMultiScaleReward
-    from .reward.model import MultiScaleRewardOutput
+    from .reward.output import MultiScaleRewardOutput
     from .reward.scorer import RewardFunction
     from .reward.scores import ResponseScore
     from .reward.shared_base import SharedBaseRewardFunction
@@ -50,7 +50,7 @@ _MODULES = {
     "PREFERENCE_MODELS": "reward.config",
     "AutoModelForMultiScaleReward": "reward.loading",
     "MultiScaleRewardConfig": "reward.config",
-    "MultiScaleRewardOutput": "reward.model",
+    "MultiScaleRewardOutput": "reward.output",
     "MultiScaleRewardTrainer": "reward.trainer",
     "MultiScaleSettings": "reward.head",
     "ReinforceConfig": "policy.config",

@@ -160,6 +160,13 @@ AT_ODDS = [
     reward("--scales token --context gate", "`context='gate'` weighs scales, but there is only", "Use 'none' or"),
     reward("--scales token segment --context head", "`context='head'` conditions the response", "Add 'response'"),
     reward("--learning_rates 1e-3", "`learning_rates` are compared on a frozen decoder", "Set `freeze_decoder`"),
+    reward("--layers 2", "`layers` are compared with `learning_rates`", "Give those, too"),
+    reward("--layers 0 --learning_rates 1e-3 --freeze_decoder", "`layers` is 0", COUNT),
+    reward(
+        "--layers 2 --num_hidden_layers 2 --learning_rates 1e-3 --freeze_decoder",
+        "`layers` are tried in place of `num_hidden_layers`",
+        "Leave one of the two out",
+    ),
     reward("--fp16 true --bf16 true", "At most one of fp16 and bf16 can be True", "not both"),
     reward("--load_in_4bit --load_in_8bit", "You can't use 8 bit and 4 bit precision", "at the same time"),
     reward("--load_best_model_at_end", "--load_best_model_at_end requires the save and eval", "to match"),

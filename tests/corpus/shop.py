@@ -88,6 +88,8 @@ class Shop:
         from toolkit import MultiScaleRewardConfig
 
         defaults = {"output_dir": str(self.folder / "reward"), "max_steps": 2, "per_device_train_batch_size": 4}
+        if "scales" not in options:
+            defaults["context"] = "gate"  # which has all there is to save
         return MultiScaleRewardConfig(**{**QUIET, "save_strategy": "no", **defaults, **options})
 
     def reinforce_config(self, **options: Any) -> Any:

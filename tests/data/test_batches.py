@@ -44,7 +44,7 @@ def test_collators_by_hand():
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_batch_of_states_by_hand(shared):
-    table = StateTable(torch.arange(5 * 4 * 2.0).view(5, 4, 2), ("chosen_row", "rejected_row"))
+    table = StateTable(torch.arange(5 * 4 * 2.0).view(5, 4, 2), ("chosen_row", "rejected_row"), {})
     pairs = [
         pair([1, 2], [3], [4, 5], margin=0.5, weight=2.0, chosen_row=3, rejected_row=0),
         pair([6], [7], [8], margin=0, weight=1.0, chosen_row=1, rejected_row=3),

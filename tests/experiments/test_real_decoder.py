@@ -340,7 +340,7 @@ def test_the_real_decoder_reads_rows_as_they_were_trained(real, chat_pairs):
 def test_the_real_decoder_writes_and_scores(real, chat_pairs):
     assert "Paris" in greedy_answer(real)
     tokenizer = AutoTokenizer.from_pretrained(real)
-    model = AutoModelForMultiScaleReward.from_pretrained(str(real), MultiScaleSettings()).eval()
+    model = AutoModelForMultiScaleReward.from_pretrained(str(real), MultiScaleSettings(context="gate")).eval()
     assert why_not_shared(model) is None
     model.set_layout(response_marker_ids(tokenizer), segment_boundary_ids(tokenizer), conversational=True)
     spread_head(model)

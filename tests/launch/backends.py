@@ -63,7 +63,7 @@ def prepare(work: Path) -> None:
     sandbox_decoder(hidden_size=64, layers=2, heads=2).save_pretrained(work / "base")
     tokenizer.save_pretrained(work / "base")
     torch.manual_seed(0)
-    reward = AutoModelForMultiScaleReward.from_pretrained(str(work / "base"), MultiScaleSettings())
+    reward = AutoModelForMultiScaleReward.from_pretrained(str(work / "base"), MultiScaleSettings(context="gate"))
     reward.set_layout(response_marker_ids(tokenizer), segment_boundary_ids(tokenizer))
     for parameter in reward.score.parameters():
         torch.nn.init.normal_(parameter, std=0.5)

@@ -46,7 +46,9 @@ def work(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reward_adapter(work, cpu_options):
     """Folder of a reward model trained with LoRA."""
-    config = MultiScaleRewardConfig(output_dir=str(work / "adapter"), max_steps=2, learning_rate=3e-2, **cpu_options)
+    config = MultiScaleRewardConfig(
+        output_dir=str(work / "adapter"), context="gate", max_steps=2, learning_rate=3e-2, **cpu_options
+    )
     pairs = load_dataset("json", data_files=str(work / "pairs.jsonl"), split="train", cache_dir=str(work / "cache"))
     lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear")
     trainer = MultiScaleRewardTrainer(str(work / "base"), config, pairs, peft_config=lora)

@@ -20,7 +20,7 @@ def work(tmp_path_factory, cpu_options):
         torch.manual_seed(0)
         config = decoder_config(sandbox_tokenizer(), architecture)
         AutoModelForCausalLM.from_config(config).save_pretrained(folder / architecture)
-    config = MultiScaleRewardConfig(output_dir=str(folder / "adapter"), max_steps=1, **cpu_options)
+    config = MultiScaleRewardConfig(output_dir=str(folder / "adapter"), context="gate", max_steps=1, **cpu_options)
     lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear")
     trainer = MultiScaleRewardTrainer(str(folder / "base"), config, sample_pairs(8, seed=0), peft_config=lora)
     trainer.train()

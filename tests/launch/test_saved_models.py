@@ -28,7 +28,7 @@ def batch(tokenizer, chat_pairs):
 def saved(reward_model, reward_folder, tiny_folder, tokenizer, chat_pairs, cpu_options, tmp_path_factory):
     """Models as they are before they are saved, and the folders that they are saved in."""
     adapter, merged = (str(tmp_path_factory.mktemp(name)) for name in ("adapter", "merged"))
-    config = MultiScaleRewardConfig(output_dir=adapter, max_steps=5, learning_rate=3e-2, **cpu_options)
+    config = MultiScaleRewardConfig(output_dir=adapter, context="gate", max_steps=5, learning_rate=3e-2, **cpu_options)
     lora = LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear", lora_dropout=0.0)
     trainer = MultiScaleRewardTrainer(tiny_folder(), config, chat_pairs, peft_config=lora)
     trainer.train()

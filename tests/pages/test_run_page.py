@@ -26,8 +26,8 @@ def runs(tmp_path_factory, tiny_folder, plain_pairs, cpu_options):
     options = {**cpu_options, "learning_rate": 1e-3, "save_strategy": "steps", "save_steps": 6, "seed": 3}
     model = ModelConfig(model_name_or_path=tiny_folder())
     reward = MultiScaleRewardConfig(
-        str(folder / "reward"), max_steps=12, per_device_train_batch_size=4, eval_strategy="steps", eval_steps=6,
-        hub_token=ACCESS, **options,
+        str(folder / "reward"), context="gate", max_steps=12, per_device_train_batch_size=4, eval_strategy="steps",
+        eval_steps=6, hub_token=ACCESS, **options,
     )  # fmt: skip
     load_recipe("train_reward").main(RunArguments(**data), reward, model)
     recipe = load_recipe("train_reinforce")

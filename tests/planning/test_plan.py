@@ -30,7 +30,7 @@ def config_of(kind, hidden=128, layers=2, tied=False):
         bos_token_id=1,
         eos_token_id=2,
         num_labels=1,
-        multi_scale={"scales": MultiScaleSettings().scales, "segment_boundary_ids": [5]},
+        multi_scale={"scales": MultiScaleSettings().scales, "context": "gate", "segment_boundary_ids": [5]},
     )
 
 

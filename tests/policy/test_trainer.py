@@ -426,7 +426,7 @@ def test_values_at_the_tokens_of_another_tokenizer_do_not_look_ahead(reward_fold
 def test_a_reward_model_with_another_tokenizer_trains_the_policy(
     policy_trainer, tiny_folder, tokenizer, other_tokenizer
 ):
-    model = AutoModelForMultiScaleReward.from_pretrained(tiny_folder("llama"), MultiScaleSettings())
+    model = AutoModelForMultiScaleReward.from_pretrained(tiny_folder("llama"), MultiScaleSettings(context="gate"))
     model.set_layout(response_marker_ids(other_tokenizer), segment_boundary_ids(other_tokenizer))
     reward = RewardFunction(spread_head(model), other_tokenizer, policy_processing_class=tokenizer)
     trainer = policy_trainer(reward, prefix_baseline=True)

@@ -41,7 +41,7 @@ def batch(tokenizer, chat_pairs):
 def trained(tiny_folder, chat_pairs, cpu_options, tmp_path_factory):
     """A trainer after a few LoRA steps, and the folder into which it has saved."""
     folder = str(tmp_path_factory.mktemp("adapter"))
-    config = MultiScaleRewardConfig(output_dir=folder, max_steps=5, learning_rate=3e-2, **cpu_options)
+    config = MultiScaleRewardConfig(output_dir=folder, context="gate", max_steps=5, learning_rate=3e-2, **cpu_options)
     trainer = MultiScaleRewardTrainer(tiny_folder(), config, chat_pairs, peft_config=lora())
     trainer.train()
     trainer.save_model(folder)
@@ -163,7 +163,7 @@ def test_four_bit_training_keeps_the_head_in_float32(tiny_folder, reward_config,
 @pytest.mark.parametrize("form", ["new", "adapter", "merged"])
 def test_head_is_float32_on_a_bfloat16_model(trained, merged_folder, tiny_folder, form):
     folder = {"new": tiny_folder(), "adapter": trained[1], "merged": merged_folder}[form]
-    settings = MultiScaleSettings() if form == "new" else None
+    settings = MultiScaleSettings(context="gate") if form == "new" else None
     model = AutoModelForMultiScaleReward.from_pretrained(folder, settings, dtype=torch.bfloat16)
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     assert {dtype for name, dtype in dtypes.items() if "score." in name} == {torch.float32}
@@ -186,13 +186,13 @@ def with_new_tokens(request, tokenizer, tiny_folder, chat_pairs, cpu_options, tm
     other.chat_template = TEMPLATE.replace("<|im_start|>", "<|new|>")
     options, model, given = {"max_steps": 3, "learning_rate": 3e-2, **cpu_options}, tiny_folder(), {}
     if request.param == "by the user":
-        model = AutoModelForMultiScaleReward.from_pretrained(model, MultiScaleSettings())
+        model = AutoModelForMultiScaleReward.from_pretrained(model, MultiScaleSettings(context="gate"))
         model.resize_token_embeddings(len(other))
         given["processing_class"] = other
     else:
         other.save_pretrained(f"{folder}/template")
         options["chat_template_path"] = f"{folder}/template"
-    config = MultiScaleRewardConfig(output_dir=folder, **options)
+    config = MultiScaleRewardConfig(output_dir=folder, context="gate", **options)
     trainer = MultiScaleRewardTrainer(model, config, chat_pairs, peft_config=lora(), **given)
     trainer.train()
     with pytest.warns(UserWarning, match="embedding layer has been resized"):
@@ -229,14 +229,14 @@ def test_an_encoder_is_refused(tokenizer, tmp_path):
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
     message = r"cannot be a reward model here: a token's hidden state depends on those after it.*Use a causal model"
     with pytest.raises(ValueError, match=message):
-        AutoModelForMultiScaleReward.from_pretrained(str(tmp_path), MultiScaleSettings())
+        AutoModelForMultiScaleReward.from_pretrained(str(tmp_path), MultiScaleSettings(context="gate"))
 
 
 def test_what_cannot_be_tried_is_said(tiny_folder, monkeypatch):
     said = []
     monkeypatch.setattr("toolkit.reward.loading.why_no_decoder", lambda model: NotTried("it could not be tried"))
     monkeypatch.setattr("toolkit.reward.loading.logger.warning", said.append)
-    AutoModelForMultiScaleReward.from_pretrained(tiny_folder(), MultiScaleSettings())
+    AutoModelForMultiScaleReward.from_pretrained(tiny_folder(), MultiScaleSettings(context="gate"))
     assert len(said) == 1
     assert "Nothing shows that" in said[0]
 

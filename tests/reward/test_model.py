@@ -211,7 +211,7 @@ def test_a_checkpoint_of_before_reads_the_prompt_as_it_is(reward_model, batch, t
 def test_states_read_before_have_the_scores_of_their_rows(reward_model, batch, architecture, context):
     model = reward_model(architecture, context=context)
     with torch.no_grad():
-        states = model.response_states(**batch)
+        states = model.response_states(**batch)[:, 0]
         found, expected = model(states=states), model(**batch)
     assert states.shape == (6, 4, 32)
     for name in ("logits", "scale_scores", "gate"):
@@ -323,13 +323,13 @@ def test_an_encoder_is_refused(tmp_path):
     )
     BertModel(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"no linear head called `score`.*Use a causal model such as Qwen3"):
-        AutoModelForMultiScaleReward.from_pretrained(str(tmp_path), MultiScaleSettings())
+        AutoModelForMultiScaleReward.from_pretrained(str(tmp_path), MultiScaleSettings(context="gate"))
 
 
 def test_an_architecture_without_a_classification_class_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip", "multi_scale": None}))
     with pytest.raises(ValueError, match="no sequence classification class for CLIPConfig"):
-        AutoModelForMultiScaleReward.from_pretrained(str(tmp_path), MultiScaleSettings())
+        AutoModelForMultiScaleReward.from_pretrained(str(tmp_path), MultiScaleSettings(context="gate"))
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def test_settings_given_anew_replace_all_but_scales_and_context(reward_folder):
         ValueError, match=r"was saved with `scales=\['token', 'segment', 'response'\]`.*Ask for the same"
     ):
         load(reward_folder(), MultiScaleSettings(scales=["response"], context="none"))
-    model = load(reward_folder(), MultiScaleSettings(stop_token_ids=[7]))
+    model = load(reward_folder(), MultiScaleSettings(context="gate", stop_token_ids=[7]))
     assert model.settings == model.settings.from_saved(model.config.multi_scale)
     assert (model.settings.scales, model.settings.stop_token_ids) == (ALL, [7])
 
@@ -417,7 +417,7 @@ def test_gradient_reaches_every_part_of_the_head(reward_model, batch):
 
 def test_a_causal_model_gives_the_backbone(tiny_folder, batch):
     causal = AutoModelForCausalLM.from_pretrained(tiny_folder())
-    settings = MultiScaleSettings()
+    settings = MultiScaleSettings(context="gate")
     model = AutoModelForMultiScaleReward.from_pretrained(tiny_folder(), settings)
     for (name, mine), (_, theirs) in zip(model.model.named_parameters(), causal.model.named_parameters(), strict=True):
         assert torch.equal(mine, theirs), name
@@ -467,13 +467,13 @@ def test_an_adapter_of_the_hub_is_fetched_and_loaded(reward_model, tiny_folder, 
     folder = tmp_path / "models--someone--reward-lora"
     snapshot = folder / "snapshots" / ("0" * 40)
     model = get_peft_model(
-        AutoModelForMultiScaleReward.from_pretrained(tiny_folder(), MultiScaleSettings()),
+        AutoModelForMultiScaleReward.from_pretrained(tiny_folder(), MultiScaleSettings(context="gate")),
         LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear"),
     )
     spread_head(model.base_model.model)
     model.peft_config["default"].base_model_name_or_path = tiny_folder()
     model.save_pretrained(snapshot)
-    save_adapter_settings(MultiScaleSettings(), str(snapshot))
+    save_adapter_settings(MultiScaleSettings(context="gate"), str(snapshot))
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("0" * 40)
     loaded = AutoModelForMultiScaleReward.from_pretrained(

@@ -6,12 +6,15 @@ import pytest
 import torch
 from transformers import SchedulerType
 
-from toolkit import MultiScaleRewardTrainer
+from toolkit import MultiScaleRewardTrainer, RewardFunction, evaluate_pairs
+from toolkit.reward import layers as layers_module
 from toolkit.reward.rates import (
-    best_rate,
+    Candidate,
+    best_candidate,
     cross_validate,
     prompt_folds,
     ranked_right,
+    take_candidate,
     train_heads,
     training_states,
 )
@@ -24,11 +27,11 @@ RATES = [1e-3, 3e-2]
 def frozen(reward_config, tiny_folder, chat_pairs):
     pairs = chat_pairs.add_column("strength", [1.0 + i % 3 for i in range(len(chat_pairs))]).select(range(22))
 
-    def make(pairs=pairs, **options):
+    def make(pairs=pairs, model=None, **options):
         defaults = {"max_steps": -1, "num_train_epochs": 2, "gradient_accumulation_steps": 2, "weight_decay": 0.1}
         defaults |= {"lr_scheduler_type": "cosine", "warmup_steps": 2, "max_grad_norm": 0.5}
         args = reward_config(**{"freeze_decoder": True, **defaults, **options})
-        return MultiScaleRewardTrainer(tiny_folder(), args, pairs)
+        return MultiScaleRewardTrainer(model or tiny_folder(), args, pairs)
 
     return make
 
@@ -88,9 +91,40 @@ def test_accuracy_is_of_pairs_that_a_head_has_not_seen(frozen):
             judge.model.get_parameter(name).data = value[0, 0]
         held_out = trainer.train_dataset.select((part == fold).nonzero().flatten().tolist())
         right += judge.evaluate(held_out)["eval_accuracy"] * len(held_out)
-    assert found[RATES[1]] == pytest.approx(wilson_interval(right, 22))
-    assert list(found) == RATES
-    assert 0 < found[RATES[1]].value < 1
+    layers = trainer.model.config.num_hidden_layers
+    assert found[layers, RATES[1]] == pytest.approx(wilson_interval(right, 22))
+    assert list(found) == [(layers, rate) for rate in RATES]
+    assert 0 < found[layers, RATES[1]].value < 1
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gpt2", "gpt_neox"])
+def test_layers_are_those_of_decoders_that_end_there(frozen, tiny_folder, architecture):
+    both = frozen(model=tiny_folder(architecture), layers=[2, 1], learning_rates=RATES)
+    for number in (1, 2):
+        alone = frozen(model=tiny_folder(architecture), num_hidden_layers=number)
+        states = both.data_collator.table.layers[number]
+        torch.testing.assert_close(states, alone.data_collator.table.states)
+    found = cross_validate(both, RATES)
+    assert list(found) == [(layer, rate) for layer in (1, 2) for rate in RATES]
+    assert found[2, RATES[0]] == cross_validate(alone, RATES)[2, RATES[0]]
+
+
+def test_the_layer_that_is_taken_is_trained_and_saved(frozen, chat_pairs, tmp_path):
+    both, alone = frozen(layers=[1, 2], learning_rates=RATES), frozen(num_hidden_layers=1, learning_rate=RATES[1])
+    take_candidate(both, Candidate(1, RATES[1]))
+    for trainer in (both, alone):
+        trainer.train()
+    torch.testing.assert_close(both.model.state_dict(), alone.model.state_dict())
+    both.save_model(str(tmp_path))
+    found = evaluate_pairs(RewardFunction(str(tmp_path)), chat_pairs.select(range(22)))
+    assert RewardFunction(str(tmp_path)).model.config.num_hidden_layers == 1
+    torch.testing.assert_close(found.chosen, torch.tensor(alone.predict(alone.train_dataset).predictions[0]))
+
+
+def test_a_layer_that_is_not_the_cut_decoders_is_refused(frozen, monkeypatch):
+    monkeypatch.setattr(layers_module, "final_norm", lambda backbone: torch.nn.Identity())
+    with pytest.raises(ValueError, match=r"Layer 1 of .* is [0-9]+% off what the decoder gives that ends there\. Set"):
+        take_candidate(frozen(layers=[1, 2], learning_rates=RATES), Candidate(1, RATES[0]))
 
 
 def test_pairs_of_a_prompt_are_in_one_fold(frozen, chat_pairs):
@@ -106,9 +140,10 @@ def test_pairs_of_a_prompt_are_in_one_fold(frozen, chat_pairs):
         prompt_folds(prompts, 5, seed=0)
 
 
-def test_the_best_rate_is_the_least_of_the_most_accurate():
-    accuracies = {0.01: 0.7, 0.003: 0.8, 0.001: 0.8, 0.0003: 0.6}
-    assert best_rate({rate: Interval(value, 0.0, 1.0) for rate, value in accuracies.items()}) == 0.001
+def test_the_best_is_the_least_of_the_most_accurate():
+    accuracies = {(1, 0.01): 0.7, (2, 0.003): 0.8, (2, 0.001): 0.8, (3, 0.0003): 0.8, (1, 0.1): 0.6}
+    found = {Candidate(*tried): Interval(value, 0.0, 1.0) for tried, value in accuracies.items()}
+    assert best_candidate(found) == (2, 0.001)
 
 
 def test_a_head_that_is_no_number_ranks_no_pair_right(frozen):

@@ -37,7 +37,9 @@ def kept(tiny_folder, chat_pairs, cpu_options, tmp_path_factory):
     shutil.copytree(tiny_folder(), work / "base")
     lora = LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["q_proj", "v_proj"])
     for form, peft_config in (("whole", None), ("adapter", lora)):
-        config = MultiScaleRewardConfig(str(work / form), max_steps=1, learning_rate=1e-2, **cpu_options)
+        config = MultiScaleRewardConfig(
+            str(work / form), context="gate", max_steps=1, learning_rate=1e-2, **cpu_options
+        )
         trainer = MultiScaleRewardTrainer(str(work / "base"), config, chat_pairs, peft_config=peft_config)
         spread_head(trainer.reward_model)
         trainer.save_model()
@@ -154,11 +156,11 @@ def test_an_adapter_is_put_on_the_commit_that_it_was_trained_on(folder, monkeypa
     cache, first, second = folder / "cache", "1" * 40, "2" * 40
     in_hub_cache(cache, "someone/base", folder / "base", first)
     model = get_peft_model(
-        load("someone/base", MultiScaleSettings(), cache_dir=str(cache)),
+        load("someone/base", MultiScaleSettings(context="gate"), cache_dir=str(cache)),
         LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"], base_model_name_or_path="someone/base"),
     )
     model.save_pretrained(folder / "of-hub", save_embedding_layers=False)  # PEFT would ask the hub
-    save_adapter_settings(MultiScaleSettings(), str(folder / "of-hub"))
+    save_adapter_settings(MultiScaleSettings(context="gate"), str(folder / "of-hub"))
     write_record(model, folder / "of-hub")
     base = read_record(finder(str(folder / "of-hub"))).base
     assert (base.commit, base.is_folder, list(base.weights)) == (first, False, ["model.safetensors"])
@@ -253,7 +255,7 @@ def test_layers_that_are_missing_are_refused(tiny_folder, tmp_path):
         tmp_path / "model.safetensors", lambda tensors: {k: v for k, v in tensors.items() if ".1." not in k}
     )
     with pytest.raises(ValueError, match=r"lack model\.layers\.1\..* and \d+ more, which would be random\. Take"):
-        load(str(tmp_path), MultiScaleSettings())
+        load(str(tmp_path), MultiScaleSettings(context="gate"))
 
 
 def test_weights_of_other_shapes_are_refused_in_one_line(folder):

@@ -415,7 +415,7 @@ def test_a_stock_reward_model_is_refused(tiny_folder):
 def adapter_folder(tiny_folder, cpu_options, chat_pairs, tmp_path_factory):
     """A reward model trained with LoRA for two steps."""
     folder = str(tmp_path_factory.mktemp("adapter"))
-    config = MultiScaleRewardConfig(output_dir=folder, max_steps=2, learning_rate=1e-2, **cpu_options)
+    config = MultiScaleRewardConfig(output_dir=folder, context="gate", max_steps=2, learning_rate=1e-2, **cpu_options)
     lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear")
     trainer = MultiScaleRewardTrainer(tiny_folder(), config, chat_pairs, peft_config=lora)
     trainer.train()

@@ -69,7 +69,7 @@ def test_a_model_with_such_an_adapter_is_refused_wherever_it_comes_from(reward_m
         RewardFunction(model, tokenizer)
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="PROMPT_TUNING"):
-        AutoModelForMultiScaleReward.from_pretrained(str(tmp_path), MultiScaleSettings())
+        AutoModelForMultiScaleReward.from_pretrained(str(tmp_path), MultiScaleSettings(context="gate"))
 
 
 def test_lora_is_not(reward_model, tokenizer):

@@ -43,7 +43,9 @@ def reward_adapter(tiny_folder, cpu_options, chat_pairs, tmp_path_factory):
         key = (architecture, str(peft_config), quantized, *sorted(options.items()))
         if key not in made:
             made[key] = str(tmp_path_factory.mktemp("adapter"))
-            config = MultiScaleRewardConfig(output_dir=made[key], max_steps=3, learning_rate=3e-2, **cpu_options)
+            config = MultiScaleRewardConfig(
+                output_dir=made[key], context="gate", max_steps=3, learning_rate=3e-2, **cpu_options
+            )
             base = tiny_folder(architecture, **options)
             peft_config = peft_config or lora("SEQ_CLS", r=4)
             quantization = nf4() if quantized else None
@@ -208,7 +210,7 @@ def test_one_copy_of_the_weights_is_held(tmp_path, cpu_options, reinforce_config
     sandbox_tokenizer().save_pretrained(base)
     AutoModelForSequenceClassification.from_pretrained(base, num_labels=1).save_pretrained(tmp_path / "stock")
     sandbox_tokenizer().save_pretrained(tmp_path / "stock")
-    config = MultiScaleRewardConfig(output_dir=str(tmp_path / "adapter"), **cpu_options)
+    config = MultiScaleRewardConfig(output_dir=str(tmp_path / "adapter"), context="gate", **cpu_options)
     trainer = MultiScaleRewardTrainer(base, config, prompts, peft_config=lora("SEQ_CLS"))
     trainer.save_model()
 

@@ -487,7 +487,7 @@ def test_fewer_layers_are_read_and_kept(reward_trainer, tiny_folder, plain_pairs
 def test_a_number_of_layers_that_a_model_has_not_is_refused(reward_trainer, tiny_folder):
     with pytest.raises(ValueError, match=r"`num_hidden_layers` is 3, and the decoder has 2 layers"):
         reward_trainer(num_hidden_layers=3)
-    model = AutoModelForMultiScaleReward.from_pretrained(tiny_folder(), MultiScaleSettings())
+    model = AutoModelForMultiScaleReward.from_pretrained(tiny_folder(), MultiScaleSettings(context="gate"))
     with pytest.raises(ValueError, match=r"The model has 2 layers, and `num_hidden_layers` is 1"):
         reward_trainer(model=model, num_hidden_layers=1)
 

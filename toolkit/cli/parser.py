@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """[`argparse.ArgumentParser`] that takes whole names of options only, and whose errors are one line."""
+    """`argparse.ArgumentParser` that takes whole names of options only, and whose errors are one line."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False)

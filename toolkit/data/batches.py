@@ -25,6 +25,7 @@ class StateTable(NamedTuple):
 
     states: Tensor  # (N, 4, H) float32
     columns: tuple[str, str]  # in the order of `SIDES`
+    layers: dict[int, Tensor]  # the same after other layers of the decoder, by their number
 
 
 @dataclass

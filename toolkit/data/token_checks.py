@@ -86,7 +86,7 @@ class TokenChecks:
         return None
 
     def _tokenize(self, pair: Row, place: Place) -> dict[str, Any]:
-        needs_prompt = True  # as the default `context="gate"` does
+        needs_prompt = False  # as with the default `context="none"`
         return tokenize_pair(pair, place.row - 1, self.tokenizer, self.max_length, place.name, needs_prompt, "length")
 
     def show(self, pair: Row, place: Place) -> dict[str, tuple[str, str]]:

@@ -37,13 +37,14 @@ PREFERENCE_MODELS: dict[str, dict[str, Any]] = {
     },
     "multi-scale": {
         "scales": ["token", "segment", "response"],
-        "context": "gate",
+        "context": "none",
         "loss_type": "pairwise",
         "weight_by_strength": True,
     },
 }
 _RANGES: dict[tuple[str, ...], dict[str, Any]] = {
-    ("num_hidden_layers", "max_tokens_per_batch", "max_length", "pad_to_multiple_of", "dataset_num_proc"): COUNT,
+    ("num_hidden_layers", "layers", "max_tokens_per_batch", "max_length", "pad_to_multiple_of"): COUNT,
+    ("dataset_num_proc",): COUNT,
     ("learning_rates", "scale_loss_weight", "center_rewards_coefficient"): {"least": 0},
     ("coarse_warmup",): SHARE,
     # Above a half the other response would be the one that is preferred
@@ -63,9 +64,9 @@ class MultiScaleRewardConfig(RewardConfig):
     Args:
         scales (`list[str]`, *optional*, defaults to `["token", "segment", "response"]`):
             Scales that make up the score: 'token', 'segment', 'response', or some of them.
-        context (`str`, *optional*, defaults to `"gate"`):
-            How the prompt enters the score: 'gate' weighs the scales by prompt, 'head' conditions the response head
-            on it, 'none' does neither.
+        context (`str`, *optional*, defaults to `"none"`):
+            How the prompt enters the score: with 'none' every scale weighs the same for all prompts, 'gate' weighs
+            them by prompt, 'head' conditions the response head on it.
         num_hidden_layers (`int`, *optional*):
             Run so many of the decoder's layers and read its state there. In the middle a pretrained decoder often says
             more of a response than at its end, and a reward model without the rest is faster.
@@ -98,10 +99,13 @@ class MultiScaleRewardConfig(RewardConfig):
         learning_rates (`list[float]`, *optional*):
             With `freeze_decoder`: rates of which `recipes/train_reward.py` takes the one that ranks most training
             pairs right by cross-validation, in place of `learning_rate`.
+        layers (`list[int]`, *optional*):
+            With `learning_rates`: numbers of layers that are tried with every rate, in place of `num_hidden_layers`.
+            One pass of the decoder, which ends at the largest, reads them all.
     """
 
     scales: list[str] = field(default_factory=lambda: list(SCALES))
-    context: str = "gate"
+    context: str = "none"
     num_hidden_layers: int | None = None
     loss_type: str = "pairwise"
     scale_loss_weight: float = 0.5
@@ -115,6 +119,7 @@ class MultiScaleRewardConfig(RewardConfig):
     freeze_decoder: bool = False
     states_dir: str | None = None
     learning_rates: list[float] | None = None
+    layers: list[int] | None = None
 
     def __post_init__(self) -> None:
         check_training_numbers(self)
@@ -127,5 +132,13 @@ class MultiScaleRewardConfig(RewardConfig):
             raise ValueError(
                 "`learning_rates` are compared on a frozen decoder. Set `freeze_decoder`, or leave them out."
             )
-        if self.learning_rates == []:
-            raise ValueError("`learning_rates` is empty. Give one or more, or leave it out.")
+        for name in ("learning_rates", "layers"):
+            if getattr(self, name) == []:
+                raise ValueError(f"`{name}` is empty. Give one or more, or leave it out.")
+        self._check_layers()
+
+    def _check_layers(self) -> None:
+        if self.layers is not None and self.learning_rates is None:
+            raise ValueError("`layers` are compared with `learning_rates`. Give those, too, or `num_hidden_layers`.")
+        if self.layers is not None and self.num_hidden_layers is not None:
+            raise ValueError("`layers` are tried in place of `num_hidden_layers`. Leave one of the two out.")

@@ -30,7 +30,7 @@ class MultiScaleSettings:
     Args:
         scales (`list[str]`, *optional*, defaults to `["token", "segment", "response"]`):
             Scales that make up the score.
-        context (`str`, *optional*, defaults to `"gate"`):
+        context (`str`, *optional*, defaults to `"none"`):
             How the prompt enters: `"gate"` weighs the scales, `"head"` conditions the response head, `"none"` not at
             all (several scales are then averaged).
         response_marker_ids (`list[int]`, *optional*):
@@ -52,7 +52,7 @@ class MultiScaleSettings:
     """
 
     scales: list[str] = field(default_factory=lambda: list(SCALES))
-    context: str = "gate"
+    context: str = "none"
     response_marker_ids: list[int] = field(default_factory=list)
     segment_boundary_ids: list[int] = field(default_factory=list)
     conversational: bool | None = None

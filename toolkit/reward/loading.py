@@ -25,6 +25,7 @@ from .adapters import (
 )
 from .fingerprints import read_json, weight_files
 from .head import MultiScaleSettings
+from .layers import cut_layers
 from .model import USE_A_DECODER, check_adapter, reward_model_class
 from .record import ADAPTER_PREFIX, ADAPTER_SETTINGS_NAME, HEAD_PREFIX, RECORD_NAME, finder, read_record
 from .saved_checks import (
@@ -139,13 +140,13 @@ def _load_whole(
     of_adapter: bool = False,
 ) -> tuple[Any, set[str]]:
     """A model whose head is read or begun, and the names of the weights that no file has."""
-    if os.path.isdir(name_or_path) and not weight_files(finder(name_or_path)):
-        raise ValueError(f"'{name_or_path}' has no file of weights, such as model.safetensors. Copy it again, whole.")
     begins = getattr(config, "multi_scale", None) is None and not of_adapter
     config.multi_scale = asdict(settings)
     cut_layers(config, settings.num_hidden_layers)
     config_class: Any = type(config)
     load: Any = reward_model_class(config_class).from_pretrained
+    if os.path.isdir(name_or_path) and not weight_files(finder(name_or_path)):
+        raise ValueError(f"'{name_or_path}' has no file of weights, such as model.safetensors. Copy it again, whole.")
     if begins:
         model, info = load(name_or_path, config=config, output_loading_info=True, **kwargs)
     else:
@@ -301,30 +302,6 @@ def check_place(device: str | torch.device | None, dtype: Any) -> None:
         raise ValueError(f"`device` is {device!r}. Give 'cpu', or 'cuda' where there is a GPU.") from None
     if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ValueError(f"`dtype` is {dtype!r}. Give 'float32', 'bfloat16', 'float16' or 'auto'.")
-
-
-def cut_layers(config: Any, number: int | None) -> None:
-    """
-    Let a decoder end after some of its layers.
-
-    Args:
-        config ([`~transformers.PreTrainedConfig`]):
-            Its configuration, which is changed.
-        number (`int` or `None`):
-            Layers that are kept; `None` for all.
-
-    Raises:
-        `ValueError`: If it has not as many.
-    """
-    of_text = config.get_text_config()
-    if number is None or number == of_text.num_hidden_layers:
-        return
-    if not 1 <= number <= of_text.num_hidden_layers:
-        found = f"`num_hidden_layers` is {number}, and the decoder has {of_text.num_hidden_layers} layers"
-        raise ValueError(f"{found}. Set at most as many, or leave it out.")
-    of_text.num_hidden_layers = number
-    if getattr(of_text, "layer_types", None):
-        of_text.layer_types = of_text.layer_types[:number]
 
 
 def check_decoder(model: Any, name: str) -> None:

@@ -2,7 +2,8 @@
 tokens, segments and the response, mixed by a gate that reads the prompt."""
 
 import inspect
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,59 +15,23 @@ from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
 )
-from transformers.utils import ModelOutput
 
 from ..data.packing import branch_mask
 from ..data.positions import find_response_start, last_kept, positions_from, response_mask, segment_ends
 from ..data.rotary import settle_frequencies
 from .head import MultiScaleHead, MultiScaleSettings
+from .layers import hidden_states
+from .output import MultiScaleRewardOutput
 from .record import leave_without_record, write_record
 from .scales import SCALES, mix, scale_prefix_values
 
 USE_A_DECODER = "Use a causal model such as Qwen3, Llama, GPT-NeoX or GPT-2."
 
 
-@dataclass
-class MultiScaleRewardOutput(ModelOutput):
-    """
-    Output of the multi-scale reward model. `B` rows, `T` tokens, `S` scales in the order of `settings.scales`.
-
-    Args:
-        logits (`torch.Tensor` of shape `(B, 1)`, float32):
-            The score, where TRL and Transformers look for it.
-        scale_scores (`torch.Tensor` of shape `(B, S)`, float32):
-            Score of each scale on its own.
-        gate (`torch.Tensor` of shape `(B, S)`, float32):
-            Weight of each scale; a row sums to 1.
-        prefix_values (`torch.Tensor` of shape `(B, T, S)`, float32):
-            Each scale's value of the response up to and including each token; 0 outside the response.
-        prompt_value (`torch.Tensor` of shape `(B, S)`, float32):
-            The same for the empty response: the response head read on the last prompt token, 0 at the other scales.
-        token_scores (`torch.Tensor` of shape `(B, T)`, float32):
-            Score of each token; 0 outside the response.
-        segment_scores (`torch.Tensor` of shape `(B, T)`, float32):
-            Score of each segment at its last token; 0 elsewhere.
-        response_mask (`torch.Tensor` of shape `(B, T)`, bool):
-            Tokens of the response.
-        segment_ends (`torch.Tensor` of shape `(B, T)`, bool):
-            Last token of each segment, that of one still open at the end included.
-    """
-
-    logits: Tensor | None = None
-    scale_scores: Tensor | None = None
-    gate: Tensor | None = None
-    prefix_values: Tensor | None = None
-    prompt_value: Tensor | None = None
-    token_scores: Tensor | None = None
-    segment_scores: Tensor | None = None
-    response_mask: Tensor | None = None
-    segment_ends: Tensor | None = None
-
-
 class _Run(NamedTuple):
     """What a decoder has made of `R` rows in `B` rows of `T` tokens."""
 
-    hidden: Tensor  # (B, T, H)
+    hidden: list[Tensor]  # (B, T, H), after the last layer or after each that was asked for
     input_ids: Tensor  # (R, W)
     attention_mask: Tensor  # (R, W)
     response_start: Tensor  # (R,)
@@ -184,6 +149,7 @@ class MultiScaleMixin:
         position_ids: Tensor | None = None,
         branch_ids: Tensor | None = None,
         token_index: Tensor | None = None,
+        layers: Sequence[int] = (),
         **kwargs: Any,
     ) -> Tensor:
         """
@@ -192,23 +158,29 @@ class MultiScaleMixin:
         Args:
             input_ids, attention_mask, response_start, position_ids, branch_ids, token_index:
                 As in [`forward`].
+            layers (`Sequence[int]`, *optional*):
+                Numbers of layers, from 1. Each is read as a decoder that ends there would be.
 
         Returns:
-            `torch.Tensor` of shape `(R, 4, H)`, float32: The vectors of [`~toolkit.reward.head.STATES`].
+            `torch.Tensor` of shape `(R, L, 4, H)`, float32: Of each of `L` layers, or the last alone, the vectors of
+            [`~toolkit.reward.head.STATES`].
 
         Raises:
             `ValueError`: If the response cannot be found.
         """
-        rows = self._run(input_ids, attention_mask, response_start, position_ids, branch_ids, token_index, **kwargs)
+        rows = self._run(
+            input_ids, attention_mask, response_start, position_ids, branch_ids, token_index, layers, **kwargs
+        )
         response, boundary = self._layout(rows)
         last = last_kept(response)
         ends = _with_open_end(segment_ends(boundary, response), boundary, last)
-        index = rows.token_index
-        hidden = rows.hidden if index is None else rows.hidden.flatten(0, 1)[index.clamp(min=0)]
-        hidden, row = hidden.float(), torch.arange(len(last), device=hidden.device)
-        means = [(hidden * keep[..., None]).sum(1) / keep.sum(1, keepdim=True) for keep in (response, ends)]
-        prompt = hidden[row, (rows.response_start - 1).clamp(min=0)]
-        return torch.stack([prompt, *means, hidden[row, last]], dim=1)
+        index, row = rows.token_index, torch.arange(len(last), device=last.device)
+        context, read = (rows.response_start - 1).clamp(min=0), []
+        for hidden in rows.hidden:
+            own = (hidden if index is None else hidden.flatten(0, 1)[index.clamp(min=0)]).float()
+            means = [(own * keep[..., None]).sum(1) / keep.sum(1, keepdim=True) for keep in (response, ends)]
+            read.append(torch.stack([own[row, context], *means, own[row, last]], dim=1))
+        return torch.stack(read, dim=1)
 
     def _run(
         self,
@@ -218,26 +190,29 @@ class MultiScaleMixin:
         position_ids: Tensor | None = None,
         branch_ids: Tensor | None = None,
         token_index: Tensor | None = None,
+        layers: Sequence[int] = (),
         **kwargs: Any,
     ) -> "_Run":
-        """The decoder's pass, as in `forward`."""
+        """The decoder's pass, as in `forward` and `response_states`."""
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         backbone = getattr(self, self.base_model_prefix)
+        if layers:
+            kwargs["output_hidden_states"] = True
         if token_index is not None:
             assert branch_ids is not None, "they come with `token_index`"
             assert response_start is not None, "of rows that share a beginning the caller knows it"
             mask = branch_mask(backbone, branch_ids)
-            hidden = backbone(input_ids, attention_mask=mask, position_ids=position_ids, **kwargs).last_hidden_state
+            output = backbone(input_ids, attention_mask=mask, position_ids=position_ids, **kwargs)
             input_ids = input_ids.flatten()[token_index.clamp(min=0)]
-            return _Run(hidden, input_ids, token_index >= 0, response_start, token_index)
+            return _Run(_hidden(backbone, output, layers), input_ids, token_index >= 0, response_start, token_index)
         if response_start is None:
             response_start = self._find_response_start(input_ids, attention_mask)
         if position_ids is None and "position_ids" in inspect.signature(backbone.forward).parameters:
             position_ids = positions_from(attention_mask)
         if position_ids is not None:
             kwargs["position_ids"] = position_ids
-        hidden = backbone(input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
-        return _Run(hidden, input_ids, attention_mask, response_start, None)
+        output = backbone(input_ids, attention_mask=attention_mask, **kwargs)
+        return _Run(_hidden(backbone, output, layers), input_ids, attention_mask, response_start, None)
 
     def _layout(self, rows: "_Run") -> tuple[Tensor, Tensor]:
         """Tokens of each response, and those of them that end a segment or stand behind its end."""
@@ -247,7 +222,7 @@ class MultiScaleMixin:
     def _read(self, rows: "_Run") -> MultiScaleRewardOutput:
         response, boundary = self._layout(rows)
         context = (rows.response_start - 1).clamp(min=0)
-        head = self.score(rows.hidden, context, rows.token_index)
+        head = self.score(rows.hidden[0], context, rows.token_index)
         ends = segment_ends(boundary, response)
         chosen = [SCALES.index(scale) for scale in self.settings.scales]
         prefix = scale_prefix_values(head.token, head.segment, head.response, boundary, ends, response)[..., chosen]
@@ -322,6 +297,10 @@ class MultiScaleMixin:
             "This reward model was trained on plain text, or with a chat template that does not mark where the "
             "response starts. Pass `response_start`, or score with `toolkit.RewardFunction`, which knows."
         )
+
+
+def _hidden(backbone: Any, output: Any, layers: Sequence[int]) -> list[Tensor]:
+    return hidden_states(backbone, output, layers) if layers else [output.last_hidden_state]
 
 
 def _with_open_end(ends: Tensor, boundary: Tensor, last: Tensor) -> Tensor:

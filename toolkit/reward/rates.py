@@ -1,5 +1,6 @@
-"""The learning rate of heads on a frozen decoder, by cross-validation over prompts: heads of all rates at once."""
+"""Layer and learning rate of heads on a frozen decoder, by cross-validation over prompts: all rates at once."""
 
+import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,16 @@ from transformers import SchedulerType, get_scheduler
 
 from ..data.batches import SIDES
 from ..stats.intervals import Interval, wilson_interval
+from .states import read_layer
 
 _SCORED_AT_ONCE = 256  # pairs
+
+
+class Candidate(NamedTuple):
+    """What is chosen by cross-validation, by the names of the options."""
+
+    num_hidden_layers: int
+    learning_rate: float
 
 
 class StatePairs(NamedTuple):
@@ -92,9 +101,9 @@ def prompt_folds(prompts: Tensor, folds: int, seed: int) -> Tensor:
 
 def cross_validate(
     trainer: Any, rates: Sequence[float], folds: int = 5, seeds: Sequence[int] | None = None
-) -> dict[float, Interval]:
+) -> dict[Candidate, Interval]:
     """
-    How many held-out training pairs heads of several learning rates rank right.
+    How many held-out training pairs heads of several learning rates rank right, at every layer that is cached.
 
     The heads begin as the trainer's is, and each is trained as the trainer would train it on all folds but one:
     same loss, optimizer, schedule, batches and epochs.
@@ -111,8 +120,9 @@ def cross_validate(
             the share of heads that rank it right.
 
     Returns:
-        `dict[float, Interval]`: Of each rate the accuracy on pairs that its heads were not trained on, with its Wilson
-        interval. A tie counts a half, and a head with a score that is no number has all pairs wrong.
+        `dict[Candidate, Interval]`: Of each layer (`layers`, or the decoder's last) and rate the accuracy on pairs
+        that its heads were not trained on, with its Wilson interval. A tie counts a half, and a head with a score that
+        is no number has all pairs wrong.
 
     Raises:
         `ValueError`: If the decoder is not frozen, prompts are fewer than folds, or the optimizer or schedule is one
@@ -122,18 +132,39 @@ def cross_validate(
     own = trainer.args.seed if trainer.args.data_seed is None else trainer.args.data_seed
     pairs, seeds = training_states(trainer), [own] if seeds is None else seeds
     part = prompt_folds(pairs.prompts, folds, own)
-    right = torch.zeros(len(rates), dtype=torch.float64)
-    for fold in range(folds):
-        heads = train_heads(trainer, pairs.select(part != fold), rates, seeds)
-        right += ranked_right(trainer, pairs.select(part == fold), heads)
+    own_layers = trainer.reward_model.config.get_text_config().num_hidden_layers
+    layers = trainer.data_collator.table.layers or {own_layers: pairs.states}
+    right = torch.zeros(len(layers), len(rates), dtype=torch.float64)
+    for of_layer, states in zip(right, layers.values(), strict=True):
+        at_layer = pairs._replace(states=states)
+        for fold in range(folds):
+            heads = train_heads(trainer, at_layer.select(part != fold), rates, seeds)
+            of_layer += ranked_right(trainer, at_layer.select(part == fold), heads)
     # GPUs may round otherwise than each other
-    counts = broadcast_object_list([right.tolist()])[0]
-    return {rate: wilson_interval(count, len(part)) for rate, count in zip(rates, counts, strict=True)}
+    counts = broadcast_object_list(right.flatten().tolist())
+    candidates = itertools.starmap(Candidate, itertools.product(layers, rates))
+    return {tried: wilson_interval(count, len(part)) for tried, count in zip(candidates, counts, strict=True)}
 
 
-def best_rate(accuracies: dict[float, Interval]) -> float:
-    """The rate with the highest accuracy, of several the least."""
-    return min(accuracies, key=lambda rate: (-accuracies[rate].value, rate))
+def best_candidate(accuracies: dict[Candidate, Interval]) -> Candidate:
+    """The one with the highest accuracy; of several that with the fewest layers, and then the least rate."""
+    return min(accuracies, key=lambda tried: (-accuracies[tried].value, *tried))
+
+
+def take_candidate(trainer: Any, candidate: Candidate) -> None:
+    """
+    Let a trainer train with a rate, at a layer.
+
+    Args:
+        trainer ([`MultiScaleRewardTrainer`]):
+            A trainer with `freeze_decoder`, before its training.
+        candidate ([`Candidate`]):
+            One of those that [`cross_validate`] has compared.
+    """
+    if trainer.data_collator.table.layers:
+        read_layer(trainer, candidate.num_hidden_layers)
+        trainer.args.num_hidden_layers = candidate.num_hidden_layers
+    trainer.args.learning_rate = candidate.learning_rate
 
 
 def check_shared_training(trainer: Any) -> None:

@@ -24,7 +24,8 @@ from ..training.command_line import check_path
 from ..training.options import check_number
 from .head import MultiScaleSettings
 from .loading import AutoModelForMultiScaleReward, check_place, load_tokenizer
-from .model import MultiScaleRewardOutput, base_reward_model
+from .model import base_reward_model
+from .output import MultiScaleRewardOutput
 from .scores import ResponseScore, response_score, rewards_of
 
 logger = get_logger(__name__)

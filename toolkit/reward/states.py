@@ -22,9 +22,12 @@ from tqdm.auto import tqdm
 from ..data.batches import SIDES, StateTable
 from ..data.packing import fill_batches, group_by_prefix, grouped_inputs, packed_lengths
 from .head import STATES
+from .layers import keep_layers
 
 logger = get_logger(__name__)
 
+# Of a vector's length: rows alone and packed differ by rounding, which bfloat16 does to three digits
+_ALIKE = 0.05
 SHARD_TOKENS = 50_000  # what a stop costs at most
 # No part of what the decoder computes
 _NOT_COMPUTED = {"_name_or_path", "architectures", "id2label", "label2id", "multi_scale", "pad_token_id"}
@@ -131,6 +134,7 @@ def read_groups(
     batch_size: int,
     pad_token_id: int,
     seen: Callable[[int], object],
+    layers: Sequence[int] = (),
 ) -> Tensor:
     """
     States of groups of rows.
@@ -148,9 +152,11 @@ def read_groups(
             Id on padding.
         seen (`Callable`):
             Called after every forward pass with the number of its tokens, padding not counted.
+        layers (`Sequence[int]`, *optional*):
+            Numbers of the `L` layers; the last alone where none are given.
 
     Returns:
-        `torch.Tensor` of shape `(R, 4, H)`, float32: On the CPU, in the order of the groups.
+        `torch.Tensor` of shape `(R, L, 4, H)`, float32: On the CPU, in the order of the groups.
     """
     lengths = packed_lengths(groups, rows.ids, rows.starts)
     found: dict[int, Tensor] = {}
@@ -159,7 +165,7 @@ def read_groups(
         starts = [[rows.starts[i] for i in groups[k]] for k in batch]
         inputs = grouped_inputs(ids, starts, pad_token_id)
         inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-        states = model.response_states(**inputs, use_cache=False).cpu()
+        states = model.response_states(**inputs, layers=layers, use_cache=False).cpu()
         found |= dict(zip((i for k in batch for i in groups[k]), states, strict=True))
         seen(sum(lengths[k] for k in batch))
     return torch.stack([found[i] for group in groups for i in group])
@@ -178,7 +184,7 @@ def load_states(folder: Path, files: list[Path], count: int) -> Tensor:
             Number of rows `N`.
 
     Returns:
-        `torch.Tensor` of shape `(N, 4, H)`, float32.
+        `torch.Tensor` of shape `(N, L, 4, H)`, float32.
 
     Raises:
         `ValueError`: If a file is missing or damaged.
@@ -216,24 +222,59 @@ def frozen_states(trainer: Any) -> StateTable:
         `ValueError`: If a file of the states is missing or damaged.
     """
     args, model, evals = trainer.args, trainer.reward_model, trainer.eval_dataset
+    layers = sorted(set(args.layers or []))
+    if layers:
+        keep_layers(model, layers[-1])
     named = evals if isinstance(evals, dict) else {} if evals is None else {"eval": evals}
     datasets = [trainer.train_dataset, *named.values()]
     rows, shared = distinct_rows(datasets), trainer.shared_prompts
-    settings = [shared, str(model.dtype), trainer.accelerator.mixed_precision]
+    settings = [layers, shared, str(model.dtype), trainer.accelerator.mixed_precision]
     name = fingerprint(model, rows, *settings)
     # The hub gets no file of an output folder whose path begins like this
     folder = Path(args.states_dir or Path(args.output_dir, "_states"), name)
     groups = divide(rows, shared)
     files = [folder / f"{number:05}-of-{len(groups):05}.safetensors" for number in range(len(groups))]
-    _compute(trainer, rows, dict(zip(files, groups, strict=True)))
+    _compute(trainer, rows, dict(zip(files, groups, strict=True)), layers)
     states = load_states(folder, files, len(rows.ids))
     # Under a name of these states alone, so that a data set of another trainer is never read in this one's table
-    table = StateTable(states, (f"{SIDES[0]}_states_{name}", f"{SIDES[1]}_states_{name}"))
+    columns = (f"{SIDES[0]}_states_{name}", f"{SIDES[1]}_states_{name}")
+    table = StateTable(states[:, -1], columns, dict(zip(layers, states.unbind(1), strict=False)))
     trainer.train_dataset, *others = map(_with_places, datasets, rows.places, [table.columns] * len(datasets))
     if evals is not None:
         found = dict(zip(named, others, strict=True))
         trainer.eval_dataset = found if isinstance(evals, dict) else found["eval"]
     return table
+
+
+def read_layer(trainer: Any, number: int) -> None:
+    """
+    Let a trainer, its model and its states read one of the layers that were cached.
+
+    Args:
+        trainer ([`MultiScaleRewardTrainer`]):
+            A trainer with `freeze_decoder` and `layers`, before its training. Its model ends at the layer afterwards.
+        number (`int`):
+            Number of the layer.
+
+    Raises:
+        `ValueError`: If the decoder that ends there gives other states than were read of it within the whole one.
+    """
+    model, table, row = trainer.reward_model, trainer.data_collator.table, trainer.train_dataset[0]
+    keep_layers(model, number)
+    states = table.layers[number].clone()  # so that the others can go
+    trainer.data_collator.table = table._replace(states=states, layers={})
+    ids = torch.tensor([row["chosen_ids"]], device=model.device)
+    start, training = torch.tensor([row["chosen_start"]], device=model.device), model.training
+    with torch.no_grad(), trainer.accelerator.autocast():
+        found = model.eval().response_states(ids, response_start=start, use_cache=False)[0, 0].cpu()
+    model.train(training)
+    expected = states[row[table.columns[0]]]
+    off = ((found - expected).norm() / expected.norm()).item()
+    if not off < _ALIKE:
+        raise ValueError(
+            f"Layer {number} of {type(model).__name__}, read within the whole decoder, is {off:.0%} off what the "
+            "decoder gives that ends there. Set `num_hidden_layers` in place of `layers`."
+        )
 
 
 def _with_places(dataset: Dataset, places: list[tuple[int, int]], columns: Sequence[str]) -> Dataset:
@@ -243,12 +284,12 @@ def _with_places(dataset: Dataset, places: list[tuple[int, int]], columns: Seque
     return dataset
 
 
-def _compute(trainer: Any, rows: StateRows, files: dict[Path, list[list[int]]]) -> None:
+def _compute(trainer: Any, rows: StateRows, files: dict[Path, list[list[int]]], layers: Sequence[int]) -> None:
     """Write the files that are not there yet, this process its share of them."""
     args, model, accelerator = trainer.args, trainer.reward_model, trainer.accelerator
     missing = [file for file in files if not file.is_file()]
     tokens = {file: sum(packed_lengths(groups, rows.ids, rows.starts)) for file, groups in files.items()}
-    megabytes = len(rows.ids) * len(STATES) * model.score.in_features * 4 / 2**20
+    megabytes = len(rows.ids) * max(1, len(layers)) * len(STATES) * model.score.in_features * 4 / 2**20
     logger.log(
         logging.WARNING if missing else logging.INFO,
         f"The decoder's states of {len(rows.ids)} distinct rows ({sum(tokens.values())} tokens, {megabytes:.1f} MiB) "
@@ -264,7 +305,7 @@ def _compute(trainer: Any, rows: StateRows, files: dict[Path, list[list[int]]]) 
     with tqdm(desc="Reading the decoder", total=sum(tokens[f] for f in own), unit=" tokens", disable=quiet) as bar:
         for file in own:
             with accelerator.autocast():
-                states = read_groups(model, rows, files[file], batch_size, pad, bar.update)
+                states = read_groups(model, rows, files[file], batch_size, pad, bar.update, layers)
             _write(file, {"rows": torch.tensor([i for group in files[file] for i in group]), "states": states})
     model.train(training)
     accelerator.wait_for_everyone()

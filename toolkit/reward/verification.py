@@ -174,7 +174,7 @@ def _response_scores(model: Any, probes: ProbeScores) -> list[float]:
         for row, start in zip(probes.rows, probes.starts, strict=True):
             ids = torch.tensor([row], device=base.device)
             states = base.response_states(ids, response_start=torch.tensor([start], device=base.device))
-            scores.append((states[0, place] @ weight[0].float()).item())
+            scores.append((states[0, 0, place] @ weight[0].float()).item())
     return scores
 
 

@@ -16,7 +16,13 @@ from toolkit.experiments.study import decoder_stages as stages
 from toolkit.experiments.study.decoder import AVERAGED, BEST, MIX, TRL, Choice, DecoderStudy, choose, vectors
 from toolkit.experiments.study.decoder_stages import choices, decoder_stages
 from toolkit.experiments.study.decoder_states import States, cache_states, load_states, rows_of
-from toolkit.experiments.study.decoder_tables import accuracy_table, mean_over, numbers_table, on_test_pairs
+from toolkit.experiments.study.decoder_tables import (
+    accuracy_table,
+    fewer_pairs_table,
+    mean_over,
+    numbers_table,
+    on_test_pairs,
+)
 from toolkit.experiments.study.grid import Study
 from toolkit.experiments.study.page import write_study_report
 from toolkit.experiments.study.task_pairs import TaskPairs
@@ -154,7 +160,11 @@ def test_the_grid_runs_and_its_page_says_what_came_out(study):
     both = [table[MIX][task].value.value for task in ("halves", "folds")]
     assert table[MIX]["headline"].value.value == pytest.approx(sum(both) / 2)
     assert mean_over(read, MIX, ["halves"]).value == pytest.approx(both[0])
-    assert list(numbers_table(study)[MIX]) == ["20"]
+    by_number = numbers_table(study)
+    assert list(by_number[MIX]) == ["20"]
+    column = fewer_pairs_table(study)["multi-scale with 20"]["20 pairs (2 tasks)"]
+    assert column.value.value == by_number[MIX]["20"].value.value
+    assert column.difference.value == pytest.approx(by_number[BEST]["20"].difference.value)
     # A choice for a fold, and for what has no folds
     assert set(choices(study, MIX)) == {None, 0, 1, 2, 3, 4}
     assert choices(study, "multi-scale, gate")[0][:2] == choices(study, MIX)[0][:2]

@@ -127,7 +127,7 @@ def main(spec: dict) -> None:
     counter = HeldBytes()
     shared = {"peft_config": peft_config, "quantization_config": quantization, "callbacks": [counter]}
     if kind == "reward":
-        config = MultiScaleRewardConfig(**options)
+        config = MultiScaleRewardConfig(**{"context": "gate", **options})
         trainer = MultiScaleRewardTrainer(spec["base"], config, pairs, **shared)
     else:
         config = ReinforceConfig(**options)

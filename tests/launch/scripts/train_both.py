@@ -31,7 +31,7 @@ SHARED |= {"activation_checkpointing": False, "per_device_train_batch_size": 4 /
 def train_reward(folder: str, base: str, pairs: Dataset) -> dict[str, Any]:
     """Train, evaluate on seven pairs, save."""
     options = {"max_steps": 6, "learning_rate": 1e-3, "per_device_eval_batch_size": 2, **SHARED}
-    config = MultiScaleRewardConfig(output_dir=folder, **options)
+    config = MultiScaleRewardConfig(output_dir=folder, context="gate", **options)
     trainer = MultiScaleRewardTrainer(base, config, pairs, eval_dataset=pairs.select(range(7)))
     trainer.train()
     evaluation = trainer.evaluate()
@@ -54,7 +54,7 @@ def train_frozen(folder: str, base: str, pairs: Dataset) -> dict[str, Any]:
         "freeze_decoder": True,
         **SHARED,
     }
-    config = MultiScaleRewardConfig(output_dir=folder, **options)
+    config = MultiScaleRewardConfig(output_dir=folder, context="gate", **options)
     usual, states.SHARD_TOKENS = states.SHARD_TOKENS, 400
     trainer = MultiScaleRewardTrainer(base, config, pairs, eval_dataset=pairs.select(range(7)))
     states.SHARD_TOKENS = usual

@@ -11,6 +11,7 @@ from .decoder_tables import (
     accuracy_table,
     complete,
     corrected,
+    fewer_pairs_table,
     gates,
     numbers_table,
     on_test_pairs,
@@ -35,6 +36,7 @@ def decoder_page(study: Study) -> tuple[Page, dict[str, Any]]:
         "seen": accuracy_table(study, MIX, on_test_pairs(study, seen=True)),
         "scales": scale_table(study),
         "numbers": numbers_table(study),
+        "fewer pairs": fewer_pairs_table(study),
         "transfer": transfer_table(study),
         "p": corrected(against, BEST, names),
         "gates": {m: gates(study, m) for m in settings.models if PLANS[m].context == "gate"},
@@ -50,7 +52,7 @@ def decoder_page(study: Study) -> tuple[Page, dict[str, Any]]:
         Section("What the structure is worth", _worth(against, tables["p"])),
         Section("Accuracy by task", [_by_task(against, names)]),
         Section("Scales", [_two(tables["scales"], "scale", "The mix above its own scale")]),
-        Section("Fewer pairs", _numbers(tables["numbers"])),
+        Section("Fewer pairs", _numbers(tables["numbers"], tables["fewer pairs"])),
         Section("Transfer", _both(tables["transfer"], "Trained on one task and tested on another, %.")),
         Section("Gates", _gates(tables["gates"])),
         Section("Choices", [*_choices(study), _search(tables["search"])]),
@@ -108,10 +110,15 @@ def _both(table: Table, caption: str) -> list[Block]:
     return blocks
 
 
-def _numbers(table: Table) -> list[Block]:
+def _numbers(table: Table, fewer: Table) -> list[Block]:
     caption = "By number of training pairs, mean of the tasks that have 500, and for 1,000 of those that have so many."
-    picture = lines(table, "Accuracy", "test pairs ranked right, %", "numbers", 100)
-    return [picture, *_both(table, caption)]
+    # A line is of the same tasks throughout
+    same = {model: {c: found for c, found in row.items() if c != "1,000"} for model, row in table.items()}
+    title = "Accuracy on the tasks that have 500 training pairs"
+    picture = lines(same, title, "test pairs ranked right, %", "numbers", 100)
+    columns, rows = estimates(fewer, True)
+    beside = f"How much it lies above {BEST} with the pairs of the column, in points."
+    return [picture, *_both(table, caption), Cells(("model", *columns), rows, beside)]
 
 
 def _gates(found: dict[str, dict[str, list[float]]]) -> list[Block]:

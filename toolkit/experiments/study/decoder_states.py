@@ -22,6 +22,7 @@ from ...data.messages import Messages
 from ...data.packing import branch_mask, fill_batches, pack_rows, shared_prefix_length
 from ...data.positions import last_kept, response_mask, segment_ends
 from ...data.tokens import EncodedResponse, encode_response, end_ids, segment_boundary_ids, turn_parts
+from ...reward.layers import hidden_states
 from .division import said
 from .task_pairs import TaskPairs
 
@@ -62,16 +63,6 @@ def rows_of(task: TaskPairs) -> Rows:
             sides.append(place[key])
         pairs.append(sides)
     return Rows(prompts, responses, torch.tensor(pairs))
-
-
-def final_norm(backbone: Any) -> Any:
-    """The norm behind a decoder's last layer. Raises `ValueError` where it is not found by its usual names."""
-    for name in ("norm", "ln_f", "final_layer_norm", "final_norm"):
-        if (module := getattr(backbone, name, None)) is not None:
-            return module
-    raise ValueError(
-        f"{type(backbone).__name__} has no final norm under a usual name, so no layer but its last reads."
-    )
 
 
 class _Pass(NamedTuple):
@@ -153,8 +144,7 @@ def read_states(
 
 def _layers(backbone: Any, output: Any, layers: Sequence[int]) -> list[Tensor]:
     """States `(N, H)` behind the final norm."""
-    states, norm = output.hidden_states, final_norm(backbone)
-    return [(states[k] if k == len(states) - 1 else norm(states[k])).flatten(0, 1) for k in layers]
+    return [states.flatten(0, 1) for states in hidden_states(backbone, output, layers)]
 
 
 def _behind(row: EncodedResponse, shared: int) -> EncodedResponse:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...stats.intervals import Interval
 from ...stats.multiple import holm
 from ...stats.resampling import bootstrap_interval
-from .decoder import COMPARED, MIX, PLANS, READ_AS, DecoderStudy, tries
+from .decoder import BEST, COMPARED, MIX, PLANS, READ_AS, DecoderStudy, tries
 from .decoder_stages import heads_name, number_name, search_name, states_name, tasks_with, transfer_name, transfers
 from .grid import Study
 from .models import ranked_right
@@ -172,6 +172,27 @@ def numbers_table(study: Study) -> Table:
                 less = None if model == MIX else mean_over(other, MIX, names, (read, model))
                 assert value is not None, "all are there"
                 table.setdefault(model, {})[f"{number:,}"] = Estimate(value, less)
+    return table
+
+
+def fewer_pairs_table(study: Study) -> Table:
+    """
+    The default with fewer pairs beside the best simple contrast with all of a number, on the tasks that have so many.
+
+    A difference is how much the default with its pairs lies above simple contrast with the number of the column.
+    """
+    table: Table = {}
+    for most in NUMBERS:
+        names, whole = tasks_with(study, most), _numbered(study, most)
+        if not names or not all(whole(BEST, name) for name in names):
+            continue
+        for number in [number for number in NUMBERS if number <= most]:
+            read = _numbered(study, number)
+            value = mean_over(read, MIX, names)
+            above = mean_over(read, MIX, names, (whole, BEST))
+            if value is not None and above is not None:
+                column = f"{most:,} pairs ({len(names)} tasks)"
+                table.setdefault(f"{MIX} with {number:,}", {})[column] = Estimate(value, above)
     return table
 
 

@@ -20,11 +20,11 @@ MULTI_SCALE = PREFERENCE_MODELS["multi-scale"]
 # The multi-scale model with a part changed or taken away; each is options of the reward trainer.
 ABLATIONS: dict[str, dict[str, Any]] = {
     **{
-        " + ".join(scales): MULTI_SCALE | {"scales": scales, "context": "none" if len(scales) == 1 else "gate"}
+        " + ".join(scales): MULTI_SCALE | {"scales": scales}
         for scales in (["token"], ["segment"], ["token", "segment"], ["token", "response"], ["segment", "response"])
     },
     "no deep supervision": MULTI_SCALE | {"scale_loss_weight": 0.0},
-    "no gate": MULTI_SCALE | {"context": "none"},
+    "with a gate": MULTI_SCALE | {"context": "gate"},
     "no weights": MULTI_SCALE | {"weight_by_strength": False},
     "no coarse warmup": MULTI_SCALE | {"coarse_warmup": 0.0},
 }  # the response scale alone is "weighted"

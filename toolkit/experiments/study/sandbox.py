@@ -87,7 +87,7 @@ class SandboxStudy:
             test_prompts=64,
             curve_prompts=16,
             gradient_steps=4,
-            ablations=["token", "no gate"],
+            ablations=["token", "with a gate"],
             baselines=["none", "none+prefix"],
         )
 
