@@ -13,6 +13,14 @@ from toolkit.training.signals import SaveOnSignal
 HANDLERS = (signal.SIGTERM, signal.SIGINT)
 
 
+@pytest.fixture(autouse=True)
+def interrupts():
+    """SIGINT as Python has it, which a shell's background process begins with ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def trainer(reward_config, tiny_folder, chat_pairs):
     def make(*numbers, at="on_step_begin", **options):

@@ -1,6 +1,5 @@
 """What lies beside the weights of an adapter, and how its weights come back as they were saved."""
 
-import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from peft import PeftConfig, PeftModel, PeftType, load_peft_weights
 from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from ..training.run_record import write_json
 from .fingerprints import read_json
 from .head import MultiScaleSettings
 from .record import ADAPTER_SETTINGS_NAME, RECORD_NAME
@@ -119,7 +119,7 @@ def save_adapter_settings(settings: MultiScaleSettings, folder: str) -> None:
         folder (`str`):
             Folder of the adapter. A `config.json` there would make stock loaders take it for a whole model.
     """
-    Path(folder, ADAPTER_SETTINGS_NAME).write_text(json.dumps(asdict(settings), indent=2) + "\n")
+    write_json(Path(folder, ADAPTER_SETTINGS_NAME), asdict(settings), indent=2)
 
 
 def load_adapter_settings(folder: str) -> MultiScaleSettings:
