@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -142,13 +142,20 @@ def _load_whole(
     """A model whose head is read or begun, and the names of the weights that no file has."""
     begins = getattr(config, "multi_scale", None) is None and not of_adapter
     config.multi_scale = asdict(settings)
+    layers = config.get_text_config().num_hidden_layers
     cut_layers(config, settings.num_hidden_layers)
+    is_cut = settings.num_hidden_layers not in (None, layers)
     config_class: Any = type(config)
     load: Any = reward_model_class(config_class).from_pretrained
     if os.path.isdir(name_or_path) and not weight_files(finder(name_or_path)):
         raise ValueError(f"'{name_or_path}' has no file of weights, such as model.safetensors. Copy it again, whole.")
     if begins:
-        model, info = load(name_or_path, config=config, output_loading_info=True, **kwargs)
+        # Whose report would name the weights of all layers that are left out
+        with without_load_report() if is_cut else nullcontext():
+            model, info = load(name_or_path, config=config, output_loading_info=True, **kwargs)
+        if is_cut:
+            kept = f"its first {settings.num_hidden_layers} layers of {layers}"
+            logger.warning(f"A reward model is begun from '{name_or_path}': {kept}, and a new head.")
     else:
         # What is missing is refused here, or read from the adapter: a report of new weights would be wrong
         options = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
