@@ -160,6 +160,7 @@ AT_ODDS = [
     reward("--scales token --context gate", "`context='gate'` weighs scales, but there is only", "Use 'none' or"),
     reward("--scales token segment --context head", "`context='head'` conditions the response", "Add 'response'"),
     reward("--learning_rates 1e-3", "`learning_rates` are compared on a frozen decoder", "Set `freeze_decoder`"),
+    reward("--batch_eval_metrics", "`batch_eval_metrics=True` keeps no predictions", "Leave it out"),
     reward("--layers 2", "`layers` are compared with `learning_rates`", "Give those, too"),
     reward("--layers 0 --learning_rates 1e-3 --freeze_decoder", "`layers` is 0", COUNT),
     reward(

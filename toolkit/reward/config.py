@@ -128,6 +128,11 @@ class MultiScaleRewardConfig(RewardConfig):
         check_scales(self.scales, self.context)
         if self.loss_type not in ("pairwise", "pointwise"):
             raise ValueError(f"`loss_type` is '{self.loss_type}'. Use 'pairwise' or 'pointwise'.")
+        if self.batch_eval_metrics:
+            raise ValueError(
+                "`batch_eval_metrics=True` keeps no predictions, of which the exact figures are made. Leave it out: "
+                "`compute_metrics` gets all pairs at once."
+            )
         if self.learning_rates is not None and not self.freeze_decoder:
             raise ValueError(
                 "`learning_rates` are compared on a frozen decoder. Set `freeze_decoder`, or leave them out."
