@@ -160,7 +160,8 @@ AT_ODDS = [
     reward("--scales token --context gate", "`context='gate'` weighs scales, but there is only", "Use 'none' or"),
     reward("--scales token segment --context head", "`context='head'` conditions the response", "Add 'response'"),
     reward("--learning_rates 1e-3", "`learning_rates` are compared on a frozen decoder", "Set `freeze_decoder`"),
-    reward("--batch_eval_metrics", "`batch_eval_metrics=True` keeps no predictions", "Leave it out"),
+    reward("--batch_eval_metrics", "`batch_eval_metrics=True` leaves no table of all pairs", "Leave it out"),
+    reward("--eval_do_concat_batches false", "`eval_do_concat_batches=False` leaves no table", "Leave it out"),
     reward("--layers 2", "`layers` are compared with `learning_rates`", "Give those, too"),
     reward("--layers 0 --learning_rates 1e-3 --freeze_decoder", "`layers` is 0", COUNT),
     reward(

@@ -128,11 +128,12 @@ class MultiScaleRewardConfig(RewardConfig):
         check_scales(self.scales, self.context)
         if self.loss_type not in ("pairwise", "pointwise"):
             raise ValueError(f"`loss_type` is '{self.loss_type}'. Use 'pairwise' or 'pointwise'.")
-        if self.batch_eval_metrics:
-            raise ValueError(
-                "`batch_eval_metrics=True` keeps no predictions, of which the exact figures are made. Leave it out: "
-                "`compute_metrics` gets all pairs at once."
-            )
+        for name, usual in {"batch_eval_metrics": False, "eval_do_concat_batches": True}.items():
+            if getattr(self, name) != usual:
+                raise ValueError(
+                    f"`{name}={not usual}` leaves no table of all pairs, of which the exact figures are made. Leave "
+                    "it out: `compute_metrics` gets all pairs at once."
+                )
         if self.learning_rates is not None and not self.freeze_decoder:
             raise ValueError(
                 "`learning_rates` are compared on a frozen decoder. Set `freeze_decoder`, or leave them out."

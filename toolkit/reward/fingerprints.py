@@ -29,9 +29,9 @@ TOKENIZER_FILES = (
     "spiece.model",
     "tekken.json",
 )
-# Written by every padded or cut batch, and no part of what a tokenizer does otherwise
 SETTINGS_NAME = "tokenizer_config.json"
 SPECIAL = f"{SETTINGS_NAME}, special tokens"
+# Written by every padded or cut batch, and no part of what a tokenizer does otherwise
 OF_THE_LAST_CALL = ("truncation", "padding")
 SAMPLES = 64
 SAMPLE_BYTES = 4096

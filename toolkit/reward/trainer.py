@@ -282,7 +282,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         # The longest pairs come first; what is returned, and given to `compute_metrics`, is in the data set's order.
         place = np.argsort(longest_first(dataloader.dataset[self.args.length_column_name][:]))
         compute_metrics = self.compute_metrics
-        if compute_metrics is not None and not self.args.batch_eval_metrics:
+        if compute_metrics is not None:
             self.compute_metrics = lambda found: compute_metrics(
                 EvalPrediction(tuple(column[place] for column in found.predictions), found.label_ids)  # type: ignore[arg-type]
             )
