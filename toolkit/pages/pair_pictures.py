@@ -103,13 +103,14 @@ def length_picture(
     count = len(chosen)
     shown = np.linspace(0, count - 1, min(count, _MOST_POINTS)).round().astype(int)
     sides = {"chosen": (chosen_length, chosen), "rejected": (rejected_length, rejected)}
-    for side, (lengths, scores) in sides.items():
-        at = np.asarray(lengths)[shown], np.asarray(scores)[shown]
-        axes.plot(*at, "o", markersize=2.5, alpha=0.4, color=_SIDE_COLOURS[side], label=side)
-    lengths, scores = (np.concatenate(part) for part in zip(*sides.values(), strict=True))
+    for side, points in sides.items():
+        x, y = (np.asarray(values)[shown] for values in points)
+        axes.plot(x, y, "o", markersize=2.5, alpha=0.4, color=_SIDE_COLOURS[side], label=side)
+    lengths, scores = (np.concatenate(values) for values in zip(*sides.values(), strict=True))
     groups = np.array_split(np.argsort(lengths, kind="stable"), min(_GROUPS, len(lengths)))
     means = [(lengths[group].mean(), scores[group].mean()) for group in groups]
-    axes.plot(*zip(*means, strict=True), "o-", color="black", markersize=4, label="mean of a tenth")
+    x, y = zip(*means, strict=True)
+    axes.plot(x, y, "o-", color="black", markersize=4, label="mean of a tenth")
     axes.set(xlabel=f"length, {unit}", ylabel="score", xscale="log")
     axes.legend(frameon=False, fontsize=9)
     alt = f"{title}: mean score {number(float(means[0][1]))} of the shortest tenth, {number(float(means[-1][1]))} of "
