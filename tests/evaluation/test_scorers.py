@@ -86,8 +86,8 @@ def test_a_causal_model_gives_the_log_probability_of_the_response(tiny_folder, c
         start = len(tokenizer(opened, add_special_tokens=False)["input_ids"])
         every = model(torch.tensor([ids])).logits[0].log_softmax(-1)
         total = sum(every[t - 1, ids[t]].item() for t in range(start, len(ids)))
-        assert found[f"model, {SUM}"][0][i].item() == pytest.approx(total, abs=1e-4)
-        assert found[f"model, {MEAN}"][0][i].item() == pytest.approx(total / (len(ids) - start), abs=1e-5)
+        assert found[f"model ({SUM})"][0][i].item() == pytest.approx(total, abs=1e-4)
+        assert found[f"model ({MEAN})"][0][i].item() == pytest.approx(total / (len(ids) - start), abs=1e-5)
 
 
 def test_our_models_have_their_scales_beside_the_mix(reward_folder, chat_pairs):

@@ -90,7 +90,7 @@ def score(name: str, label: str, pairs: ScoredPairs, scorer: Scorer, kind: str, 
         if not bool(values.isfinite().all()):
             raise ValueError(f"Model '{name}' gives {key} {values[~values.isfinite()][0].item()} to a response.")
     if kind == CAUSAL:
-        return [Scored(f"{label}, {key}", kind, values, {}) for key, values in scores.items()]
+        return [Scored(f"{label} ({key})", kind, values, {}) for key, values in scores.items()]
     return [Scored(label, kind, scores.pop(names[0]), scores)]
 
 

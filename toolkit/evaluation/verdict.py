@@ -1,7 +1,8 @@
 """What follows from the figures of an evaluation, in two sentences."""
 
+import math
+
 from ..stats.intervals import PairAccuracy
-from ..stats.length_control import LIKE
 from .figures import Calibration, Difference, Figures, LengthControl
 from .scorers import RULE
 
@@ -20,14 +21,12 @@ def verdict(figures: Figures) -> str:
     """
     ranked = ranking(figures)
     best = figures.models[ranked[0]]
+    others = {name: f"{name}, the next best" for name in ranked[1:2]}
+    others |= {name: "preferring the longer response" for name, model in figures.models.items() if model.kind == RULE}
     told = f"On {figures.pairs:,} pairs {ranked[0]} ranks {share(best.accuracy)} right"
-    told += "" if best.accuracy.low > 0.5 else ", which is not above chance"
-    if len(ranked) > 1:
-        told += f", {_above(figures, ranked[0], ranked[1])} {ranked[1]}, the next"
-    for name, model in figures.models.items():
-        if model.kind == RULE:
-            told += f", and {_above(figures, ranked[0], name)} preferring the longer response"
-    return f"{told}. {_sureness(best.calibration)}, and {_length(best.length)}."
+    told += ", not clearly above chance" if best.accuracy.low <= 0.5 else ""
+    beside = " and ".join(_beside(difference(figures, ranked[0], name), words) for name, words in others.items())
+    return f"{told}: {beside}. {_sureness(best.calibration)}, and {_length(best.length)}."
 
 
 def ranking(figures: Figures) -> list[str]:
@@ -58,35 +57,35 @@ def points(found: Difference, digits: int = 1) -> tuple[str, str]:
     return value, f"{low} to {high}"
 
 
-def _above(figures: Figures, first: str, second: str) -> str:
-    """Such as "2.1 points above (+0.3 to +4.0)", to be followed by the name of the second."""
-    found = difference(figures, first, second)
+def _beside(found: Difference, other: str) -> str:
+    """Such as "2.1 points above (+0.3 to +4.0) the other one"."""
     value, interval = points(found)
     if found.low <= 0 <= found.high:
-        return f"not clearly apart ({value} points, {interval}) from"
-    size = f"{abs(100 * found.value):.1f} points ({interval})"
-    return f"{size} {'above' if found.value > 0 else 'below'}"
+        return f"not clearly apart ({value} points, {interval}) from {other}"
+    return f"{abs(100 * found.value):.1f} points {'above' if found.value > 0 else 'below'} ({interval}) {other}"
 
 
 def _sureness(calibration: Calibration) -> str:
-    error, chance = (f"{100 * x:.1f}%" for x in (calibration.error, calibration.error_by_chance))
+    off = f"its probabilities are off by {100 * calibration.error:.1f}% on average"
+    chance = f"chance alone gives up to {100 * calibration.error_by_chance:.1f}%"
     if calibration.error <= calibration.error_by_chance:
-        return f"Its gaps are calibrated as far as these pairs tell (error {error}, by chance up to {chance})"
+        return f"It is calibrated as far as these pairs tell ({off}, and {chance})"
     if calibration.temperature is None or calibration.scaled_error is None:
-        return f"Its gaps are not calibrated (error {error}, by chance up to {chance})"
-    scaled = f"over a temperature of {calibration.temperature:.3g}: {100 * calibration.scaled_error:.1f}%"
-    kind = "too sure" if calibration.temperature > 1 else "not sure enough"
-    return f"Its gaps are {kind} (calibration error {error}, by chance up to {chance}; {scaled})"
+        return f"It is not calibrated ({off}, and {chance})"
+    if calibration.temperature == math.inf:
+        return f"It is not calibrated ({off}), and no temperature makes it say more than chance"
+    scaled = f"{100 * calibration.scaled_error:.1f}% over a temperature of {calibration.temperature:.3g}"
+    return f"It is {'too sure' if calibration.temperature > 1 else 'not sure enough'} ({off}, and by {scaled})"
 
 
 def _length(length: LengthControl) -> str:
     like, out = length.like_length, length.regressed_out
+    after = f"{share(out)} after length is regressed out"
     if like.pairs == 0:
-        return f"no pair has responses of like length; after length is regressed out it ranks {share(out)} right"
-    where = f"where the longer response is at most {LIKE:g} times as long it ranks {share(like)} right"
-    after = f"after length is regressed out {share(out)}"
+        return f"without length it ranks {after}; no pair has responses that are about as long"
+    found = f"{share(like)} right where both responses are about as long, {after}"
     if like.low > 0.5 and out.low > 0.5:
-        return f"length alone does not explain it: {where}, {after}"
+        return f"length alone does not explain it: {found}"
     if like.low <= 0.5 and out.low <= 0.5:
-        return f"length may be all of it: {where}, {after}, neither above chance"
-    return f"how much of it is length is not clear: {where}, {after}"
+        return f"length may explain all of it: {found}, neither clearly above chance"
+    return f"length may explain some of it: {found}"
