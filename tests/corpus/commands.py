@@ -138,7 +138,7 @@ def said(name: str, words: list[str], found: str, remedy: str) -> Case:
 
 WORDS = [
     said("no command", [], "required: command", "`prefscale --help` tells more"),
-    said("a command misspelt", ["chek", "pairs.jsonl"], "invalid choice: 'chek'", "choose from 'check'"),
+    said("a command misspelt", ["chek", "pairs.jsonl"], "invalid choice: 'chek'", "choose from 'init', 'reward'"),
     said("check without a file", ["check"], "required: FILE", "`prefscale check --help` tells more"),
     said("an option cut short", ["check", "x", "--nea"], "There is no option `--nea`", "Did you mean `--near`?"),
     said(
@@ -168,11 +168,11 @@ def evaluate(name: str, words: list[str], found: str, remedy: str) -> Case:
     """The recipe that evaluates a reward model."""
 
     def act(bench: Bench) -> Any:
-        from tests.helpers import load_recipe
+        from toolkit.evaluation.command import main
 
         given = ["--models", str(bench.shop.saved / "whole"), "--dataset_name", bench.path("pairs.jsonl")]
         here = [word.replace("@", bench.path() + "/") for word in words]
-        return bench.recipe("evaluate_reward", *given, *here, main=load_recipe("evaluate_reward").main)
+        return bench.recipe("evaluate_reward", *given, *here, main=main)
 
     def given(bench: Bench) -> None:
         bench.write("pairs.jsonl", TALKS)

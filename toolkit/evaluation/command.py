@@ -1,7 +1,8 @@
-"""What `prefscale evaluate` and `recipes/evaluate_reward.py` do."""
+"""Models side by side on held-out pairs: what `prefscale evaluate` and `recipes/evaluate_reward.py` do."""
 
 import json
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 from accelerate import PartialState
 from torch import Tensor
 
-from ..arguments import SANDBOX, names_files
+from ..arguments import EVAL_SIZE, SANDBOX, names_files
 from ..data.files import check_json_name
 from ..data.loading import named_tables
 from ..pages.page import render_page, write_page
 from ..pages.tables import print_table
 from ..reward.loading import check_place
 from ..sandbox.rows import HELD_OUT_SEED, sample_pairs
+from ..training.command_line import run_recipe
 from ..training.options import check_counts, check_number, help_from_docstring
 from ..training.run_record import options_of, read_json, write_json, write_text
 from .figures import Figures, figures_of
@@ -160,7 +162,7 @@ def read_pairs(args: EvaluationArguments) -> ScoredPairs:
     reader = PairReader(args.eval_size)
     for name in args.dataset_name:
         if name == SANDBOX:
-            reader.add(name, sample_pairs(args.eval_size or 2000, seed=HELD_OUT_SEED))
+            reader.add(name, sample_pairs(args.eval_size or EVAL_SIZE, seed=HELD_OUT_SEED))
             continue
         split = None if names_files(name) else args.dataset_test_split
         for file, table in named_tables(name, split, args.dataset_config):
@@ -242,3 +244,21 @@ def score_lines(scored: list[Scored], pairs: ScoredPairs) -> list[dict[str, Any]
 
 def _of_sides(values: Tensor, places: tuple[int, int]) -> dict[str, float]:
     return dict(zip(("chosen", "rejected"), values[list(places)].tolist(), strict=True))
+
+
+def with_models(words: list[str]) -> list[str]:
+    """A command line whose first words are models, with the option that they belong to."""
+    return ["--models", *words] if words and not words[0].startswith("-") else words
+
+
+CLASSES = (EvaluationArguments,)
+
+
+def run() -> None:
+    """Run the command with the options of the command line; words before the first of them are models."""
+    sys.argv[1:] = with_models(sys.argv[1:])
+    run_recipe(main, *CLASSES)
+
+
+if __name__ == "__main__":
+    run()
