@@ -115,7 +115,9 @@ def _training_rows(
     if name == SANDBOX:
         return draw(args.train_size or 10_000, seed=seed)
     split = None if _names_files(name) else args.dataset_train_split
-    return _at_most(load(name, split, args.dataset_config), args.train_size, seed)
+    rows = _at_most(load(name, split, args.dataset_config), args.train_size, seed)
+    rows.info.dataset_name = name  # for the model's card
+    return rows
 
 
 def _held_out_rows(
