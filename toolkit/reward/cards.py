@@ -68,8 +68,8 @@ def held_out_metrics(state: Any, best: bool) -> dict[str, Mapping[str, float]]:
             Whether the best checkpoint's weights are loaded when training ends.
 
     Returns:
-        `dict[str, Mapping[str, float]]`: Metrics of each evaluated set, by their prefix: `eval_` where there is one set,
-        `eval_<name>_` where there are several.
+        `dict[str, Mapping[str, float]]`: Metrics of each evaluated set, by their prefix: `eval_` of the only one,
+        `eval_<name>_` of several.
     """
     log: list[dict[str, float]] = state.log_history
     end = max((i for i, row in enumerate(log) if "train_runtime" in row), default=None)

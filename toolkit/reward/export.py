@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from ..stats.metrics import summarize_pairs
 from ..training.cards import write_card
+from ..training.command_line import check_path
 from .cards import LONGER, MIX, accuracy_results, export_card, mixture, told_card, told_results
 from .evaluation import evaluate_pairs
 from .head import MultiScaleSettings
@@ -82,6 +83,7 @@ def export(name_or_path: str, folder: str | Path, form: str, pairs: Dataset | No
         raise ValueError(f"`form` is '{form}'. Use one of {list(FORMS)}.")
     if folder.exists():
         raise ValueError(f"'{folder}' exists, and nothing is written over. Name a folder that is not there.")
+    check_path(name_or_path, "reward model")
     tokenizer, model = load_tokenizer(name_or_path), AutoModelForMultiScaleReward.from_pretrained(name_or_path)
     adapter, settings = isinstance(model, PeftModel), base_reward_model(model).settings
     if (reason := _why_not(form, settings, adapter)) is not None:
@@ -178,7 +180,8 @@ def _write_pooling(model: Any, tokenizer: Any, probes: ProbeScores, part: Path) 
         with torch.no_grad():
             states = getattr(stock, stock.base_model_prefix)(ids).last_hidden_state
             logits = stock.score.float()(states.float())  # in float32, as vLLM has it
-        scores.append(read_pooled(logits, ids, head, response_start=torch.tensor([start])).logits)
+        found: Any = read_pooled(logits, ids, head, response_start=torch.tensor([start]))
+        scores.append(found.logits.item())
     rows = ", ".join(f"{size} {name}" for name, size in head.rows.items())
     reads = f"At every token {len(stacked)} rows ({rows}), of which a client makes the score, {mixture(settings)}."
     notes = ["Without that arithmetic no row is the score, and with an engine's activation none can be made of them."]
@@ -187,7 +190,7 @@ def _write_pooling(model: Any, tokenizer: Any, probes: ProbeScores, part: Path) 
         notes.append(
             f"{what} returned of every token, as much as the decoder's states. Without a gate it is a row a scale."
         )
-    return Exported(reads, max(map(distance, map(float, scores), probes.scores)), [], notes)
+    return Exported(reads, max(map(distance, scores, probes.scores)), [], notes)
 
 
 _WRITERS = {"merged": _write_merged, "stock": _write_stock, "pooling": _write_pooling}
