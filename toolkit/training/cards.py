@@ -154,13 +154,12 @@ class ModelCards(_Trainer):
             self._write_card(output_dir or self.args.output_dir)  # type: ignore[arg-type]
 
     def _write_card(self, folder: str) -> None:
-        info = getattr(self.train_dataset, "info", None)
-        card = self._card()
+        card, rows = self._card(), self.train_dataset
         tags = ["generated_from_trainer", "prefscale", *self._tag_names, *card.tags, *self._told_tags]
         own = {
             "tags": list(dict.fromkeys(tags)),
             "base": source_of(get_config_model_id(self.model.config)),  # type: ignore[union-attr,arg-type]
-            "data": data_source_of(self._told_dataset or getattr(info, "dataset_name", None)),
+            "data": data_source_of(self._told_dataset or rows.info.dataset_name),  # type: ignore[union-attr]
         }
         os.makedirs(folder, exist_ok=True)
         write_card(card._replace(**own), folder, self.hub_model_id or Path(folder).resolve().name)  # type: ignore[arg-type]
