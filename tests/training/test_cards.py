@@ -26,7 +26,7 @@ def test_the_card_of_a_reward_model(tiny_folder, reward_config, chat_pairs, tmp_
     lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear") if adapter else None
     trainer = MultiScaleRewardTrainer(
         tiny_folder(),
-        reward_config(max_steps=1, load_best_model_at_end=False),
+        reward_config(max_steps=1),
         chat_pairs,
         chat_pairs,
         peft_config=lora,
@@ -51,6 +51,10 @@ def test_the_card_of_a_reward_model(tiny_folder, reward_config, chat_pairs, tmp_
     assert str(tmp_path) not in card.content
     assert tiny_folder() not in card.content
     assert ("LoRA adapter" in card.text) == adapter
+    assert "did best" not in card.text
+    trainer.args.load_best_model_at_end = True
+    trainer.create_model_card()
+    assert "the one that did best on held-out pairs" in card_of(tmp_path / "reward").text
 
     capsys.readouterr()
     run_code(card, monkeypatch, tmp_path)

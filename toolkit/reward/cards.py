@@ -36,6 +36,7 @@ def reward_card(trainer: Any) -> Card:
         "rows": len(trainer.train_dataset),
         "conversational": settings.conversational is not False,
         "stock": what_stock_reads(model, adapter),
+        "chosen": bool(found) and trainer.args.load_best_model_at_end,
     }
     # Not `transformers`, whose snippet on the hub would read one scale; without a library there is none
     return Card(
@@ -145,7 +146,7 @@ def export_card(form: str, origin: str, card: ModelCard | None, conversational: 
 
     Args:
         form (`str`):
-            One of [`~toolkit.reward.export.FORMS`].
+            One of `toolkit.reward.export.FORMS`.
         origin (`str`):
             Folder or hub name of the model that was exported.
         card ([`~huggingface_hub.ModelCard`], *optional*):

@@ -66,7 +66,7 @@ def export(name_or_path: str, folder: str | Path, form: str, pairs: Dataset | No
         form (`str`):
             `"merged"`: an adapter merged into its base, as a reward model of its own. `"stock"`: the response scale
             alone, for [`~transformers.AutoModelForSequenceClassification`]. `"pooling"`: every map of the head in one
-            `score.weight`, for engines that return what it reads at every token; [`~toolkit.reward.pooling`] makes
+            `score.weight`, for engines that return what it reads at every token; `toolkit.reward.pooling` makes
             the score of that.
         pairs (`datasets.Dataset`, *optional*):
             Held-out pairs to measure it on. Without them the accuracies are those on the model's own card.
