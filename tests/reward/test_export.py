@@ -185,20 +185,20 @@ def test_the_code_of_a_card_scores_as_the_model(adapter_folder, tmp_path, monkey
     assert str(tmp_path) not in text
 
 
-def test_what_is_measured_is_said(reward_folder, chat_pairs, tmp_path):
-    found = export(reward_folder(), tmp_path / "stock", "stock", chat_pairs)
-    told = {one.metric_name: one for one in found.results}
+def test_what_is_measured_is_said(reward_folder, chat_pairs, tmp_path, capsys):
+    source, folder = reward_folder(), tmp_path / "stock"
+    chat_pairs.to_json(tmp_path / "pairs.jsonl")
+    words = ["--form", "stock", "--dataset_name", str(tmp_path / "pairs.jsonl")]
+    assert main(["export", source, str(folder), *words]) == 0
+    told = {one.metric_name: one.metric_value for one in ModelCard.load(folder / "README.md").data.eval_results}
     assert told.keys() == {"mix", "response", "longer wins"}
-    scores = [
-        RewardFunction(reward_folder()).score(chat_pairs["prompt"], chat_pairs[side])
-        for side in ("chosen", "rejected")
-    ]
-    right = sum(bool(good.scale_scores[2] > bad.scale_scores[2]) for good, bad in zip(*scores, strict=True))
-    assert told["response"].metric_value == pytest.approx(right / len(chat_pairs), abs=1e-6)
-    again = ModelCard.load(tmp_path / "stock" / "README.md").data.eval_results
-    assert {one.metric_name: one.metric_value for one in again} == {
-        name: one.metric_value for name, one in told.items()
-    }
+    sides = [RewardFunction(source).score(chat_pairs["prompt"], chat_pairs[side]) for side in ("chosen", "rejected")]
+    right = sum(bool(good.scale_scores[2] > bad.scale_scores[2]) for good, bad in zip(*sides, strict=True))
+    assert told["response"] == pytest.approx(right / len(chat_pairs), abs=1e-6)
+    printed = capsys.readouterr().out
+    assert f"response: {100 * right / len(chat_pairs):.1f}% (" in printed
+    assert f"of {len(chat_pairs)} held-out pairs ranked right" in printed
+    assert export(source, tmp_path / "not measured", "stock").results == []
 
 
 def test_nothing_is_left_of_an_export_that_fails(reward_folder, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from transformers import TrainerState
 
 from toolkit import MultiScaleRewardTrainer, ReinforceTrainer
 from toolkit.reward.cards import held_out_metrics
+from toolkit.reward.export import export
 from toolkit.training.cards import data_source_of, source_of
 
 
@@ -55,6 +56,9 @@ def test_the_card_of_a_reward_model(tiny_folder, reward_config, chat_pairs, tmp_
     trainer.args.load_best_model_at_end = True
     trainer.create_model_card()
     assert "the one that did best on held-out pairs" in card_of(tmp_path / "reward").text
+
+    repeated = export(str(tmp_path / "reward"), tmp_path / "stock", "stock").results
+    assert repeated == [told[name] for name in ("mix", "response", "longer wins")]
 
     capsys.readouterr()
     run_code(card, monkeypatch, tmp_path)
