@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from trl.trainer.utils import get_config_model_id
 
@@ -46,6 +47,7 @@ def _named(func: Any, name: str) -> str:
     func = getattr(func, "source", func)  # the prefix baseline stands before one
     if not isinstance(func, RewardFunction):
         return f"`{name}`"
-    source = source_of(get_config_model_id(base_reward_model(func.model).config))
-    found = f"an adapter on {source}" if isinstance(func.model, PeftModel) else source
+    model: Any = extract_model_from_parallel(func.model)  # which ZeRO-3 has divided
+    source = source_of(get_config_model_id(base_reward_model(model).config))
+    found = f"an adapter on {source}" if isinstance(model, PeftModel) else source
     return f"`{name}`" if source is None else f"`{name}` ({found})"
