@@ -25,18 +25,21 @@ def add_export(command: argparse.ArgumentParser) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    import datasets
     from transformers import logging
 
     from ..data.loading import load_pairs
     from ..reward.export import export
 
     name = args.dataset_name
-    pairs = None if name is None else load_pairs(name, args.dataset_split, args.dataset_config)
     logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     try:
+        pairs = None if name is None else load_pairs(name, args.dataset_split, args.dataset_config)
         found = export(args.model, args.folder, args.form, pairs)
     finally:
         logging.enable_progress_bar()
+        datasets.enable_progress_bars()
     print(f"{args.folder}: {args.form}, on fixed rows {found.off:.1e} off the model at most")
     print(found.reads)
     for one in found.results:
