@@ -47,7 +47,7 @@ def without_length(gap: Tensor, first: Tensor, second: Tensor) -> LengthRegressi
     each prompt. Swapping a pair's sides changes the sign of $\Delta_i$ and $\ell_i$ both: which response was preferred
     does not enter the fit, and a score cannot lose accuracy by it because length itself is preferred.
 
-    The logarithm of the ratio is what Stiennon et al. (2020), appendix F of https://arxiv.org/abs/2009.01325, control
+    The logarithm of the ratio is what Stiennon et al. (2020), https://arxiv.org/abs/2009.01325, control
     for; the residual of a reward on length as the reward itself is Huang et al. (2024),
     https://arxiv.org/abs/2409.17407, whose local regression is a line here.
 
