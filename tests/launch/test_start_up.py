@@ -34,7 +34,7 @@ for words in (["--help"], ["--version"], ["check", "--help"], ["plan", "--help"]
     assert imported == []
 
 
-COMMANDS = ["init", "reward", "reinforce", "joint", "check", "sandbox", "explain", "plan", "report", "verify"]
+COMMANDS = ["init", "reward", "reinforce", "joint", "check", "sandbox", "explain", "plan", "report", "serve", "verify"]
 
 
 def test_every_command_has_a_line_in_the_help(monkeypatch, capsys):
