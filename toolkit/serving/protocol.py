@@ -1,6 +1,7 @@
 """What goes over the wire: rows of token ids as JSON, scores as a file of tensors, so that no digit is lost."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from safetensors.torch import load, save
@@ -53,7 +54,9 @@ def unpack_scores(content: bytes, ends: Sequence[list[int]]) -> list[ResponseSco
     counts = tensors["tokens"].tolist()
     if len(counts) != len(ends):
         raise ValueError(f"The reward server returned {len(counts)} scores for {len(ends)} responses.")
-    columns = {name: tensors[name].split(counts) if name in OF_TOKENS else tensors[name].unbind() for name in TENSORS}
+    columns: dict[str, Any] = {
+        name: tensors[name].split(counts) if name in OF_TOKENS else tensors[name].unbind() for name in TENSORS
+    }
     rewards = tensors["reward"].tolist()
     return [
         ResponseScore(reward=rewards[i], ends=ends[i], **{name: column[i] for name, column in columns.items()})
