@@ -34,6 +34,7 @@ TESTED = {
     "prefscale reward --accelerate_config zero3 --num_processes 2": "tests/launch/test_backends.py",
     "prefscale reward --num_processes 2": "tests/launch/test_two_processes.py",
     "prefscale sandbox": "tests/cli/test_main.py",
+    "prefscale serve": "tests/serving/test_server.py",
     "prefscale verify": "tests/reward/test_saved_checks.py",
     "recipes/demo.py": "tests/launch/test_recipes.py",
     "recipes/evaluate_reward.py": "tests/launch/test_recipes.py",

@@ -44,8 +44,8 @@ def without_length(gap: Tensor, first: Tensor, second: Tensor) -> LengthRegressi
        \ell_i = \ln \frac{|y^+_i|}{|y^-_i|} $$
 
     This is the regression of the score on the logarithm of the length with an intercept for each pair, and so for
-    each prompt. Swapping a pair's sides changes the sign of $\Delta_i$ and $\ell_i$ both, so which response was preferred
-    does not enter the fit: what is taken out is what the score gives to length, whatever people give to it.
+    each prompt. Swapping a pair's sides changes the sign of $\Delta_i$ and $\ell_i$ both, so which response was
+    preferred does not enter the fit: what is taken out is what the score gives to length, whatever people give to it.
 
     The logarithm of the ratio is what Stiennon et al. (2020), https://arxiv.org/abs/2009.01325, control for; the
     residual of a reward on length in place of the reward is from Huang et al. (2024), https://arxiv.org/abs/2409.17407,
