@@ -288,6 +288,7 @@ def test_reinforce_ends_as_with_a_model_in_its_own_process_though_the_server_is_
         args = reinforce_config(prefix_baseline=True, max_steps=4)
         trainer = ReinforceTrainer(tiny_folder(), reward, args, train_dataset=prompts, callbacks=callbacks)
         trainer.train()
+        trainer.save_model()
         logs.append([logged(trainer, key) for key in ("loss", "reward", "grad_norm", "prefix/explained")])
     assert logs[0] == logs[1]
     assert remote.retries == 1
