@@ -19,6 +19,7 @@ from toolkit.arguments import (
 from toolkit.training.command_line import run_recipe
 from toolkit.training.options import check_counts, help_from_docstring
 from toolkit.training.run_folder import claim_folder, delete_earlier_run
+from toolkit.policy.before_after import BeforeAndAfter
 from toolkit.training.run_record import CompletionExamples, save_run
 from toolkit.training.signals import SaveOnSignal
 
@@ -78,6 +79,7 @@ def main(script_args: ReinforceArguments, training_args: ReinforceConfig, model_
         peft_config=get_peft_config(model_args),
     )
     trainer.add_callback(CompletionExamples(trainer))
+    trainer.add_callback(BeforeAndAfter(trainer))
     trainer.add_callback(SaveOnSignal(trainer))
     delete_earlier_run(training_args.output_dir, script_args.overwrite_output_dir)
     save_run(trainer, script_args, training_args, model_args)
