@@ -16,10 +16,10 @@ from toolkit.arguments import (
     training_prompts,
     with_model_arguments,
 )
+from toolkit.policy.before_after import BeforeAndAfter
 from toolkit.training.command_line import run_recipe
 from toolkit.training.options import check_counts, help_from_docstring
 from toolkit.training.run_folder import claim_folder, delete_earlier_run
-from toolkit.policy.before_after import BeforeAndAfter
 from toolkit.training.run_record import CompletionExamples, save_run
 from toolkit.training.signals import SaveOnSignal
 

@@ -1,4 +1,4 @@
-"""What a run left in its folder, for the pages about it: only what has the right form, since others may have edited it."""
+"""What a run left in its folder, for pages about it: only what has the right form, as others may have edited it."""
 
 from collections.abc import Mapping
 from numbers import Real
@@ -31,6 +31,7 @@ class HeldOut(NamedTuple):
     """Held-out pairs as a reward model scored them. `P` pairs."""
 
     rows: list[str]  # of each pair what it is known by, so that two runs can be compared pair by pair
+    prompts: Tensor  # (P,) int64, number of each pair's prompt
     scores: dict[str, Tensor]  # (P,) float64: `chosen`, `chosen/<scale>`, `chosen_length`, the same rejected, `loss`
     groups: dict[str, list[str]]  # `task` and the like of each pair, where the data have them
 
@@ -172,7 +173,7 @@ def _read_held_out(file: Path) -> HeldOut | None:
     columns = content(file)
     if not columns:
         return None
-    if not {"row", "chosen", "rejected", "chosen_length", "rejected_length"} <= columns.keys():
+    if not {"row", "prompt", "chosen", "rejected", "chosen_length", "rejected_length"} <= columns.keys():
         raise ValueError(f"'{file}' is damaged: its columns are {sorted(columns)}. {REMEDY}")
     lengths = {name: len(column) if isinstance(column, list) else None for name, column in columns.items()}
     if len(set(lengths.values())) > 1 or not columns["row"]:
@@ -184,7 +185,9 @@ def _read_held_out(file: Path) -> HeldOut | None:
     if wrong:
         raise ValueError(f"'{file}' is damaged: its column '{wrong[0]}' mixes kinds of values. {REMEDY}")
     scores = {name: torch.tensor(column, dtype=torch.float64) for name, column in numbers.items()}
-    return HeldOut(groups.pop("row"), scores, groups)
+    numbers_of = {prompt: number for number, prompt in enumerate(dict.fromkeys(groups["prompt"]))}
+    prompts = torch.tensor([numbers_of[prompt] for prompt in groups.pop("prompt")])
+    return HeldOut(groups.pop("row"), prompts, scores, groups)
 
 
 def _newest_state(folder: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
@@ -275,6 +278,9 @@ def check_run(run: dict[str, Any], file: Path) -> None:
     for name, kind in {"started": list, "options": dict, "versions": dict}.items():
         if not isinstance(run[name], kind) or (kind is list and not run[name]):
             raise ValueError(f"'{file}' is damaged: its `{name}` is {str(run[name])[:40]!r}. {REMEDY}")
+    for name, options in run["options"].items():
+        if not isinstance(options, dict) or not {"changed", "default"} <= options.keys():
+            raise ValueError(f"'{file}' is damaged: its options of `{name}` are {str(options)[:40]!r}. {REMEDY}")
 
 
 def is_example(card: Any) -> bool:

@@ -132,7 +132,8 @@ def changes_to_last(values: Tensor, parts: int, confidence: float = 0.95) -> lis
     The noise is half the mean squared difference of successive values, which a slow trend hardly moves:
 
     $$ \hat\sigma^2 = \frac{1}{2 (T - 1)} \sum_t (c_{t+1} - c_t)^2, \qquad
-       \bar c_P - \bar c_p \pm t_\nu \, \hat\sigma \sqrt{1 / n_P + 1 / n_p}, \qquad \nu = \frac{2 (T - 1)^2}{3 T - 4} $$
+       \bar c_P - \bar c_p \pm t_\nu \, \hat\sigma \sqrt{1 / n_P + 1 / n_p}, \qquad
+       \nu = \frac{2 (T - 1)^2}{3 T - 4} $$
 
     von Neumann et al. (1941), "The mean square successive difference", Ann. Math. Stat. 12. Student's quantile
     $t_\nu$ is taken from the normal one by the first two terms of its expansion (Abramowitz and Stegun, 26.7.5).

@@ -63,7 +63,8 @@ def difference_of_shares(
 
     $$ p - q - \sqrt{(p - l_p)^2 + (u_q - q)^2} \quad \text{to} \quad p - q + \sqrt{(u_p - p)^2 + (q - l_q)^2} $$
 
-    Newcombe (1998), "Interval estimation for the difference between independent proportions", method 10, Stat. Med. 17.
+    Newcombe (1998), "Interval estimation for the difference between independent proportions", Stat. Med. 17, its
+    method 10.
 
     Args:
         successes (`float`), trials (`int`):

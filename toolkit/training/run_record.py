@@ -7,7 +7,7 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from datetime import UTC, datetime
 from enum import Enum
@@ -127,8 +127,8 @@ def _without_secrets(words: list[str], *arguments: Any) -> list[str]:
 
 def save_pair_examples(trainer: Any, predictions: Iterable[Any], each: int = 3) -> None:
     """
-    Write held-out pairs into a run's folder: a few into `examples.json`, those ranked most clearly right and wrong, and
-    the scores, lengths and losses of all into `held_out.json`, which holds a list for each column.
+    Write held-out pairs into a run's folder: a few into `examples.json`, those ranked most clearly right and wrong,
+    and scores, lengths and losses of all into `held_out.json`, which holds a list for each column.
 
     Args:
         trainer ([`MultiScaleRewardTrainer`]):
@@ -165,7 +165,9 @@ def save_pair_examples(trainer: Any, predictions: Iterable[Any], each: int = 3) 
                 }
             )
     write_json(Path(trainer.args.output_dir, EXAMPLES_NAME), examples)
-    write_json(Path(trainer.args.output_dir, HELD_OUT_NAME), _held_out_columns(trainer.eval_dataset, pairs, scales), None)
+    write_json(
+        Path(trainer.args.output_dir, HELD_OUT_NAME), _held_out_columns(trainer.eval_dataset, pairs, scales), None
+    )
 
 
 def _held_out_columns(dataset: Any, pairs: PairScores, scales: list[str]) -> dict[str, list[Any]]:
@@ -177,13 +179,13 @@ def _held_out_columns(dataset: Any, pairs: PairScores, scales: list[str]) -> dic
     groups = {name: list(map(str, dataset[name])) for name in _GROUPS if name in dataset.column_names}
     # As short as they can be written and still be read back to the last bit
     numbers = {name: [float(str(value)) for value in np.asarray(column)] for name, column in columns.items()}
-    return {"row": [_row_key(row) for row in texts], **groups, **numbers}
+    prompts, rows = [_key(row["prompt"]) for row in texts], [_key(list(row.values())) for row in texts]
+    return {"row": rows, "prompt": prompts, **groups, **numbers}
 
 
-def _row_key(row: Mapping[str, Any]) -> str:
-    """What a pair is known by in any run: a hash of its texts."""
-    texts = json.dumps([row["prompt"], row["chosen"], row["rejected"]], sort_keys=True)
-    return hashlib.sha256(texts.encode()).hexdigest()[:16]
+def _key(content: Any) -> str:
+    """What a pair or a prompt is known by in any run: a hash of its texts."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class CompletionExamples(TrainerCallback):
