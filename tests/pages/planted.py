@@ -38,7 +38,7 @@ class _Pairs:
 
     def scores(self, kind, progress):
         """Scores at a share of the training: `PairScores`."""
-        signal, noise, size = self.gap, 0.8, 1.5 * progress
+        signal, noise, size = self.gap, 2 - 1.2 * progress, 1.5 * progress
         if kind == "chance":
             signal, noise = 0 * self.gap, 1.0
         if kind == "length hack":

@@ -187,7 +187,7 @@ def count_verdicts(verdicts: Sequence[Verdict]) -> str:
     found = [f"{len(bad)} problem{'s' * (len(bad) > 1)}"] if bad else []
     found += [f"{len(doubtful)} open question{'s' * (len(doubtful) > 1)}"] if doubtful else []
     checks = f"{len(verdicts)} check{'s' * (len(verdicts) > 1)}"
-    return f"Of {checks} {' and '.join(found)} came up." if found else f"Nothing is wrong by {checks}."
+    return f"Of {checks} {' and '.join(found)} came up." if found else f"{checks} found nothing wrong."
 
 
 def _training(record: RunRecord) -> Section:
