@@ -242,20 +242,23 @@ def test_each_response_has_a_full_colour_of_its_own(reward):
 def test_a_wrong_ranking_is_marked():
     worse, better = by_hand([0.1, 0.2, 0.0]), by_hand([0.3, 0.2, 0.0])
     names = ("chosen", "rejected")
-    assert verdict(names, better, worse, "chosen")[0] == "good"
-    outcome, text = verdict(names, worse, better, "chosen")
+    assert verdict(names, [better, worse], "chosen")[0] == "good"
+    outcome, text = verdict(names, [worse, better], "chosen")
     assert outcome == "bad"
-    assert text.startswith("Ranked wrong: chosen is the one that the data prefer. The model prefers rejected by 0.2000")
-    assert verdict(names, worse, better)[0] == "open"
+    assert text.startswith(
+        "Ranked wrong: chosen is the one that the data prefer. The model prefers rejected by 0.2000"
+    )
+    assert verdict(names, [worse, better])[0] == "open"
 
 
 @pytest.mark.parametrize("difference", [0.0, 4e-5])
 def test_scores_that_are_equal_as_shown_are_a_tie(difference):
-    outcome, text = verdict(("one", "two"), by_hand([0.25, 0.0, difference]), by_hand([0.25, 0.0, 0.0]))
+    even = by_hand([0.25, 0.0, 0.0])
+    outcome, text = verdict(("one", "two"), [by_hand([0.25, 0.0, difference]), even])
     assert outcome == "open"
     assert text == "The model prefers neither: they score +0.2500 and +0.2500."
     assert "0.0000" not in text
-    assert verdict(("one", "two"), by_hand([0.25, 0.0, 0.0]), by_hand([0.25, 0.0, 0.0]), "one")[0] == "bad"
+    assert verdict(("one", "two"), [even, even], "one")[0] == "bad"
 
 
 def test_every_number_can_be_read_without_pointing(reward):

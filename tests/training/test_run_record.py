@@ -152,7 +152,9 @@ def test_scores_of_all_held_out_pairs_are_kept_to_the_last_bit(reward_config):
     settings = SimpleNamespace(settings=SimpleNamespace(scales=["token", "response"]))
     rows = [{"prompt": p, "chosen": "a", "rejected": b, "subset": i} for i, (p, b) in enumerate(["pb", "pc", "qb"])]
     scores = np.array([1 / 3, 2e-30, -7], dtype=np.float32)
-    save_pair_examples(trainer_of(config, eval_dataset=Dataset.from_list(rows), reward_model=settings), predicted(scores))
+    save_pair_examples(
+        trainer_of(config, eval_dataset=Dataset.from_list(rows), reward_model=settings), predicted(scores)
+    )
     found = read(config, "held_out.json")
     assert np.array_equal(np.array(found["chosen"], dtype=np.float32), scores)
     assert np.array_equal(np.array(found["chosen/response"], dtype=np.float32), 20 * scores)

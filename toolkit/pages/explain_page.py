@@ -17,7 +17,7 @@ _STRONGEST = 5  # tokens that are listed on either side, for those who see no co
 
 
 def verdict(
-    names: Sequence[str], first: Explanation, second: Explanation, preferred: str | None = None
+    names: Sequence[str], explanations: Sequence[Explanation], preferred: str | None = None
 ) -> tuple[str, str]:
     """
     Which of two responses the model prefers, and whether that is right.
@@ -25,7 +25,7 @@ def verdict(
     Args:
         names (`Sequence[str]` of length 2):
             Names of the responses.
-        first ([`Explanation`]), second ([`Explanation`]):
+        explanations (`Sequence[Explanation]` of length 2):
             Their scores in parts.
         preferred (`str`, *optional*):
             Name of the response that the data prefer, where that is known.
@@ -34,6 +34,7 @@ def verdict(
         `tuple[str, str]`: `"good"`, `"bad"` or `"open"`, and a sentence or two. Scores that are equal as far as they
         are shown, to four digits, are a tie.
     """
+    first, second = explanations
     comparison = compare(first, second)
     size = abs(comparison.difference)
     if comparison.decisive is None or f"{size:.4f}" == "0.0000":
@@ -144,7 +145,7 @@ def print_explanations(
     if len(explanations) == 2:
         columns, *rows = _comparison_rows(names, *explanations)
         print_table("\nboth", columns, rows)
-        show(verdict(names, *explanations, preferred)[1], "bold")
+        show(verdict(names, explanations, preferred)[1], "bold")
 
 
 def _heat_lines(e: Explanation) -> list[Text | str]:
@@ -212,6 +213,6 @@ def render_html(
         ],
         scales=explanations[0].scales,
         note=_note(explanations[0].scales),
-        verdict=verdict(names, *explanations, preferred) if both else None,
+        verdict=verdict(names, explanations, preferred) if both else None,
         comparison=_comparison_rows(names, *explanations) if both else [],
     )

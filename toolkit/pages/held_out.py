@@ -56,7 +56,7 @@ def _by_group(held_out: HeldOut) -> list[Block]:
         rows = []
         for name, some in sorted(of_each.items(), key=lambda item: -int(item[1].sum())):
             accuracy = pair_accuracy(chosen[some], rejected[some], clusters=held_out.prompts[some])
-            longer = pair_accuracy(*(held_out.scores[f"{side}_length"][some] for side in ("chosen", "rejected")))
+            longer = pair_accuracy(held_out.scores["chosen_length"][some], held_out.scores["rejected_length"][some])
             rows.append((name, *interval_cells(accuracy, 1, 100), f"{100 * longer.value:.1f}", f"{accuracy.pairs:,}"))
         if len(rows) > 1:
             header = (column, "accuracy, %", "95% interval", "longer wins, %", "pairs")

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from ..stats.curves import changes_to_last
-from ..stats.intervals import Interval
 from ..stats.metrics import pair_accuracy
 from .run_files import RunRecord
-from .verdicts import ANSWERS, SURE, TRAINING, Verdict, less
+from .verdicts import ANSWERS, SURE, TRAINING, Verdict, less, rounded
 
 PARTS = 5  # of a run, whose means are compared
 
@@ -22,23 +21,23 @@ def policy_verdicts(record: RunRecord) -> list[Verdict]:
 
 def learning(record: RunRecord) -> Verdict:
     """Whether the reward of the last fifth of the run is above that of the first, beyond the noise between logs."""
-    rewards = _series(record, "reward")
+    rewards = series(record, "reward")
     if len(rewards) < 2 * PARTS:
         text = f"{len(rewards)} logs are too few to tell what was learnt from noise. Log {2 * PARTS} times or more."
         return Verdict("open", text, TRAINING)
     change = changes_to_last(rewards, PARTS)[0]
     text = "from the first fifth of the run to the last"
     if change.low > 0:
-        return Verdict("good", f"The reward that it is trained on rose by {_change(change)} {text}.", TRAINING)
+        return Verdict("good", f"The reward that it is trained on rose by {rounded(change)} {text}.", TRAINING)
     if change.high < 0:
-        return Verdict("bad", f"The reward that it is trained on fell by {_change(less(change))} {text}.", TRAINING)
+        return Verdict("bad", f"The reward that it is trained on fell by {rounded(less(change))} {text}.", TRAINING)
     fault = "Nothing is shown to be learnt: the reward that it is trained on changed by"
-    return Verdict("bad", f"{fault} {_change(change)} {text}, within the noise.", TRAINING)
+    return Verdict("bad", f"{fault} {rounded(change)} {text}, within the noise.", TRAINING)
 
 
 def hacking(record: RunRecord) -> Verdict | None:
     """Whether a reward that it is not trained on fell from any fifth of the run to the last, while the other rose."""
-    rewards = _series(record, "reward")
+    rewards = series(record, "reward")
     if len(rewards) < 2 * PARTS:
         return None
     gained, (rose, *_) = changes_to_last(rewards, PARTS), changes_to_last(rewards, PARTS)
@@ -54,7 +53,7 @@ def hacking(record: RunRecord) -> Verdict | None:
         if judged and judged.high < 0 and rose.low > 0:
             fell.append(judged)
         if fell:
-            fault = f"{name}, on which it is not trained, fell by {_change(less(min(fell)))} while the reward rose."
+            fault = f"{name}, on which it is not trained, fell by {rounded(less(min(fell)))} while the reward rose."
             return Verdict("bad", f"Reward hacking: {fault}{_growth(record)}", TRAINING)
         if (judged or changes_to_last(values, PARTS)[0]).low > 0:
             followed.append(name)
@@ -120,8 +119,8 @@ def untrained_rewards(record: RunRecord) -> dict[str, Tensor]:
     names = (
         [key.split("/")[1] for key in rows[0] if key.startswith("rewards/") and key.endswith("/mean")] if rows else []
     )
-    means = {name: _series(record, f"rewards/{name}/mean") for name in names}
-    total, weights = _series(record, "reward"), record.options.get("reward_weights")
+    means = {name: series(record, f"rewards/{name}/mean") for name in names}
+    total, weights = series(record, "reward"), record.options.get("reward_weights")
     if weights is not None and len(weights) == len(names):
         untrained = [name for name, weight in zip(names, weights, strict=True) if weight == 0]
     else:
@@ -130,7 +129,7 @@ def untrained_rewards(record: RunRecord) -> dict[str, Tensor]:
     return {name: means[name] for name in untrained if means[name].shape == total.shape}
 
 
-def _series(record: RunRecord, key: str) -> Tensor:
+def series(record: RunRecord, key: str) -> Tensor:
     """A figure of the policy's training, log by log."""
     values = [row[key] for row in record.log if "reward" in row and isinstance(row.get(key), int | float)]
     return torch.tensor([value for value in values if math.isfinite(value)], dtype=torch.float64)
@@ -138,7 +137,7 @@ def _series(record: RunRecord, key: str) -> Tensor:
 
 def _ends(record: RunRecord, key: str) -> tuple[float, float] | None:
     """Mean of a figure in the first fifth of the run and in the last."""
-    values = _series(record, key)
+    values = series(record, key)
     if len(values) < PARTS:
         return None
     parts = values.tensor_split(PARTS)
@@ -147,12 +146,7 @@ def _ends(record: RunRecord, key: str) -> tuple[float, float] | None:
 
 def _growth(record: RunRecord) -> str:
     """A sentence where responses grew beyond the noise."""
-    lengths, ends = _series(record, "completions/mean_length"), _ends(record, "completions/mean_length")
+    lengths, ends = series(record, "completions/mean_length"), _ends(record, "completions/mean_length")
     if ends is None or len(lengths) < 2 * PARTS or changes_to_last(lengths, PARTS, SURE)[0].low <= 0:
         return ""
     return f" Responses grew from {ends[0]:.0f} to {ends[1]:.0f} tokens."
-
-
-def _change(change: Interval) -> str:
-    value, low, high = (f"{x:.3g}".replace("-", "−") for x in change)
-    return f"{value} ({low} to {high})"

@@ -106,7 +106,7 @@ def overfitting(record: RunRecord) -> Verdict | None:
         text = f"The best checkpoint, of step {record.kept:,}, was kept."
     accuracy = held_out_accuracy(record)
     if trained is not None and accuracy is not None:
-        gap = _difference(trained, accuracy, SURE)
+        gap = difference_of(trained, accuracy, SURE)
         shares = (
             f"{100 * trained.value:.1f}% of the last training pairs right and {100 * accuracy.value:.1f}% of held-out"
         )
@@ -134,7 +134,7 @@ def _worse_than_best(record: RunRecord, course: list[dict[str, Any]]) -> str | N
     peak = max(course, key=lambda row: float(row.get("eval_accuracy", 0)))
     if "eval_pairs" in last:
         at_peak, at_last = (_accuracy_of(row, "eval_") for row in (peak, last))
-        fall = _difference(at_peak, at_last, SURE)
+        fall = difference_of(at_peak, at_last, SURE)
         if fall.low > 0:
             return f"Overfitted: the held-out accuracy fell by {points(fall)} from step {peak['step']:,}."
     return None
@@ -158,7 +158,7 @@ def _lead(record: RunRecord, name: str, confidence: float) -> Interval:
     flipped = name == "longer_wins" and other < 0.5
     if record.held_out is None:
         mix = _accuracy_of(record.evaluation, "eval_")
-        return _difference(mix, mix._replace(value=1 - other if flipped else other), confidence)
+        return difference_of(mix, mix._replace(value=1 - other if flipped else other), confidence)
     scores = record.held_out.scores
     keys = ("chosen_length", "rejected_length") if name == "longer_wins" else (f"chosen/{name}", f"rejected/{name}")
     others = right(*(scores[key] for key in keys))
@@ -200,9 +200,9 @@ def _accuracy_of(figures: Mapping[str, Any], prefix: str = "") -> PairAccuracy:
     return PairAccuracy(*wilson_interval(share * pairs, pairs), int(figures.get(f"{prefix}ties", 0)), pairs)
 
 
-def _difference(one: PairAccuracy, other: PairAccuracy, confidence: float) -> Interval:
-    counts = [number for a in (one, other) for number in (a.value * a.pairs, a.pairs)]
-    return difference_of_shares(*counts, confidence)
+def difference_of(one: PairAccuracy, other: PairAccuracy, confidence: float) -> Interval:
+    """How far an accuracy is above another one of independent pairs."""
+    return difference_of_shares(one.value * one.pairs, one.pairs, other.value * other.pairs, other.pairs, confidence)
 
 
 def _loss_until(record: RunRecord, step: int) -> float:

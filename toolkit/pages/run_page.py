@@ -47,7 +47,7 @@ _FIGURES = (
     "entropy mean_token_accuracy baseline advantage_std prefix/explained clip_ratio completions/mean_length "
     "completions/clipped_ratio length_correlation grad_norm"
 )
-_POLICY_CURVES = {
+POLICY_CURVES = {
     "kl": ("Divergence from the reference", "nats a token"),
     "entropy": ("Entropy of the policy", "nats a token"),
     "completions/mean_length": ("Response length", "tokens"),
@@ -226,7 +226,7 @@ def _policy_pictures(record: RunRecord, rows: list[dict[str, Any]], keys: list[s
             held_out = {0: record.comparison.before, rows[-1]["step"]: record.comparison.after}
         title = f"Reward by {source}"
         pictures.append(curve_picture(rows, title, curves, "mean", f"reward-{i}", held_out, record.kept))
-    for key, (title, unit) in _POLICY_CURVES.items():
+    for key, (title, unit) in POLICY_CURVES.items():
         if any(row.get(key) for row in rows):
             pictures.append(curve_picture(rows, title, {"": key}, unit, key.replace("/", "-"), kept=record.kept))
     return pictures

@@ -32,3 +32,9 @@ def points(difference: Interval) -> str:
 def less(difference: Interval) -> Interval:
     """How far something is below, of how far it is above."""
     return Interval(-difference.value, -difference.high, -difference.low)
+
+
+def rounded(figure: Interval) -> str:
+    """A figure and its interval, to three digits."""
+    value, low, high = (f"{x:.3g}".replace("-", "−") for x in figure)
+    return f"{value} ({low} to {high})"

@@ -152,19 +152,33 @@ def changes_to_last(values: Tensor, parts: int, confidence: float = 0.95) -> lis
     Raises:
         `ValueError`: If there are fewer than two values a part, or fewer than two parts.
     """
+    noise = _half_width(values, parts, confidence)
+    *earlier, last = values.double().tensor_split(parts)
+    changes = []
+    for part in earlier:
+        change, half = (last.mean() - part.mean()).item(), noise * math.sqrt(1 / len(last) + 1 / len(part))
+        changes.append(Interval(change, change - half, change + half))
+    return changes
+
+
+def level_at_end(values: Tensor, parts: int, confidence: float = 0.95) -> Interval:
+    """
+    Mean of a run's last part, with the interval that the noise from step to step makes. Arguments, units and errors as
+    in [`changes_to_last`].
+    """
+    last = values.double().tensor_split(parts)[-1]
+    mean, half = last.mean().item(), _half_width(values, parts, confidence) / math.sqrt(len(last))
+    return Interval(mean, mean - half, mean + half)
+
+
+def _half_width(values: Tensor, parts: int, confidence: float) -> float:
+    """Of the interval around a single value."""
     count = values.numel()
     if parts < 2 or count < 2 * parts:
         raise ValueError(f"{count} values make no {parts} parts of 2 or more. Give fewer parts, 2 at least.")
-    values = values.double()
-    noise = (values.diff().square().mean() / 2).sqrt().item()
+    noise = (values.double().diff().square().mean() / 2).sqrt().item()
     degrees, z = 2 * (count - 1) ** 2 / (3 * count - 4), NormalDist().inv_cdf((1 + confidence) / 2)
-    t = z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
-    *earlier, last = values.tensor_split(parts)
-    changes = []
-    for part in earlier:
-        change, half = (last.mean() - part.mean()).item(), t * noise * math.sqrt(1 / len(last) + 1 / len(part))
-        changes.append(Interval(change, change - half, change + half))
-    return changes
+    return noise * (z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2))
 
 
 def noise_to_signal(gram: Tensor) -> NoiseToSignal:
