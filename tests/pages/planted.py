@@ -18,7 +18,7 @@ from toolkit.stats.metrics import PairScores, summarize_pairs
 from toolkit.training.run_record import save_pair_examples, write_json
 
 SCALES = ["token", "segment", "response"]
-PAIRS, LOGS, LOGGED = 800, 60, 64  # held out; logs of a training; pairs or responses in a log
+PAIRS, LOGS, LOGGED = 800, 60, 256  # held out; logs of a training; pairs or responses in a log
 REWARD_RUNS = ("good", "chance", "overfitted", "length hack", "collapsed gate", "mix below its scale")
 POLICY_RUNS = ("good", "hacked", "flat", "collapsed", "repeating", "far away")
 
@@ -107,7 +107,11 @@ def policy_run(folder: Path, kind: str, seed: int) -> Path:
         length = 40 * (1 + (2 * progress if kind == "hacked" else 0.1 * progress))
         entropy = 1.2 * (0.02 if kind == "collapsed" and i > LOGS / 2 else 1 - 0.3 * progress)
         row = {"step": i + 1, "loss": 0.1 * noise[3], "entropy": entropy + 0.01 * noise[0], "reward": gain + noise[0]}
-        row |= {"rewards/RewardFunction/mean": gain + noise[0], "rewards/gold_judge/mean": 1 + gold + noise[1]}
+        row |= {
+            "reward_std": 1.0,
+            "rewards/RewardFunction/mean": gain + noise[0],
+            "rewards/gold_judge/mean": 1 + gold + noise[1],
+        }
         row |= {
             "kl": (2.0 if kind == "far away" else 0.2) * progress,
             "completions/mean_length": length + 8 * noise[2],

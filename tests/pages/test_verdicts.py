@@ -17,13 +17,13 @@ FAULTS = {
     (reward_run, "collapsed gate"): "The gate has collapsed",
     (reward_run, "mix below its scale"): "The mix is below its response scale",
     (policy_run, "hacked"): "Reward hacking: gold_judge",
-    (policy_run, "flat"): "Nothing is shown to be learnt",
+    (policy_run, "flat"): "Nothing was learnt",
     (policy_run, "collapsed"): "The entropy collapsed",
     (policy_run, "repeating"): "It repeats itself",
     (policy_run, "far away"): "It left the reference behind",
 }
 # A model that knows nothing is no better than length, either, nor is one that has forgotten
-ALSO = {"chance": 2, "overfitted": 2, "mix below its scale": 2}
+ALSO = {"chance": 2, "overfitted": 2}
 
 
 def bad(record):

@@ -20,7 +20,8 @@ def policy_verdicts(record: RunRecord) -> list[Verdict]:
 
 
 def learning(record: RunRecord) -> Verdict:
-    """Whether the reward of the last fifth of the run is above that of the first, beyond the noise between logs."""
+    """Whether the reward of the last fifth of the run is above that of the first, beyond the noise between logs. It is
+    flat where a tenth of the spread between responses, from which it is to learn, is more than it can have gained."""
     rewards = series(record, "reward")
     if len(rewards) < 2 * PARTS:
         text = f"{len(rewards)} logs are too few to tell what was learnt from noise. Log {2 * PARTS} times or more."
@@ -31,8 +32,11 @@ def learning(record: RunRecord) -> Verdict:
         return Verdict("good", f"The reward that it is trained on rose by {rounded(change)} {text}.", TRAINING)
     if change.high < 0:
         return Verdict("bad", f"The reward that it is trained on fell by {rounded(less(change))} {text}.", TRAINING)
-    fault = "Nothing is shown to be learnt: the reward that it is trained on changed by"
-    return Verdict("bad", f"{fault} {rounded(change)} {text}, within the noise.", TRAINING)
+    text = f"the reward that it is trained on changed by {rounded(change)} {text}, within the noise."
+    spread = series(record, "reward_std")
+    if len(spread) and change.high < spread.mean().item() / 10:
+        return Verdict("bad", f"Nothing was learnt: {text}", TRAINING)
+    return Verdict("open", f"Nothing is shown to be learnt: {text}", TRAINING)
 
 
 def hacking(record: RunRecord) -> Verdict | None:

@@ -14,6 +14,8 @@ from ..stats.metrics import effective_count, mean_interval
 from .run_files import RunRecord
 from .verdicts import HELD_OUT, SURE, TRAINING, Verdict, less, percent, points
 
+_TELLING = 0.1  # width of an interval of a share beyond which one half inside it says little, as of 380 pairs or fewer
+
 
 def reward_verdicts(record: RunRecord) -> list[Verdict]:
     """Verdicts on a training that ranks pairs: a reward model's, or DPO."""
@@ -33,7 +35,7 @@ def held_out_accuracy(record: RunRecord, name: str = "") -> PairAccuracy | None:
 
 
 def against_chance(record: RunRecord) -> Verdict | None:
-    """Whether the 95% interval of the accuracy is above one half."""
+    """Whether the 95% interval of the accuracy is above one half; a wide one around it leaves that open."""
     mix = held_out_accuracy(record)
     if mix is None:
         return None
@@ -42,6 +44,8 @@ def against_chance(record: RunRecord) -> Verdict | None:
         return Verdict("good", f"{text}, better than chance.", HELD_OUT)
     if mix.high < 0.5:
         return Verdict("bad", f"{text}, worse than chance. See whether chosen and rejected are swapped.", HELD_OUT)
+    if mix.high - mix.low > _TELLING:
+        return Verdict("open", f"{text}, which chance explains, too: give it more pairs.", HELD_OUT)
     return Verdict("bad", f"{text}, which chance explains: nothing is shown to carry over to new pairs.", HELD_OUT)
 
 
@@ -62,7 +66,7 @@ def against_length(record: RunRecord) -> Verdict | None:
         return Verdict("bad", f"{text}: {points(lead)}.", HELD_OUT)
     if lead.high < 0:
         return Verdict("bad", f"It is worse than {text}: by {points(less(lead))}.", HELD_OUT)
-    return Verdict("bad", f"It is not shown to be better than {text}: the difference is {points(lead)}.", HELD_OUT)
+    return Verdict("open", f"It is not shown to be better than {text}: the difference is {points(lead)}.", HELD_OUT)
 
 
 def against_scales(record: RunRecord) -> Verdict | None:

@@ -17,7 +17,7 @@ from ..training.run_record import BEFORE_AFTER_NAME, EXAMPLES_NAME, HELD_OUT_NAM
 
 STATE_NAME = "trainer_state.json"
 REMEDY = "Remove it, or restore it."
-# What each trainer calls itself in the card that TRL writes beside every checkpoint, where there is no run.json
+# What each trainer calls itself in the card that TRL writes with every checkpoint, where there is no run.json
 _TRAINER_OF_TAG = {
     "grpo": "GRPOTrainer",
     "rloo": "RLOOTrainer",
@@ -131,7 +131,7 @@ def read_run(folder: Path) -> RunRecord:
         model=_read_model(source),
         examples=[card for card in content(folder / EXAMPLES_NAME, []) if is_example(card)],
         before_after=[card for card in content(folder / BEFORE_AFTER_NAME, []) if is_example(card)],
-        trainer=str(run.get("trainer", "")) or _trainer_of_card(source / "README.md"),
+        trainer=str(run.get("trainer", "")) or _trainer_of_card(folder / "README.md"),
         remarks=remarks,
     )
 

@@ -28,7 +28,7 @@ from .page import (
     shown,
     write_page,
 )
-from .policy_verdicts import policy_verdicts
+from .policy_verdicts import policy_verdicts, untrained_rewards
 from .reward_verdicts import overfitting, reward_verdicts
 from .run_files import RunRecord, options_in, read_run
 from .tables import comparison_rows
@@ -121,10 +121,11 @@ def footer() -> str:
 
 
 def verdicts_of(record: RunRecord) -> list[Verdict]:
-    """All verdicts on a run, of both models in the demonstration."""
+    """All verdicts on a run, of both models in the demonstration, faults first."""
     found = reward_verdicts(record) if ranks_pairs(record) else []
     found += policy_verdicts(record) if is_policy(record) else []
-    return found or [verdict for verdict in [overfitting(record)] if verdict]
+    found = found or [verdict for verdict in [overfitting(record)] if verdict]
+    return sorted(found, key=lambda verdict: ("bad", "open", "good").index(verdict.outcome))
 
 
 def _build_page(record: RunRecord) -> Page:
@@ -216,7 +217,7 @@ def _training(record: RunRecord) -> Section:
 def _policy_pictures(record: RunRecord, rows: list[dict[str, Any]], keys: list[str]) -> list[Picture]:
     """Each reward by step, the judge's with what it says of held-out prompts, and what else tells how it went."""
     names, pictures = _like(keys, "rewards/*/mean"), list[Picture]()
-    if len(names) != 1:
+    if len(names) - len(untrained_rewards(record)) != 1:  # or the sum is the one that it is trained on
         curve = curve_picture(rows, "Reward, weighted sum", {"": "reward"}, "mean", "reward", kept=record.kept)
         pictures.append(curve)
     for i, name in enumerate(names, 1):
