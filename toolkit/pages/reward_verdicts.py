@@ -191,9 +191,10 @@ def _ordered_otherwise(record: RunRecord, scale: str) -> float:
 
 
 def _training_accuracy(record: RunRecord) -> PairAccuracy | None:
-    """Accuracy on the pairs of the last tenth of training."""
-    rows = [row for row in record.training if "accuracy" in row and "pairs" in row]
-    rows = rows[-max(1, len(rows) // 10) :]
+    """Accuracy on the pairs of the tenth of all logs before the weights that were evaluated."""
+    until = record.evaluations[-1]["step"] if record.evaluations else math.inf
+    rows = [row for row in record.training if "accuracy" in row and "pairs" in row and row["step"] <= until]
+    rows = rows[-max(1, len(record.training) // 10) :]
     pairs = sum(row["pairs"] for row in rows)
     right_ones = sum(row["accuracy"] * row["pairs"] for row in rows)
     return _accuracy_of({"accuracy": right_ones / pairs, "pairs": pairs}) if pairs else None
