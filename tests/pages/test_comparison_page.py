@@ -81,7 +81,7 @@ def test_policies_are_compared_by_what_they_are_not_trained_on(tmp_path):
         ).mean()
         for folder in (good, hacked)
     ]
-    text = next(text for text in page.texts["li"] if "hacked is worse than good" in text)
+    text = next(text for text in page.texts["li"] if "good is better than hacked" in text)
     assert f"by {levels[0] - levels[1]:.3g} (" in text
     assert any("hacked: Reward hacking" in text for text in page.texts["li"])
 

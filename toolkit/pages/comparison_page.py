@@ -32,7 +32,7 @@ from .tables import interval_cells
 from .verdicts import Verdict, less, percent, points, rounded
 
 _PLAIN = PREFERENCE_MODELS["simple contrast"]
-_RESULTS, _EACH = "Side by side", "What each run's own report finds"
+_RESULTS = "Side by side"
 Runs = Mapping[str, RunRecord]
 
 
@@ -82,7 +82,7 @@ def _build_page(runs: Runs) -> Page:
         lead = f"Of {len(runs)} runs {best} has the most {what}: {_told(found[best], of_pairs)}."
         beyond = sum(verdict.outcome != "open" for verdict in verdicts)
         lead += f" {beyond} of {len(verdicts)} differences {'is' if beyond == 1 else 'are'} beyond chance."
-    own = [(v.outcome, f"{name}: {v.text}", _EACH) for name, run in runs.items() for v in verdicts_of(run)]
+    own = [(v.outcome, f"{name}: {v.text}", "") for name, run in runs.items() for v in verdicts_of(run)]
     faults = [row for row in own if row[0] != "good"]
     return Page(
         title=f"Comparison: {', '.join(runs)}",
@@ -91,7 +91,7 @@ def _build_page(runs: Runs) -> Page:
             Section("What follows", [Verdicts(verdicts)] if verdicts else [Paragraph("There is no verdict.")]),
             Section(_RESULTS, _results(runs, figures, of_pairs)),
             Section("Curves", _curves(runs)),
-            Section(_EACH, [Verdicts(faults) if faults else Paragraph("No problem and no open question.")]),
+            Section("What each run's own report finds", [Verdicts(faults) if faults else Paragraph("No problem and no open question.")]),
             _settings(runs),
         ],
         footer=footer(),
@@ -167,7 +167,8 @@ def _verdicts(runs: Runs, what: str, found: Mapping[str, Interval], of_pairs: bo
             text = f"{name} is better than {called} in {what}: by {size(gap)}, {where}."
             verdicts.append(Verdict("good", text, _RESULTS))
         elif gap.high < 0:
-            text = f"{name} is worse than {called} in {what}: by {size(less(gap))}, {where}."
+            told = f"{name} is worse than {called}" if plain else f"{base} is better than {name}"
+            text = f"{told} in {what}: by {size(less(gap))}, {where}."
             verdicts.append(Verdict("bad" if plain else "good", text, _RESULTS))
         else:
             text = f"{name} is not shown to differ from {called} in {what}: {size(gap)}, {where}."

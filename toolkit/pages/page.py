@@ -93,7 +93,8 @@ class Settings(NamedTuple):
 
 
 class Verdicts(NamedTuple):
-    """What follows from the figures: of each an outcome, a sentence, and the heading of the section that shows it."""
+    """What follows from the figures: of each an outcome, a sentence, and the heading of the section that shows it, or
+    nothing."""
 
     rows: Sequence[tuple[Literal["good", "bad", "open"], str, str]]
 
