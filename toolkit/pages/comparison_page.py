@@ -91,7 +91,10 @@ def _build_page(runs: Runs) -> Page:
             Section("What follows", [Verdicts(verdicts)] if verdicts else [Paragraph("There is no verdict.")]),
             Section(_RESULTS, _results(runs, figures, of_pairs)),
             Section("Curves", _curves(runs)),
-            Section("What each run's own report finds", [Verdicts(faults) if faults else Paragraph("No problem and no open question.")]),
+            Section(
+                "What each run's own report finds",
+                [Verdicts(faults) if faults else Paragraph("No problem and no open question.")],
+            ),
             _settings(runs),
         ],
         footer=footer(),
