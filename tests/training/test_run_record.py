@@ -28,7 +28,7 @@ def test_a_run_leaves_its_options_versions_and_seeds(reward_config):
     run = read(config, "run.json")
     data, training = run["options"]["DataArguments"], run["options"]["MultiScaleRewardConfig"]
     assert data["changed"] == {"dataset_name": "sandbox"}
-    assert data["default"]["eval_size"] == 2000
+    assert data["default"]["eval_size"] is None
     assert training["changed"]["max_steps"] == 7
     assert training["default"]["scales"] == ["token", "segment", "response"]
     assert not training["changed"].keys() & training["default"].keys()
