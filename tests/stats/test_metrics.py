@@ -249,7 +249,7 @@ def test_the_interval_of_clustered_pairs_is_wilsons_of_their_effective_count():
     [((56, 70, 48, 80), 0.0524, 0.3339), ((9, 10, 3, 10), 0.1705, 0.8090), ((10, 10, 0, 20), 0.6791, 1.0)],
 )
 def test_difference_of_shares_is_newcombes(shares, low, high):
-    # Table II of Newcombe (1998), method 10: examples a, b and f
+    # Three rows of Table II of Newcombe (1998), method 10
     found = difference_of_shares(*shares)
     assert found.value == pytest.approx(shares[0] / shares[1] - shares[2] / shares[3])
     assert (round(found.low, 4), round(found.high, 4)) == (low, high)
