@@ -332,9 +332,9 @@ def interval_picture(
 
 
 def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
-    """Steps and values of a figure, without what is absent or no finite number."""
+    """Steps and values of a figure by rising step, without what is absent or no finite number."""
     found = [(row["step"], float(row[key])) for row in rows if isinstance(row.get(key), int | float)]
-    return [(step, value) for step, value in found if math.isfinite(value)]
+    return sorted(((step, value) for step, value in found if math.isfinite(value)), key=lambda point: point[0])
 
 
 def _from_to(label: str, first: float, last: float) -> str:
