@@ -71,6 +71,16 @@ def test_runs_that_share_no_pairs_are_compared_as_independent_ones(runs, tmp_pat
     assert "not known to be the same" in text
 
 
+def test_shared_pairs_are_found_wherever_they_stand(runs, tmp_path):
+    folder = reward_run(tmp_path / "backwards", "good", seed=0)
+    columns = json.loads((folder / "held_out.json").read_text())
+    backwards = {name: column[:500][::-1] for name, column in columns.items()}
+    (folder / "held_out.json").write_text(json.dumps(backwards))
+    page = read(write_comparison([runs["ours"], folder]))
+    text = next(text for text in page.texts["li"] if "backwards is not shown" in text)
+    assert "0.0 points (0.0 to 0.0), on 500 pairs that both have scored" in text
+
+
 def test_policies_are_compared_by_what_they_are_not_trained_on(tmp_path):
     good, hacked = (policy_run(tmp_path / kind, kind, seed=0) for kind in ("good", "hacked"))
     page = read(write_comparison([good, hacked]))
