@@ -105,7 +105,7 @@ class RewardFunction:
         loaded: Any = model
         if isinstance(model, str):
             check_path(model, "reward model")
-            options = _loading_options(model_init_kwargs or {}, torch.device(device or PartialState().device))
+            options = loading_options(model_init_kwargs or {}, torch.device(device or PartialState().device))
             processing_class = processing_class or load_tokenizer(model, **options)
             loaded = AutoModelForMultiScaleReward.from_pretrained(model, **options)
             if getattr(loaded, "hf_device_map", None) is None and not _is_partitioned(loaded):
@@ -378,8 +378,19 @@ class RewardFunction:
         return MultiScaleRewardOutput(**{key: value.cpu() for key, value in output.items()})
 
 
-def _loading_options(given: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """What `from_pretrained` is given, with bfloat16 on a GPU where nobody has said otherwise."""
+def loading_options(given: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """
+    What `from_pretrained` is given to load a model that scores.
+
+    Args:
+        given (`dict[str, Any]`):
+            Options of the user's.
+        device (`torch.device`):
+            Where the model goes.
+
+    Returns:
+        `dict[str, Any]`: Them, with bfloat16 on a GPU where nobody has said otherwise.
+    """
     says_dtype = bool(given.keys() & {"dtype", "torch_dtype"})
     return given if says_dtype or device.type != "cuda" else {"dtype": torch.bfloat16, **given}
 
