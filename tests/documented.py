@@ -18,7 +18,7 @@ TESTED = {
     "prefscale check": "tests/cli/test_check.py",
     "prefscale evaluate": "tests/launch/test_documented.py",
     "prefscale explain": "tests/launch/test_documented.py",
-    "prefscale export": "tests/launch/test_documented.py",
+    "prefscale export": "tests/reward/test_export.py",
     "prefscale init": "tests/cli/test_init.py",
     "prefscale joint": "tests/launch/test_recipes.py",
     "prefscale plan": "tests/planning/test_plan.py",
