@@ -122,9 +122,12 @@ def footer() -> str:
 
 def verdicts_of(record: RunRecord) -> list[Verdict]:
     """All verdicts on a run, of both models in the demonstration, faults first."""
-    found = reward_verdicts(record) if ranks_pairs(record) else []
-    found += policy_verdicts(record) if is_policy(record) else []
-    found = found or [verdict for verdict in [overfitting(record)] if verdict]
+    of_pairs = reward_verdicts(record) if ranks_pairs(record) else []
+    of_policy = policy_verdicts(record) if is_policy(record) else []
+    if of_pairs and of_policy:
+        of_pairs = [verdict._replace(text=f"Reward model: {verdict.text}") for verdict in of_pairs]
+        of_policy = [verdict._replace(text=f"Policy: {verdict.text}") for verdict in of_policy]
+    found = [*of_pairs, *of_policy] or [verdict for verdict in [overfitting(record)] if verdict]
     return sorted(found, key=lambda verdict: ("bad", "open", "good").index(verdict.outcome))
 
 
