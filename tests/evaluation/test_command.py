@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from toolkit.evaluation.command import EvaluationArguments, labels_of, main
+from toolkit.evaluation.command import EvaluationArguments, labels_of, main, with_models
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +97,9 @@ def test_options_that_make_no_sense_are_refused(options, message):
 def test_models_are_called_by_the_last_part_of_their_path_where_that_tells_them_apart():
     assert labels_of(["runs/one/", "runs/two"]) == ["one", "two"]
     assert labels_of(["one/reward", "two/reward"]) == ["one/reward", "two/reward"]
+
+
+def test_words_before_the_first_option_are_models():
+    assert with_models(["a", "b", "--dataset_name", "c"]) == ["--models", "a", "b", "--dataset_name", "c"]
+    assert with_models(["--models", "a"]) == ["--models", "a"]
+    assert with_models([]) == []

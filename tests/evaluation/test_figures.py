@@ -185,7 +185,7 @@ def test_two_models_that_are_alike_are_not_told_apart():
     )
     figures = figures_of([mine, other, longer_wins(pairs)], pairs)
     assert re.search(
-        "right: not clearly apart .* from (mine|other), the next best and .* points above", verdict(figures)
+        "right: not clearly apart .* from (mine|other), the next best, and .* points above", verdict(figures)
     )
     assert figures.models["longer wins"].kind == RULE
 
@@ -202,3 +202,14 @@ def test_the_verdict_where_likely_lengths_leave_chance_alone():
     assert figures.models["mine"].accuracy.value == pytest.approx(0.75)
     assert figures.models["mine"].length.like_length[:1] == (0.5,)
     assert "length may explain" in verdict(figures)
+
+
+def test_the_best_model_is_found_wherever_it_stands():
+    rows, values = planted()
+    pairs = pairs_of(rows)
+    noise = torch.Generator().manual_seed(0)
+    mine = scored_by(values, pairs, "mine")
+    worse = Scored("worse", mine.kind, torch.randn(len(mine.scores), generator=noise).double(), {})
+    text = verdict(figures_of([worse, mine, longer_wins(pairs)], pairs))
+    assert text.startswith("On 600 pairs mine ranks 8")
+    assert re.search(r"right: \d+\.\d points above \(\+\d.* to \+\d.*\) worse, the next best, and", text)

@@ -69,6 +69,12 @@ def test_sets_of_responses_are_read_as_rewardbench_2_has_them(tmp_path):
     assert pairs.groups["subset"] == ["Focus"] * 3 + ["Ties"] * 3
 
 
+def test_a_response_that_is_said_to_be_right_and_wrong_is_no_pair_with_itself(tmp_path):
+    pairs = read(tmp_path, [{"prompt": "p", "chosen": ["a", "b"], "rejected": ["a", "c"], "id": "1"}])
+    sides = zip(pairs.chosen.tolist(), pairs.rejected.tolist(), strict=True)
+    assert [pairs.responses[better] + pairs.responses[worse] for better, worse in sides] == ["ac", "ba", "bc"]
+
+
 def test_responses_to_a_conversation_are_messages(tmp_path):
     prompt = [{"role": "user", "content": "p"}]
     pairs = read(tmp_path, [{"prompt": prompt, "chosen": ["a"], "rejected": ["b"], "id": "1"}])

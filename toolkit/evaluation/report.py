@@ -83,7 +83,7 @@ def build_page(figures: Figures, scored: list[Scored], pairs: ScoredPairs, setti
     pictures = {
         "Accuracy": [_accuracy_picture(figures)],
         "Calibration": [_reliability(figures)],
-        "Length": _length_pictures(figures, scored, pairs),
+        "Length": _length_pictures(scored, pairs),
     }
     sections = []
     for heading, tables in all_tables(figures).items():
@@ -206,14 +206,16 @@ def _accuracy_picture(figures: Figures) -> Picture:
 
 
 def _reliability(figures: Figures) -> Picture:
-    names = ranking(figures)[:_MOST_CURVES]
-    return reliability_picture({name: list(figures.models[name].calibration.reliability) for name in names})
+    names = ranking(figures)
+    bins = {name: list(figures.models[name].calibration.reliability) for name in names[:_MOST_CURVES]}
+    picture = reliability_picture(bins)
+    some = f" Of {len(names)} scores the {_MOST_CURVES} that rank most pairs right." if len(names) > len(bins) else ""
+    return picture._replace(caption=picture.caption + some)
 
 
-def _length_pictures(figures: Figures, scored: list[Scored], pairs: ScoredPairs) -> list[Picture]:
-    names = ranking(figures)[:_MOST_CURVES]
+def _length_pictures(scored: list[Scored], pairs: ScoredPairs) -> list[Picture]:
     pictures = []
-    for i, each in enumerate(each for each in scored if each.name in names):
+    for i, each in enumerate(each for each in scored if each.kind != RULE):
         sides = [(pairs.lengths[side].tolist(), each.scores[side].tolist()) for side in (pairs.chosen, pairs.rejected)]
         pictures.append(length_picture(*sides[0], *sides[1], title=each.name, name=f"length-{i + 1}"))
     return pictures

@@ -25,9 +25,9 @@ from ..data.templates import row_template_kwargs
 from ..data.tokens import EncodedResponse, cut_prompt, encode_response
 from ..reward.adapters import adapter_folder, fit_vocabulary, load_adapter_config
 from ..reward.fingerprints import read_json
-from ..reward.loading import load_tokenizer, options_of_base, without_load_report
+from ..reward.loading import load_tokenizer, loading_options, options_of_base, without_load_report
 from ..reward.record import ADAPTER_PREFIX, ADAPTER_SETTINGS_NAME
-from ..reward.scorer import RewardFunction, loading_options
+from ..reward.scorer import RewardFunction
 from ..training.command_line import check_path
 from .pairs import ScoredPairs
 

@@ -25,7 +25,7 @@ def verdict(figures: Figures) -> str:
     others |= {name: "preferring the longer response" for name, model in figures.models.items() if model.kind == RULE}
     told = f"On {figures.pairs:,} pairs {ranked[0]} ranks {share(best.accuracy)} right"
     told += ", not clearly above chance" if best.accuracy.low <= 0.5 else ""
-    beside = " and ".join(_beside(difference(figures, ranked[0], name), words) for name, words in others.items())
+    beside = ", and ".join(_beside(difference(figures, ranked[0], name), words) for name, words in others.items())
     return f"{told}: {beside}. {_sureness(best.calibration)}, and {_length(best.length)}."
 
 

@@ -45,7 +45,7 @@ def policy_card(trainer: Any) -> Card:
 
 def _named(func: Any, name: str) -> str:
     func = getattr(func, "source", func)  # the prefix baseline stands before one
-    if not isinstance(func, RewardFunction):
+    if not isinstance(func, RewardFunction) or func.model is None:  # which is in another process
         return f"`{name}`"
     model: Any = extract_model_from_parallel(func.model)  # which ZeRO-3 has divided
     source = source_of(get_config_model_id(base_reward_model(model).config))

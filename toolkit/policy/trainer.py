@@ -124,7 +124,7 @@ class ReinforceTrainer(ModelCards, ExactResume, RLOOTrainer):
     def _models_of_run(self) -> dict[str, tuple[Any, bool]]:
         funcs = [getattr(func, "source", func) for func in self.reward_funcs]  # the prefix baseline stands before one
         own_weights = [func for func in funcs if not isinstance(func, SharedBaseRewardFunction)]
-        scorers = [func for func in own_weights if isinstance(func, RewardFunction)]
+        scorers = [func for func in own_weights if isinstance(func, RewardFunction) and func.model is not None]
         rewards = {f"reward model {i}": (func.model, False) for i, func in enumerate(scorers, 1)}
         return {**super()._models_of_run(), **rewards}
 

@@ -127,7 +127,7 @@ def told_card(name_or_path: str) -> ModelCard | None:
             Folder or hub name of a model or an adapter.
 
     Returns:
-        [`~huggingface_hub.ModelCard`], or `None` where it has none.
+        `huggingface_hub.ModelCard`, or `None` where it has none.
     """
     path = cached_file(name_or_path, CARD_NAME, _raise_exceptions_for_missing_entries=False)
     return None if path is None else ModelCard.load(path)
@@ -149,7 +149,7 @@ def export_card(form: str, origin: str, card: ModelCard | None, conversational: 
             One of `toolkit.reward.export.FORMS`.
         origin (`str`):
             Folder or hub name of the model that was exported.
-        card ([`~huggingface_hub.ModelCard`], *optional*):
+        card (`huggingface_hub.ModelCard`, *optional*):
             Its card.
         conversational (`bool`):
             Whether it takes messages.

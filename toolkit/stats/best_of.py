@@ -43,7 +43,7 @@ def ties_score(references: Mapping[int, ScoredSet], tied: Mapping[int, ScoredSet
 
     The last three are over the prompts that have both kinds, with several right responses in the second, and the very
     last over those with $s > 0$. It is `process_single_model` of the package `rewardbench` 0.1.4, for
-    https://arxiv.org/abs/2506.01937, appendix on ties.
+    https://arxiv.org/abs/2506.01937.
 
     Args:
         references (`Mapping[int, ScoredSet]`):

@@ -44,12 +44,12 @@ def without_length(gap: Tensor, first: Tensor, second: Tensor) -> LengthRegressi
        \ell_i = \ln \frac{|y^+_i|}{|y^-_i|} $$
 
     This is the regression of the score on the logarithm of the length with an intercept for each pair, and so for
-    each prompt. Swapping a pair's sides changes the sign of $\Delta_i$ and $\ell_i$ both: which response was preferred
-    does not enter the fit, and a score cannot lose accuracy by it because length itself is preferred.
+    each prompt. Swapping a pair's sides changes the sign of $\Delta_i$ and $\ell_i$ both, so which response was
+    preferred does not enter the fit: what is taken out is what the score gives to length, whatever people give to it.
 
-    The logarithm of the ratio is what Stiennon et al. (2020), appendix F of https://arxiv.org/abs/2009.01325, control
-    for; the residual of a reward on length as the reward itself is Huang et al. (2024),
-    https://arxiv.org/abs/2409.17407, whose local regression is a line here.
+    The logarithm of the ratio is what Stiennon et al. (2020), https://arxiv.org/abs/2009.01325, control for; the
+    residual of a reward on length in place of the reward is from Huang et al. (2024), https://arxiv.org/abs/2409.17407,
+    whose local regression is a line here.
 
     Args:
         gap (`torch.Tensor` of shape `(P,)`, float):
