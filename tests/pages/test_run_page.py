@@ -4,6 +4,7 @@ import shutil
 import pytest
 from trl import ModelConfig, RewardConfig, RewardTrainer
 
+from tests.pages.planted import policy_run
 from tests.pages.test_page import assert_stands_alone, drawings, read
 from toolkit import MultiScaleRewardConfig, ReinforceConfig, RewardFunction
 from toolkit.arguments import RunArguments
@@ -11,7 +12,8 @@ from toolkit.cli.main import main
 from toolkit.jobs.reinforce import ReinforceArguments
 from toolkit.jobs.reinforce import main as train_policy
 from toolkit.jobs.reward import main as train_reward
-from toolkit.pages.run_page import write_run_report
+from toolkit.pages.run_files import read_run
+from toolkit.pages.run_page import page_title, write_run_report
 from toolkit.training.manifests import write_manifest
 
 ACCESS = "hf_" + 30 * "a"  # shaped like an access token
@@ -270,6 +272,22 @@ def test_the_page_of_a_run_of_trls_own_trainer(tmp_path, tiny_folder, plain_pair
     page = read(write_run_report(tmp_path))
     assert "left no trainer_state.json of its end: this page shows it up to step 4" in page.texts["main"][0]
     assert len(drawings(page)) > 0
+
+
+@pytest.mark.parametrize(
+    ("tag", "title"),
+    [("grpo", "GRPO"), ("rloo", "RLOO"), ("sft", "Supervised fine-tuning"), ("dpo", "DPO"), ("other", "Policy")],
+)
+def test_a_page_is_titled_by_the_trainer_that_trl_names(tmp_path, tag, title):
+    folder = policy_run(tmp_path, "good", seed=0)
+    (folder / "README.md").write_text(f"---\ntags:\n- generated_from_trainer\n- {tag}\n- trl\n---\n# Model card\n")
+    assert page_title(read_run(folder)) == title
+
+
+def test_a_page_is_titled_by_the_trainer_that_started_the_run(copy):
+    record = read_run(copy("policy"))
+    assert page_title(record) == "REINFORCE"
+    assert page_title(record._replace(trainer="MyOwnTrainer")) == "MyOwn"
 
 
 def assert_refused(folder, capsys, *messages):

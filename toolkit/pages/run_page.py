@@ -141,14 +141,15 @@ def _build_page(record: RunRecord) -> Page:
     opening: list[Block] = [Paragraph(remark) for remark in record.remarks]
     opening += [Verdicts(verdicts)] if verdicts else [Paragraph("The log has too little to say what came of the run.")]
     return Page(
-        title=f"{_title(record)}: {run_name(record)}",
+        title=f"{page_title(record)}: {run_name(record)}",
         lead=f"{_what_happened(record)} {count_verdicts(verdicts)}",
         sections=[Section("What follows", opening), *sections],
         footer=footer(),
     )
 
 
-def _title(record: RunRecord) -> str:
+def page_title(record: RunRecord) -> str:
+    """What was trained: by the name of the trainer, or else by what it logged."""
     if record.comparison:
         return "Demonstration"
     if record.trainer:
