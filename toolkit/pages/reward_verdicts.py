@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from itertools import pairwise
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -124,7 +125,7 @@ def overfitting(record: RunRecord) -> Verdict | None:
 def _worse_than_best(record: RunRecord, course: list[dict[str, Any]]) -> str | None:
     """What got worse on held-out data from its best evaluation to the last, while the training loss fell."""
     last, best = course[-1], min(course, key=lambda row: float(row["eval_loss"]))
-    if _loss_until(record, last["step"]) >= _loss_until(record, best["step"]):
+    if not _training_fell(record, best["step"], last["step"]):
         return None
     rise, since = last["eval_loss"] - best["eval_loss"], f"from step {best['step']:,} to {last['step']:,}"
     text = f"Overfitted: the held-out loss rose by {rise:.3f} nats {since} while the training loss fell."
@@ -210,11 +211,16 @@ def difference_of(one: PairAccuracy, other: PairAccuracy, confidence: float) -> 
     return difference_of_shares(one.value * one.pairs, one.pairs, other.value * other.pairs, other.pairs, confidence)
 
 
-def _loss_until(record: RunRecord, step: int) -> float:
-    """Mean training loss of the tenth of all logs that ends at a step."""
-    losses = [row["loss"] for row in record.training if row["step"] <= step]
-    losses = losses[-max(1, len(record.training) // 10) :]
-    return sum(losses) / len(losses) if losses else math.inf
+def _training_fell(record: RunRecord, since: int, until: int) -> bool:
+    """Whether the training loss fell between two steps by more than the noise from log to log explains."""
+    rows = [row for row in record.training if math.isfinite(row["loss"])]
+    some = max(1, len(rows) // 10)
+    losses = torch.tensor([row["loss"] for row in rows], dtype=torch.float64)
+    ends = [losses[torch.tensor([row["step"] <= step for row in rows])][-some:] for step in (since, until)]
+    if not all(map(len, ends)) or len(losses) < 2:
+        return False
+    noise = (losses.diff().square().mean() / 2).sqrt() * NormalDist().inv_cdf((1 + SURE) / 2)
+    return bool(ends[0].mean() - ends[1].mean() > noise * math.sqrt(2 / some))
 
 
 def _rises_steadily(values: list[float]) -> bool:
