@@ -207,7 +207,10 @@ def _accuracy_picture(figures: Figures) -> Picture:
 
 def _reliability(figures: Figures) -> Picture:
     names = ranking(figures)
-    bins = {name: list(figures.models[name].calibration.reliability) for name in names[:_MOST_CURVES]}
+    shown = [
+        name for name in figures.models if name in names[:_MOST_CURVES]
+    ]  # in the order, so the colours, of others
+    bins = {name: list(figures.models[name].calibration.reliability) for name in shown}
     picture = reliability_picture(bins)
     some = f" Of {len(names)} scores the {_MOST_CURVES} that rank most pairs right." if len(names) > len(bins) else ""
     return picture._replace(caption=picture.caption + some)

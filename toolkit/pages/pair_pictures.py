@@ -70,8 +70,8 @@ def reliability_picture(
         told.append(f"{label}: " + ", ".join(f"said {100 * p:.0f}%, found {100 * q:.0f}%" for p, q in shares))
     axes.set(xlabel="probability that the score gives", ylabel="share ranked right", xlim=(0.48, 1.02))
     axes.set_ylim(max(0.0, min(0.45, axes.get_ylim()[0])), 1.02)
-    if len(curves) > 1:
-        axes.legend(frameon=False, fontsize=9)
+    if len(curves) > 1:  # below, as bins of few pairs may lie anywhere
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     caption = "Dotted: calibrated. Below it the score is too sure. Bars are 95% intervals, of pairs taken one by one."
     return Picture(figure, name, f"{title}. {'; '.join(told)}.", caption)
 
