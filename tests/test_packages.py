@@ -33,6 +33,7 @@ ONLY_TORCH = [
     "planning/memory",
     "policy/losses",
     "policy/returns",
+    "reward/comparisons",
     "reward/contributions",
     "reward/losses",
     "reward/scales",
@@ -40,6 +41,7 @@ ONLY_TORCH = [
     "stats/curves",
     "stats/intervals",
     "stats/metrics",
+    "stats/rankings",
     "stats/resampling",
 ]
 
