@@ -49,6 +49,44 @@ def test_pairs_that_are_the_same_tokens_are_left_out_and_counted(tokenizer, forg
     assert "left out 1 of 5 pairs with responses that are the same once they are tokens" in caplog.text
 
 
+def ranked(responses, ranks, number=0):
+    sides = [[{"role": "assistant", "content": text}] for text in responses]
+    return {"prompt": [{"role": "user", "content": "Sky?"}], "responses": sides, "ranks": ranks, "id": number}
+
+
+def test_lists_are_tokenized_as_their_pairs_are_with_the_best_first(tokenizer):
+    [found] = tokenized(tokenizer, ranked(["Red.", "Blue, I think.", "Grey."], [2, 1, 2]))
+    pairs = tokenized(tokenizer, pair("Blue, I think.", "Red.", 0), pair("Blue, I think.", "Grey.", 1))
+    assert found["response_ids"] == [pairs[0]["chosen_ids"], pairs[0]["rejected_ids"], pairs[1]["rejected_ids"]]
+    assert found["response_starts"] == [pairs[0]["chosen_start"]] * 3
+    assert found["response_ranks"] == [0, 1, 1]
+    assert found["ranks"] == [1, 0, 1]  # beside the responses as they were found
+    shared = found["shared_tokens"]
+    assert shared >= pairs[0]["chosen_start"]
+    assert found["length"] == shared + sum(len(ids) - shared for ids in found["response_ids"])
+
+
+def test_lists_lose_tokens_of_their_prompt_together_and_what_is_too_long_is_named(tokenizer, caplog):
+    row = ranked(["Red.", "Blue, I think.", "Grey."], [1, 2, 3])
+    [whole] = tokenized(tokenizer, row)
+    limit = max(map(len, whole["response_ids"])) - 2
+    options = {"needs_prompt": True, "drop_long": False, "length_column_name": "length"}
+    [cut] = tokenize_pairs(Dataset.from_list([row]), "lists", tokenizer, max_length=limit, **options)
+    assert cut["response_ids"] == [ids[2:] for ids in whole["response_ids"]]
+    assert "'lists': 1 of 1 lists were longer" in caplog.text
+    with pytest.raises(
+        ValueError, match=r"Data set 'lists', row 1, column 'responses\[2\]': a response of \d+ tokens"
+    ):
+        tokenize_pairs(Dataset.from_list([row]), "lists", tokenizer, max_length=6, **options)
+
+
+def test_lists_with_responses_that_are_the_same_tokens_are_left_out_and_counted(tokenizer, forgetful, caplog):
+    rows = [ranked(["Grey.", *sides], [1, 2, 3], number) for number, sides in enumerate([GOOD, THOUGHT, BEGUN])]
+    assert tokenized(tokenizer, *rows)["id"][:] == [0, 1, 2]
+    assert tokenized(forgetful, *rows)["id"][:] == [0, 2]
+    assert "left out 1 of 3 lists with responses that are the same once they are tokens" in caplog.text
+
+
 def test_a_template_that_makes_most_pairs_equal_is_refused(forgetful):
     with pytest.raises(ValueError, match=r"'pairs.jsonl': 2 of 3 pairs .* Look what the chat template leaves"):
         tokenized(forgetful, pair(*THOUGHT, 0), pair(*GOOD, 1), pair(*THOUGHT, 2))

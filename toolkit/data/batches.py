@@ -1,4 +1,4 @@
-"""Batches of pairs: their collator, shared prompts included, and samplers that put rows of like length together."""
+"""Batches of pairs and lists: their collator, prompts shared or not, and samplers that put like lengths together."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,64 +14,96 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 from .packing import first_rows_first, pack_rows
 
 SIDES = ("chosen", "rejected")  # rows of a pair, a group of two, in their order
-BESIDE_THE_ROWS = ("margin", "weight", "group_sizes", "response_tokens", "pair_tokens")  # no input of the model
+# No input of the model
+BESIDE_THE_ROWS = ("margin", "weight", "group_sizes", "response_tokens", "pair_tokens", "ranks")
 
 # Lengths that differ by less count as alike, so that chance has a say in who shares a batch.
 LENGTH_STEP = 32
 
 
 class StateTable(NamedTuple):
-    """What a head reads of `N` rows, and the columns of a data set that say which of them are the sides of a pair."""
+    """What a head reads of `N` rows, and the columns of a data set that say which of them a pair or a list has."""
 
     states: Tensor  # (N, 4, H) float32
-    columns: tuple[str, str]  # in the order of `SIDES`
+    columns: tuple[str, str]  # of the sides of a pair, in the order of `SIDES`
     layers: dict[int, Tensor]  # the same after other layers of the decoder, by their number
+    list_column: str = ""  # of the responses of a list
 
 
 @dataclass
 class MultiScaleCollator(DataCollatorForPreference):
     """
-    TRL's collator for pairs, with where each response starts and the weight of each pair.
+    TRL's collator for pairs, with where each response starts and the weight of each pair; and the same for lists.
 
     A batch of `P` pairs has `2 P` rows, all chosen first: `input_ids` and `attention_mask` `(2 P, T)` int64,
     `response_start` and `response_tokens` `(2 P,)` int64, `group_sizes` `(P,)` int64, how many rows belong together,
     which is 2 for a pair, `pair_tokens` `(P,)` int64, how many tokens pass through the decoder for a pair, and
-    `margin` and `weight` `(P,)` float32 where the data have them.
+    `margin` and `weight` `(P,)` float32 where the data have them. A batch of `G` lists has the first response of every
+    list, then the second of every list that has one, and so on, and `ranks` `(G, K)` int64, -1 beyond a list's last.
 
     Args:
         shared_prompts (`bool`, *optional*, defaults to `False`):
-            Whether the two sides of a pair are packed into one row: `input_ids` and `attention_mask` are `(P, T)`, and
-            `position_ids`, `branch_ids` and `token_index` are those of [`~toolkit.data.packing.PackedRows`].
+            Whether the responses of a pair or list are packed into one row: `input_ids` and `attention_mask` are
+            `(P, T)`, and `position_ids`, `branch_ids` and `token_index` are those of
+            [`~toolkit.data.packing.PackedRows`].
         table ([`StateTable`], *optional*):
             States that were computed before. Pairs with its columns have `states` `(2 P, 4, H)` float32 in place of
             tokens and what belongs to them.
+        longest (`int`, *optional*, defaults to 2):
+            Responses of the longest list, `K`, so that all batches have ranks of one shape; a longer one makes more.
     """
 
     shared_prompts: bool = False
     table: StateTable | None = None
+    longest: int = len(SIDES)
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        lengths = torch.tensor([[len(example[f"{side}_ids"]) for example in examples] for side in SIDES])
-        starts = torch.tensor([[example[f"{side}_start"] for example in examples] for side in SIDES])
+        groups, starts = zip(*map(group_of, examples), strict=True)
+        sizes = [len(group) for group in groups]
+        order = first_rows_first(sizes)
+        rows = [row for group in groups for row in group]
+        lengths = torch.tensor([len(row) for row in rows])[order]
+        start = torch.tensor([each for group in starts for each in group])[order]
         shared = [example["shared_tokens"] for example in examples] if self.shared_prompts else [0] * len(examples)
-        if self.table is not None and self.table.columns[0] in examples[0]:
-            rows = [example[column] for column in self.table.columns for example in examples]
-            batch = {"states": self.table.states[rows]}
-        elif self.shared_prompts:
-            groups = [[example[f"{side}_ids"] for side in SIDES] for example in examples]
-            batch = pack_rows(groups, shared, self.pad_token_id, self.pad_to_multiple_of)._asdict()
-            batch["token_index"] = batch["token_index"][first_rows_first([len(group) for group in groups])]
-            batch["response_start"] = starts.flatten()
+        if self.table is not None and (places := self._places(examples)):
+            batch = {"states": self.table.states[[places[i] for i in order]]}
         else:
-            batch = super().torch_call(examples)
-            batch["response_start"] = starts.flatten()
-        batch["response_tokens"] = (lengths - starts).flatten()
-        batch["pair_tokens"] = lengths.sum(0) - torch.tensor(shared)
-        batch["group_sizes"] = torch.full((len(examples),), len(SIDES))
+            parts = groups if self.shared_prompts else [[rows[i]] for i in order]
+            own = shared if self.shared_prompts else [0] * len(rows)
+            batch = pack_rows(list(parts), own, self.pad_token_id, self.pad_to_multiple_of)._asdict()
+            if self.shared_prompts:
+                batch["token_index"] = batch["token_index"][order]
+            else:
+                batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            batch["response_start"] = start
+        batch["response_tokens"] = lengths - start
+        batch["pair_tokens"] = torch.tensor([sum(map(len, group)) for group in groups])
+        batch["pair_tokens"] -= torch.tensor(shared) * (torch.tensor(sizes) - 1)
+        batch["group_sizes"] = torch.tensor(sizes)
         for column in ("margin", "weight"):
             if column in examples[0]:
                 batch[column] = torch.tensor([example[column] for example in examples], dtype=torch.float)
+        if "response_ranks" in examples[0]:
+            ranks = [example["response_ranks"] for example in examples]
+            width = max(self.longest, *sizes)
+            batch["ranks"] = torch.tensor([own + [-1] * (width - len(own)) for own in ranks])
         return batch
+
+    def _places(self, examples: list[dict[str, Any]]) -> list[int]:
+        """Rows of the table, group by group; none where the examples have no such columns."""
+        assert self.table is not None
+        if self.table.list_column in examples[0]:
+            return [place for example in examples for place in example[self.table.list_column]]
+        if self.table.columns[0] not in examples[0]:
+            return []
+        return [example[column] for example in examples for column in self.table.columns]
+
+
+def group_of(example: dict[str, Any]) -> tuple[list[list[int]], list[int]]:
+    """Token ids of the responses of a tokenized pair or list, each with its prompt, and where each of them starts."""
+    if "response_ids" in example:
+        return example["response_ids"], example["response_starts"]
+    return [example[f"{side}_ids"] for side in SIDES], [example[f"{side}_start"] for side in SIDES]
 
 
 class EpochLengthGroupedSampler(LengthGroupedSampler):
@@ -196,7 +228,7 @@ def train_sampler(dataset: Dataset, args: Any, shared_prompts: bool) -> Sampler[
         args ([`MultiScaleRewardConfig`]):
             Configuration: `max_tokens_per_batch`, `train_sampling_strategy`, sizes of batches, seeds, processes.
         shared_prompts (`bool`):
-            Whether the two sides of a pair are one row.
+            Whether the responses of a pair or list are one row.
 
     Returns:
         `torch.utils.data.Sampler`: Of rows, or of whole batches of this process; `None` for Transformers' own.
@@ -206,10 +238,15 @@ def train_sampler(dataset: Dataset, args: Any, shared_prompts: bool) -> Sampler[
     rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     if args.max_tokens_per_batch:
         multiple = args.pad_to_multiple_of or 1
+        most = 1
         if not shared_prompts:
-            sides = zip(dataset["chosen_ids"], dataset["rejected_ids"], strict=True)
-            lengths = [max(len(chosen), len(rejected)) for chosen, rejected in sides]
-        padded = [-(-length // multiple) * multiple * (1 if shared_prompts else len(SIDES)) for length in lengths]
+            lists = "response_ids" in dataset.column_names
+            groups = (
+                dataset["response_ids"] if lists else zip(*(dataset[f"{side}_ids"] for side in SIDES), strict=True)
+            )
+            sizes = [[len(row) for row in group] for group in groups]
+            lengths, most = [max(own) for own in sizes], max(map(len, sizes))  # every list counts as the longest
+        padded = [-(-length // multiple) * multiple * most for length in lengths]
         return TokenBudgetSampler(padded, args.max_tokens_per_batch, seed, args.world_size, args.process_index)
     if args.train_sampling_strategy == "group_by_length":
         return EpochLengthGroupedSampler(rows, lengths, seed)

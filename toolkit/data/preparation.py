@@ -1,4 +1,4 @@
-"""A set of preference pairs as the reward trainer reads it: checked, tokenized, and what was lost on the way said."""
+"""A set of pairs or lists as the reward trainer reads it: checked, tokenized, and what was lost on the way said."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .formats import keep_normalized, normalize_pairs
 from .tally import EQUAL, check_equal
-from .tokens import PAIR_COLUMNS, tokenize_pair
+from .tokens import LIST_COLUMNS, PAIR_COLUMNS, tokenize_list, tokenize_pair
 
 logger = get_logger(__name__)
 
@@ -25,12 +25,13 @@ def tokenize_pairs(
     num_proc: int | None = None,
 ) -> Dataset:
     """
-    Check and tokenize preference pairs.
+    Check and tokenize preference pairs or ranked lists.
 
     Args:
         dataset (`datasets.Dataset`):
-            Pairs in any of TRL's preference formats. Columns by the names that are written here are left out, which a
-            warning says; a data set with all of them was tokenized before and is returned as it is.
+            Pairs in any of TRL's preference formats, or lists of responses with ranks. Columns by the names that are
+            written here are left out, which a warning says; a data set with all of them was tokenized before and is
+            returned as it is.
         name (`str`):
             Name of the data set, for messages.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
@@ -47,7 +48,8 @@ def tokenize_pairs(
             Processes that tokenize.
 
     Returns:
-        `datasets.Dataset`: The pairs, with the columns of [`~toolkit.data.tokens.tokenize_pair`] but `error`.
+        `datasets.Dataset`: The pairs, with the columns of [`~toolkit.data.tokens.tokenize_pair`] but `error`; the
+        lists, with those of [`~toolkit.data.tokens.tokenize_list`].
 
     Raises:
         `TypeError`: If the data set is streamed.
@@ -58,9 +60,9 @@ def tokenize_pairs(
             f"Data set '{name}' is streamed. Every pair is checked and the strengths are compared with their mean "
             "before training, so load it whole."
         )
-    if set(PAIR_COLUMNS) <= set(dataset.column_names):
+    if any(set(columns) <= set(dataset.column_names) for columns in (PAIR_COLUMNS, LIST_COLUMNS)):
         return dataset  # tokenized before
-    own = {*PAIR_COLUMNS, "error", "weight", length_column_name}
+    own = {*PAIR_COLUMNS, *LIST_COLUMNS, "error", "weight", length_column_name}
     if taken := [column for column in dataset.column_names if column in own]:
         logger.warning(
             f"Data set '{name}': the columns {taken} have names that the trainer uses itself, and are not read. Only "
@@ -74,42 +76,46 @@ def tokenize_pairs(
         "needs_prompt": needs_prompt,
         "length_column_name": length_column_name,
     }
-    dataset = normalize_pairs(dataset, name).map(
-        tokenize_pair, with_indices=True, fn_kwargs=options, num_proc=num_proc, desc=f"Tokenizing {name}"
-    )
-    dataset = _without_long_responses(dataset, name, max_length, drop_long)
-    dataset = _without_equal_rows(dataset, name, length_column_name)
+    dataset = normalize_pairs(dataset, name, whole_lists=True)
+    what = "pairs" if "chosen" in dataset.column_names else "lists"
+    function = tokenize_pair if what == "pairs" else tokenize_list
+    dataset = dataset.map(function, with_indices=True, fn_kwargs=options, num_proc=num_proc, desc=f"Tokenizing {name}")
+    dataset = _without_long_responses(dataset, name, max_length, drop_long, what)
+    dataset = _without_equal_rows(dataset, name, length_column_name, what)
     cut = [tokens for tokens in dataset["cut_tokens"] if tokens]
     if cut:
         logger.warning(
-            f"Data set '{name}': {len(cut)} of {len(dataset)} pairs were longer than `max_length={max_length}` and "
+            f"Data set '{name}': {len(cut)} of {len(dataset)} {what} were longer than `max_length={max_length}` and "
             f"lost {sum(cut) / len(cut):.0f} tokens on average, {max(cut)} at most, from the left of their prompt."
         )
     return dataset
 
 
-def _without_equal_rows(dataset: Dataset, name: str, length_column_name: str) -> Dataset:
-    """Leave out and count the pairs whose sides are the same tokens, which state no preference."""
-    # Whose distinct tokens are all shared
-    differs = [
-        pair != shared for pair, shared in zip(dataset[length_column_name], dataset["shared_tokens"], strict=True)
-    ]
+def _without_equal_rows(dataset: Dataset, name: str, length_column_name: str, what: str) -> Dataset:
+    """Leave out and count the pairs and lists of which two responses are the same tokens, and state no preference."""
+    if what == "pairs":  # whose distinct tokens are all shared
+        lengths = zip(dataset[length_column_name], dataset["shared_tokens"], strict=True)
+        differs = [pair != shared for pair, shared in lengths]
+    else:
+        differs = [len(set(map(tuple, ids))) == len(ids) for ids in dataset["response_ids"]]
     equal = differs.count(False)
-    check_equal(name, equal, len(differs))
+    check_equal(name, equal, len(differs), what)
     if not equal:
         return dataset
-    logger.warning(f"Data set '{name}': left out {equal} of {len(differs)} pairs with {EQUAL}.")
+    logger.warning(f"Data set '{name}': left out {equal} of {len(differs)} {what} with {EQUAL}.")
     return dataset.select([place for place, each in enumerate(differs) if each])
 
 
-def _without_long_responses(dataset: Dataset, name: str, max_length: int | None, drop_long: bool) -> Dataset:
-    """Refuse, or leave out and count, the pairs of which a response alone is too long."""
+def _without_long_responses(
+    dataset: Dataset, name: str, max_length: int | None, drop_long: bool, what: str
+) -> Dataset:
+    """Refuse, or leave out and count, the pairs and lists of which a response alone is too long."""
     wrong = [reason for reason in dataset["error"] if reason]
     if wrong and not (drop_long and len(wrong) < len(dataset)):
         more = f" It is the first of {len(wrong)} such rows of {len(dataset)}." if len(wrong) > 1 else ""
         raise ValueError(wrong[0] + more)
     if wrong:
-        what = f"{len(wrong)} of {len(dataset)} pairs, of which a response alone is longer than `max_length`"
-        logger.warning(f"Data set '{name}': left out {what}={max_length}.")
+        long = f"{len(wrong)} of {len(dataset)} {what}, of which a response alone is longer than `max_length`"
+        logger.warning(f"Data set '{name}': left out {long}={max_length}.")
         dataset = dataset.filter(lambda reason: not reason, input_columns="error")
     return dataset.remove_columns("error")

@@ -20,6 +20,9 @@ class ListScores(NamedTuple):
     scale_losses: Tensor  # (G, S) float32, in nats, not weighted
 
 
+Scores = PairScores | ListScores
+
+
 def pairs_of_lists(lists: ListScores) -> PairScores:
     """
     Every two responses of a list with different ranks, as a pair with the losses of its list.
@@ -118,3 +121,8 @@ def summarize_lists(lists: ListScores, scales: list[str]) -> dict[str, float]:
         found = mean_interval(of_lists(lists.scores, lists.ranks))
         summary |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
     return summary
+
+
+def summarize(scores: Scores, scales: list[str]) -> dict[str, float]:
+    """Figures of a set of pairs or of lists: [`~toolkit.stats.metrics.summarize_pairs`] or [`summarize_lists`]."""
+    return summarize_lists(scores, scales) if isinstance(scores, ListScores) else summarize_pairs(scores, scales)
