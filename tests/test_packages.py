@@ -25,6 +25,7 @@ ORDER = [
     "arguments",
     "pages",
     "planning",
+    "jobs",
     "experiments",
     "cli",
 ]
