@@ -1,4 +1,4 @@
-"""Accuracy of a reward model on held-out pairs: each scale and their mix, with intervals.
+"""Accuracy of a reward model on held-out pairs or lists: each scale and their mix, with intervals.
 
 accelerate launch recipes/evaluate_reward.py --reward_model runs/reward --dataset_name pairs.jsonl
 """
@@ -10,8 +10,8 @@ from toolkit import RewardFunction
 from toolkit.arguments import DataArguments, held_out_pairs
 from toolkit.data.files import check_json_name
 from toolkit.pages.tables import accuracies_of, print_accuracy
-from toolkit.reward.evaluation import evaluate_pairs
-from toolkit.stats.metrics import summarize_pairs
+from toolkit.reward.evaluation import evaluate_lists, evaluate_pairs
+from toolkit.stats.rankings import summarize
 from toolkit.training.command_line import run_recipe
 from toolkit.training.options import check_counts, check_number, help_from_docstring
 from toolkit.training.run_record import read_json, write_json
@@ -52,15 +52,17 @@ def main(args: EvaluationArguments) -> None:
         if file.exists() and "length_correlation" not in read_json(file, dict, "Give another `output_file`."):
             raise ValueError(f"'{file}' exists and holds no figures of an evaluation. Give another `output_file`.")
     args.eval_dataset_name = args.eval_dataset_name or args.dataset_name  # a file is all held out
-    pairs = held_out_pairs(args, 0)
+    rows = held_out_pairs(args, 0, whole_lists=True)
     reward = RewardFunction(args.reward_model, batch_size=args.batch_size, max_length=args.max_length)
-    metrics = summarize_pairs(evaluate_pairs(reward, pairs), reward.settings.scales)
+    evaluate = evaluate_pairs if "chosen" in rows.column_names else evaluate_lists
+    metrics = summarize(evaluate(reward, rows), reward.settings.scales)
 
     accuracies = accuracies_of(metrics, reward.settings.scales, prefix="")
     print_accuracy(accuracies)
     if args.output_file:
         figures = {name: accuracy._asdict() for name, accuracy in accuracies.items()}
-        figures["length_correlation"] = metrics["length_correlation"]
+        of_all = ("length_correlation", "lists", "kendall_tau", "top_1")
+        figures |= {name: metrics[name] for name in of_all if name in metrics}
         write_json(Path(args.output_file), figures)
 
 

@@ -9,10 +9,13 @@ from peft import LoraConfig
 
 from tests.helpers import PAIRS, logged
 from tests.tiny import pad_rows
-from toolkit import MultiScaleRewardTrainer
+from toolkit import MultiScaleRewardTrainer, RewardFunction
+from toolkit.arguments import DataArguments, divided_pairs, held_out_pairs
 from toolkit.data.batches import group_of
+from toolkit.data.formats import normalize_pairs
 from toolkit.reward.comparisons import list_loss
-from toolkit.stats.rankings import ListScores, kendall_tau
+from toolkit.reward.evaluation import evaluate_lists
+from toolkit.stats.rankings import ListScores, kendall_tau, summarize_lists
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +242,27 @@ def test_a_row_that_is_too_long_for_the_model_is_named(train_on, chat_lists):
     }
     with pytest.raises(ValueError, match=r"List 2 of data set 'train' has a row of \d+ tokens"):
         train_on(Dataset.from_list([chat_lists[0], row, chat_lists[2]]), max_length=None)
+
+
+def test_a_scorer_finds_what_the_trainers_evaluation_finds(train_on, reward_folder, chat_lists):
+    folder = reward_folder()
+    trainer = train_on(chat_lists, folder, chat_lists.select(range(7)), weight_by_strength=False, scale_loss_weight=0)
+    expected, reward = trainer.evaluate(), RewardFunction(folder)
+    lists = normalize_pairs(chat_lists.select(range(7)), "lists", whole_lists=True)
+    found = summarize_lists(evaluate_lists(reward, lists), reward.settings.scales)
+    assert {f"eval_{key}" for key in found} <= expected.keys()
+    assert {f"eval_{key}": value for key, value in found.items()} == pytest.approx(
+        {key: value for key, value in expected.items() if key.removeprefix("eval_") in found}, abs=1e-5
+    )
+
+
+def test_a_job_takes_lists_whole_and_their_prompts_apart(chat_lists, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    chat_lists.to_json(tmp_path / "lists.jsonl")
+    args = DataArguments(dataset_name=str(tmp_path / "lists.jsonl"), eval_size=5)
+    train, test = divided_pairs(args, seed=0, whole_lists=True)
+    assert (len(train), len(test)) == (19, 5)
+    assert sorted(map(len, [*train["ranks"], *test["ranks"]])) == sorted(map(len, chat_lists["ranks"]))
+    args.eval_dataset_name = args.dataset_name
+    assert len(held_out_pairs(args, 0, whole_lists=True)) == 5
+    assert "chosen" in held_out_pairs(args, 0).column_names

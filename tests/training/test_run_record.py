@@ -138,6 +138,28 @@ def test_the_clearest_pairs_are_kept(reward_config):
     ]
 
 
+def test_the_clearest_lists_are_kept_with_all_their_responses(reward_config):
+    config = reward_config()
+    rows = [
+        {"prompt": f"p{i}", "responses": ["a", "b", "c"][:k], "ranks": [1, 0, 1][:k]} for i, k in enumerate([3, 2])
+    ]
+    settings = SimpleNamespace(settings=SimpleNamespace(scales=["token", "response"]))
+    # The best first; nothing is known of the third response of a list of two
+    mix, ranks = np.array([[3.0, 1, 2], [0.5, 1, -100]]), np.array([[0, 1, 1], [0, 1, -1]])
+    predictions = (mix, np.stack([10 * mix, 20 * mix], axis=2), *(mix[:, 0],) * 2, ranks, *(mix[:, 0],) * 2)
+    save_pair_examples(trainer_of(config, eval_dataset=rows, reward_model=settings), predictions)
+    right, wrong = read(config, "examples.json")
+    assert (right["title"], wrong["title"]) == (
+        "List 1, ranked right by 1.00 nats",
+        "List 2, ranked wrong by 0.50 nats",
+    )
+    assert [(each["label"], each["text"]) for each in right["responses"]] == [
+        ("rank 1", "b"), ("rank 2", "a"), ("rank 2", "c")
+    ]  # fmt: skip
+    assert right["responses"][1]["numbers"] == {"mix": 1.0, "token": 10.0, "response": 20.0}
+    assert [each["text"] for each in wrong["responses"]] == ["b", "a"]
+
+
 def test_a_tie_is_neither_right_nor_wrong(reward_config):
     config = reward_config()
     settings = SimpleNamespace(settings=SimpleNamespace(scales=["token", "response"]))

@@ -1,11 +1,14 @@
-"""Scores of held-out pairs, from which every figure of a reward model is made."""
+"""Scores of held-out pairs and lists, from which every figure of a reward model is made."""
 
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..data.templates import TEMPLATE_COLUMNS
 from ..stats.metrics import PairScores
+from ..stats.rankings import ListScores
+from .comparisons import list_loss
 from .losses import pairwise_logistic_loss
 from .scorer import RewardFunction
 from .scores import ResponseScore
@@ -48,6 +51,55 @@ def evaluate_pairs(reward: RewardFunction, pairs: Dataset) -> PairScores:
         rejected_length=_lengths(rejected),
         loss=pairwise_logistic_loss(good, bad),
         scale_losses=pairwise_logistic_loss(good_scales, bad_scales),
+    )
+
+
+def evaluate_lists(reward: RewardFunction, lists: Dataset) -> ListScores:
+    """
+    Score all responses of every ranked list, for [`~toolkit.stats.rankings.summarize_lists`].
+
+    The loss is the pairwise one of the mixed score alone, without weights.
+
+    Args:
+        reward ([`RewardFunction`]):
+            The reward model.
+        lists (`datasets.Dataset`):
+            `G` lists as [`~toolkit.data.loading.load_pairs`] gives them with `whole_lists`.
+
+    Returns:
+        [`~toolkit.stats.rankings.ListScores`]: In the order of `lists`, each with its responses in their order there,
+            on the CPU.
+
+    Raises:
+        `ValueError`: If a response has no token to score; the message names the list.
+    """
+    sizes = [len(ranks) for ranks in lists["ranks"]]
+    of_row = [row for row, size in enumerate(sizes) for _ in range(size)]
+    columns = {name: list(lists[name]) for name in ("prompt", *TEMPLATE_COLUMNS) if name in lists.column_names}
+    repeated = {name: [column[row] for row in of_row] for name, column in columns.items()}
+    responses = [response for group in lists["responses"] for response in group]
+    found = reward.score(repeated.pop("prompt"), responses, **repeated)
+    for row, score in zip(of_row, found, strict=True):
+        if score is None:
+            raise ValueError(f"List {row + 1}, column 'responses': a response is empty. Leave the list out.")
+    known = [score for score in found if score is not None]
+
+    def of_lists(values: list[Tensor]) -> Tensor:
+        return pad_sequence(list(torch.stack(values).split(sizes)), batch_first=True)
+
+    scores, scale_scores = (
+        of_lists([torch.tensor(s.reward) for s in known]),
+        of_lists([s.scale_scores for s in known]),
+    )
+    ranks = pad_sequence(list(map(torch.tensor, lists["ranks"])), batch_first=True, padding_value=-1)
+    return ListScores(
+        scores=scores,
+        scale_scores=scale_scores,
+        gate=of_lists([score.gate for score in known])[:, 0],
+        lengths=of_lists(list(_lengths(known))),
+        ranks=ranks,
+        loss=list_loss(scores, ranks),
+        scale_losses=torch.stack([list_loss(each, ranks) for each in scale_scores.unbind(2)], dim=1),
     )
 
 

@@ -19,6 +19,7 @@ import torch
 from transformers import TrainerCallback
 
 from ..stats.metrics import PairScores
+from ..stats.rankings import ListScores
 
 RUN_NAME = "run.json"
 EXAMPLES_NAME = "examples.json"
@@ -123,7 +124,7 @@ def _without_secrets(words: list[str], *arguments: Any) -> list[str]:
 
 def save_pair_examples(trainer: Any, predictions: Iterable[Any], each: int = 3) -> None:
     """
-    Write a few held-out pairs into `examples.json` of a run's folder: those ranked most clearly right and wrong.
+    Write a few held-out pairs or lists into `examples.json` of a run's folder: those most clearly right and wrong.
 
     Args:
         trainer ([`MultiScaleRewardTrainer`]):
@@ -135,31 +136,48 @@ def save_pair_examples(trainer: Any, predictions: Iterable[Any], each: int = 3) 
     """
     if not trainer.is_world_process_zero():
         return
-    pairs, scales = PairScores(*predictions), trainer.reward_model.settings.scales
-    gaps = pairs.chosen - pairs.rejected
+    lists = "chosen" not in trainer.eval_dataset[0]
+    scored, scales = (
+        ListScores(*predictions) if lists else PairScores(*predictions),
+        trainer.reward_model.settings.scales,
+    )
+    if isinstance(scored, ListScores):  # the best first: what it has above the last
+        last = (scored.ranks >= 0).sum(1) - 1
+        gaps = scored.scores[:, 0] - scored.scores[np.arange(len(last)), last]
+    else:
+        gaps = scored.chosen - scored.rejected
     order = np.argsort(gaps, kind="stable")
     right, wrong = order[gaps[order] > 0][::-1][:each], order[gaps[order] < 0][:each]
     examples = []
     for title, places in (("ranked right", right), ("ranked wrong", wrong)):
         for i in map(int, places):
             row = trainer.eval_dataset[i]
-            sides = (("chosen", pairs.chosen, pairs.scale_chosen), ("rejected", pairs.rejected, pairs.scale_rejected))
             responses = [
                 {
-                    "label": side,
-                    "text": _as_text(row[side]),
-                    "numbers": {"mix": float(mix[i]), **dict(zip(scales, map(float, by_scale[i]), strict=True))},
+                    "label": label,
+                    "text": _as_text(text),
+                    "numbers": {"mix": float(mix), **dict(zip(scales, map(float, by_scale), strict=True))},
                 }
-                for side, mix, by_scale in sides
+                for label, text, mix, by_scale in _sides(row, scored, i)
             ]
             examples.append(
                 {
-                    "title": f"Pair {i + 1}, {title} by {abs(gaps[i]):.2f} nats",
+                    "title": f"{'List' if lists else 'Pair'} {i + 1}, {title} by {abs(gaps[i]):.2f} nats",
                     "prompt": _as_text(row["prompt"]),
                     "responses": responses,
                 }
             )
     write_json(Path(trainer.args.output_dir, EXAMPLES_NAME), examples)
+
+
+def _sides(row: dict[str, Any], scored: Any, i: int) -> list[tuple[str, Any, Any, Any]]:
+    """Name, text, mixed score and scores by scale of every response of a row."""
+    if not isinstance(scored, ListScores):
+        sides = (("chosen", scored.chosen, scored.scale_chosen), ("rejected", scored.rejected, scored.scale_rejected))
+        return [(side, row[side], mix[i], by_scale[i]) for side, mix, by_scale in sides]
+    ranked = sorted(zip(row["ranks"], row["responses"], strict=True), key=lambda each: each[0])
+    names = [(f"rank {rank + 1}", text) for rank, text in ranked]
+    return [(*name, *of) for name, *of in zip(names, scored.scores[i], scored.scale_scores[i], strict=False)]
 
 
 class CompletionExamples(TrainerCallback):
