@@ -1,5 +1,8 @@
 """Scores of held-out pairs and lists, from which every figure of a reward model is made."""
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -8,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..data.templates import TEMPLATE_COLUMNS
 from ..stats.metrics import PairScores
 from ..stats.rankings import ListScores
-from .comparisons import list_loss
+from .comparisons import score_lists
 from .losses import pairwise_logistic_loss
 from .scorer import RewardFunction
 from .scores import ResponseScore
@@ -37,7 +40,9 @@ def evaluate_pairs(reward: RewardFunction, pairs: Dataset) -> PairScores:
     """
     prompts = list(pairs["prompt"])
     columns = {name: list(pairs[name]) for name in TEMPLATE_COLUMNS if name in pairs.column_names}
-    chosen, rejected = (_all_scored(reward.score(prompts, list(pairs[side]), **columns), side) for side in SIDES)
+    chosen, rejected = (
+        _all_scored(reward.score(prompts, list(pairs[side]), **columns), side, range(len(pairs))) for side in SIDES
+    )
     good, bad = (torch.tensor([score.reward for score in side]) for side in (chosen, rejected))
     good_scales, bad_scales = (torch.stack([score.scale_scores for score in side]) for side in (chosen, rejected))
     gates = [torch.stack([score.gate for score in side]) for side in (chosen, rejected)]
@@ -75,38 +80,27 @@ def evaluate_lists(reward: RewardFunction, lists: Dataset) -> ListScores:
     """
     sizes = [len(ranks) for ranks in lists["ranks"]]
     of_row = [row for row, size in enumerate(sizes) for _ in range(size)]
-    columns = {name: list(lists[name]) for name in ("prompt", *TEMPLATE_COLUMNS) if name in lists.column_names}
-    repeated = {name: [column[row] for row in of_row] for name, column in columns.items()}
-    responses = [response for group in lists["responses"] for response in group]
-    found = reward.score(repeated.pop("prompt"), responses, **repeated)
-    for row, score in zip(of_row, found, strict=True):
-        if score is None:
-            raise ValueError(f"List {row + 1}, column 'responses': a response is empty. Leave the list out.")
-    known = [score for score in found if score is not None]
+    present = [name for name in ("prompt", *TEMPLATE_COLUMNS) if name in lists.column_names]
+    columns = {name: [column[row] for row in of_row] for name in present for column in (list(lists[name]),)}
+    responses = [response for each in lists["responses"] for response in each]
+    known = _all_scored(reward.score(columns.pop("prompt"), responses, **columns), "responses", of_row)
 
-    def of_lists(values: list[Tensor]) -> Tensor:
-        return pad_sequence(list(torch.stack(values).split(sizes)), batch_first=True)
+    def of_lists(values: Iterable[Any]) -> Tensor:
+        return pad_sequence(list(torch.stack(list(values)).split(sizes)), batch_first=True)
 
-    scores, scale_scores = (
-        of_lists([torch.tensor(s.reward) for s in known]),
-        of_lists([s.scale_scores for s in known]),
-    )
-    ranks = pad_sequence(list(map(torch.tensor, lists["ranks"])), batch_first=True, padding_value=-1)
-    return ListScores(
-        scores=scores,
-        scale_scores=scale_scores,
-        gate=of_lists([score.gate for score in known])[:, 0],
-        lengths=of_lists(list(_lengths(known))),
-        ranks=ranks,
-        loss=list_loss(scores, ranks),
-        scale_losses=torch.stack([list_loss(each, ranks) for each in scale_scores.unbind(2)], dim=1),
+    return score_lists(
+        of_lists(torch.tensor(score.reward) for score in known),
+        of_lists(score.scale_scores for score in known),
+        of_lists(score.gate for score in known),
+        of_lists(_lengths(known)),
+        pad_sequence([torch.tensor(ranks) for ranks in lists["ranks"]], batch_first=True, padding_value=-1),
     )
 
 
-def _all_scored(scores: list[ResponseScore | None], side: str) -> list[ResponseScore]:
-    for number, score in enumerate(scores, start=1):
+def _all_scored(scores: list[ResponseScore | None], column: str, rows: Sequence[int]) -> list[ResponseScore]:
+    for row, score in zip(rows, scores, strict=True):
         if score is None:
-            raise ValueError(f"Pair {number}, column '{side}': the response is empty. Leave the pair out.")
+            raise ValueError(f"Row {row + 1}, column '{column}': the response is empty. Leave the row out.")
     return [score for score in scores if score is not None]
 
 

@@ -1,0 +1,110 @@
+"""Ranked lists against the same labels as pairs: lists a second, tokens, and accuracy; docs/lists.md has the figures.
+
+python recipes/experiments/measure_lists.py --output_dir runs/lists
+"""
+
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer, sandbox
+from toolkit.data.formats import normalize_pairs
+from toolkit.sandbox.world import write_response
+
+RESPONSES, LISTS_A_STEP = 4, 8
+WAYS = {
+    "pairs": {},
+    "lists, pairwise": {},
+    "lists, reach growing over half": {"list_reach_warmup": 0.5},
+    "lists, Plackett-Luce": {"loss_type": "plackett_luce"},
+    "lists, log-sum-exp": {"loss_type": "log_sum_exp"},
+}
+
+
+def sample_lists(size, seed):
+    """Lists of responses of any quality, ranked by Plackett-Luce of the gold reward: it, and noise of Gumbel's kind."""
+    rng, rows = random.Random(f"lists {seed}"), []
+    for row in sandbox.sample_prompts(size, seed):
+        prompt, texts = row["prompt"][0]["content"], set()
+        while len(texts) < RESPONSES:
+            texts.add(write_response(prompt, (rng.random(), rng.random(), rng.random()), rng))
+        texts = rng.sample(sorted(texts), RESPONSES)
+        noise = (
+            -torch.empty(RESPONSES).exponential_(generator=torch.Generator().manual_seed(rng.getrandbits(32))).log()
+        )
+        gold = torch.tensor([sandbox.gold_reward(prompt, text).total for text in texts]) + noise
+        responses = [[{"role": "assistant", "content": text}] for text in texts]
+        rows.append({"prompt": row["prompt"], "responses": responses, "scores": gold.tolist()})
+    return Dataset.from_list(rows)
+
+
+def trainer_of(folder, rows, test, out, seed, **options):
+    pairs = "chosen" in rows.column_names
+    batch = LISTS_A_STEP * (RESPONSES * (RESPONSES - 1) // 2 if pairs else 1)
+    common = {"use_cpu": True, "bf16": False, "activation_checkpointing": False, "report_to": "none"}
+    common |= {"save_strategy": "no", "lr_scheduler_type": "cosine", "warmup_steps": 20, "num_train_epochs": 2}
+    common |= {"learning_rate": 1e-3, "weight_decay": 0.01, "disable_tqdm": True, "logging_steps": 50, "seed": seed}
+    config = MultiScaleRewardConfig(str(out), per_device_train_batch_size=batch, **common, **options)
+    return MultiScaleRewardTrainer(str(folder), config, rows, test)
+
+
+def speeds(trainers, rounds=12):
+    """Lists a second of processor time and tokens a list, each trainer's steps in turn with the others'."""
+    spent, tokens = dict.fromkeys(trainers, 0.0), dict.fromkeys(trainers, 0)
+    loaders = {name: iter(trainer.get_train_dataloader()) for name, trainer in trainers.items()}
+    optimizers = {name: torch.optim.AdamW(trainer.model.parameters(), 1e-5) for name, trainer in trainers.items()}
+    for turn in range(rounds + 2):
+        for name, trainer in trainers.items():
+            batch, start = next(loaders[name]), time.process_time()
+            trainer.compute_loss(trainer.model.train(), batch).backward()
+            optimizers[name].step()
+            optimizers[name].zero_grad()
+            if turn >= 2:  # after what the first steps set up
+                spent[name] += time.process_time() - start
+                tokens[name] += batch["pair_tokens"].sum().item()
+    lists = rounds * LISTS_A_STEP
+    return {name: {"lists/s": lists / spent[name], "tokens/list": tokens[name] / lists} for name in trainers}
+
+
+def main(args):
+    torch.set_num_threads(1)
+    out = Path(args.output_dir)
+    folder = out / "decoder"
+    if not folder.exists():
+        options = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none"}
+        options |= {"per_device_train_batch_size": 16, "learning_rate": 3e-3, "max_steps": 400, "save_strategy": "no"}
+        config, data = SFTConfig(str(out / "sft"), **options), sandbox.sample_demonstrations(6400, 0)
+        tokenizer = sandbox.sandbox_tokenizer()
+        sft = SFTTrainer(sandbox.sandbox_decoder(), config, train_dataset=data, processing_class=tokenizer)
+        sft.train()
+        sft.save_model(str(folder))
+    test = sample_lists(500, sandbox.HELD_OUT_SEED)
+    for seed in range(args.seeds):
+        lists = sample_lists(args.lists, seed)
+        rows = {"pairs": normalize_pairs(lists, "lists"), "lists": lists}
+        found = {}
+        if seed == 0:
+            found = speeds({name: trainer_of(folder, data, None, out, 0) for name, data in rows.items()})
+            print(found)
+        for name, options in WAYS.items():
+            trainer = trainer_of(folder, rows[name.split(",")[0]], test, out / "run", seed, **options)
+            trainer.train()
+            metrics = trainer.evaluate()
+            keys = ("accuracy", "kendall_tau", "kendall_tau_low", "kendall_tau_high", "top_1", "loss")
+            found[name] = {**found.get(name, {}), **{key: metrics[f"eval_{key}"] for key in keys}}
+            print(seed, name, found[name], flush=True)
+            (out / f"{seed}.json").write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--output_dir", default="runs/lists")
+    parser.add_argument("--lists", type=int, default=1500)
+    parser.add_argument("--seeds", type=int, default=2)
+    main(parser.parse_args())
