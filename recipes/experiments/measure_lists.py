@@ -28,7 +28,7 @@ WAYS = {
 
 
 def sample_lists(size, seed):
-    """Lists of responses of any quality, ranked by Plackett-Luce of the gold reward: it, and noise of Gumbel's kind."""
+    """Lists of responses of any quality, ranked by Plackett-Luce of the gold reward: it and Gumbel noise."""
     rng, rows = random.Random(f"lists {seed}"), []
     for row in sandbox.sample_prompts(size, seed):
         prompt, texts = row["prompt"][0]["content"], set()

@@ -51,7 +51,7 @@ def test_a_batch_of_states_by_hand(shared):
     ]
     collator = MultiScaleCollator(pad_token_id=0, shared_prompts=shared, table=table)
     batch, tokens = collator(pairs), MultiScaleCollator(pad_token_id=0, shared_prompts=shared)(pairs)
-    beside = set(BESIDE_THE_ROWS) - {"ranks"}
+    beside = set(BESIDE_THE_ROWS) - {"ranks", "pairs"}
     assert batch.keys() == {"states", *beside}
     assert torch.equal(batch["states"], table.states[[3, 1, 0, 3]])  # all chosen, then all rejected
     for name in beside:
@@ -97,6 +97,24 @@ def test_batches_of_lists_by_hand():
     assert shared["ranks"].tolist() == [[0, 1, 1, -1], [0, 1, -1, -1]]
     assert batch["pair_tokens"].tolist() == [10, 4]
     assert shared["pair_tokens"].tolist() == [6, 3]
+
+
+def test_batches_of_pairs_by_their_prompts_by_hand():
+    rows = [
+        {"response_ids": [[1, 2], [1, 3]], "response_starts": [1, 1], "pairs": [[1, 0]], "weight": [1.0]},
+        {
+            "response_ids": [[4, 5], [4, 6], [4, 7]],
+            "response_starts": [1, 1, 1],
+            "pairs": [[0, 2], [1, 2], [2, 0]],
+            "weight": [2.0, 3.0, 4.0],
+        },
+    ]
+    batch = MultiScaleCollator(pad_token_id=0)([row | {"shared_tokens": 1} for row in rows])
+    read = [[batch["input_ids"][row].tolist() for row in pair] for pair in batch["pairs"]]
+    assert read == [[[1, 3], [1, 2]], [[4, 5], [4, 7]], [[4, 6], [4, 7]], [[4, 7], [4, 5]]]
+    assert batch["weight"].tolist() == [1, 2, 3, 4]
+    assert batch["group_sizes"].tolist() == [2, 3]
+    assert "ranks" not in batch
 
 
 def test_order_of_an_epoch_is_its_own_and_random(lengths):

@@ -1,10 +1,12 @@
 import copy
+import itertools
 import logging
+import operator
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
-from toolkit.data.preparation import tokenize_pairs
+from toolkit.data.preparation import group_by_prompt, tokenize_pairs
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +87,42 @@ def test_lists_with_responses_that_are_the_same_tokens_are_left_out_and_counted(
     assert tokenized(tokenizer, *rows)["id"][:] == [0, 1, 2]
     assert tokenized(forgetful, *rows)["id"][:] == [0, 2]
     assert "left out 1 of 3 lists with responses that are the same once they are tokens" in caplog.text
+
+
+def test_pairs_by_their_prompts_keep_every_label(tokenizer, caplog):
+    texts = [("Red.", "Blue."), ("Blue.", "Grey."), ("Grey.", "Red."), ("Red.", "Blue."), ("Blue.", "Red.")]
+    pairs = tokenized(tokenizer, *[pair(*sides, number) for number, sides in enumerate(texts)])
+    other = {
+        **pair("Red.", "Blue.", 5),
+        "prompt": [{"role": "user", "content": "What colour is the sea, if not red?"}],
+    }
+    pairs = concatenate_datasets([pairs, tokenized(tokenizer, other)])  # whose row is the longest one
+    pairs = pairs.add_column("weight", [1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    rows = group_by_prompt(pairs, "pairs.jsonl", "length")
+    found = [
+        ([row["response_ids"][better], row["response_ids"][worse]], weight)
+        for row in rows
+        for (better, worse), weight in zip(row["pairs"], row["weight"], strict=True)
+    ]
+    expected = zip(pairs["chosen_ids"], pairs["rejected_ids"], pairs["weight"], strict=True)
+    key = operator.itemgetter(1)
+    assert sorted(found, key=key) == [([chosen, rejected], weight) for chosen, rejected, weight in expected]
+    assert [len(row["response_ids"]) for row in rows] == [3, 2]  # each response once
+    for row in rows:
+        shared = row["shared_tokens"]
+        assert row["length"] == shared + sum(len(ids) - shared for ids in row["response_ids"])
+        assert row["response_starts"] == [pairs[0 if len(row["pairs"]) > 1 else 5]["chosen_start"]] * len(
+            row["response_ids"]
+        )
+    assert "its 6 pairs stand in 2 rows by their prompts, which have" in caplog.text
+
+
+def test_rows_by_prompts_are_no_longer_than_the_longest_pair(tokenizer):
+    texts = [f"It is {colour}, I think." for colour in ("red", "blue", "grey", "green", "pink", "black")]
+    pairs = tokenized(tokenizer, *[pair(*sides, 0) for sides in itertools.combinations(texts, 2)])
+    rows = group_by_prompt(pairs, "pairs.jsonl", "length")
+    assert sum(map(len, rows["pairs"])) == 15
+    assert max(rows["length"]) <= max(pairs["length"])
 
 
 def test_a_template_that_makes_most_pairs_equal_is_refused(forgetful):

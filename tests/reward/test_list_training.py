@@ -266,3 +266,57 @@ def test_a_job_takes_lists_whole_and_their_prompts_apart(chat_lists, tmp_path, m
     args.eval_dataset_name = args.dataset_name
     assert len(held_out_pairs(args, 0, whole_lists=True)) == 5
     assert "chosen" in held_out_pairs(args, 0).column_names
+
+
+@pytest.fixture(scope="module")
+def pairs_of_few_prompts():
+    """Twelve prompts with up to four pairs of three responses, in circles and labelled both ways, too."""
+    rows = []
+    for i, (question, good, bad) in enumerate(PAIRS[:12]):
+        texts = [good, bad, PAIRS[i + 1][1]]
+        for better, worse in [(0, 1), (1, 2), (2, 0), (1, 0)][: 1 + i % 4]:
+            sides = ([{"role": "assistant", "content": texts[place]}] for place in (better, worse))
+            rows.append(
+                {
+                    "prompt": [{"role": "user", "content": question}],
+                    **dict(zip(("chosen", "rejected"), sides, strict=True)),
+                    "strength": 1.0 + len(rows) % 3,
+                    "margin": 0.1 * (len(rows) % 5),
+                }
+            )
+    rows[0]["prompt"][0]["content"] += " Say it at great length, and leave nothing out of what you know of it." * 4
+    return Dataset.from_list(rows)
+
+
+@pytest.mark.parametrize("options", [{}, {"shared_prompts": False}, {"freeze_decoder": True}], ids=str)
+def test_pairs_by_their_prompts_have_the_step_of_all_pairs(train_on, pairs_of_few_prompts, options):
+    # One step over all pairs, in batches of prompts, which have one to four of them, and in one batch
+    count = len(pairs_of_few_prompts)
+    options = {"max_steps": 1, "label_smoothing_factor": 0.1, "center_rewards_coefficient": 0.1, **options}
+    by_pair = train_on(pairs_of_few_prompts, per_device_train_batch_size=count, **options)
+    by_prompt = train_on(pairs_of_few_prompts, group_by_prompt=True, gradient_accumulation_steps=3, **options)
+    assert len(by_prompt.train_dataset) == 12
+    for trainer in (by_pair, by_prompt):
+        trainer.train()
+    for key in ("loss", "accuracy", "margin", "loss/token", "length_correlation"):
+        assert logged(by_prompt, key) == pytest.approx(logged(by_pair, key), abs=1e-5), key
+    assert logged(by_prompt, "grad_norm") == pytest.approx(logged(by_pair, "grad_norm"), rel=1e-4)
+    assert logged(by_prompt, "pairs") == [count]
+    assert logged(by_prompt, "num_tokens")[0] < logged(by_pair, "num_tokens")[0]
+
+
+def test_a_resumed_training_by_prompts_is_the_one_that_was_not_interrupted(train_on, pairs_of_few_prompts):
+    options = {"max_steps": 5, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1, "group_by_prompt": True}
+    whole, resumed = (train_on(pairs_of_few_prompts, **options) for _ in range(2))
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(Path(whole.args.output_dir, "checkpoint-2")))
+    for key in ("loss", "grad_norm", "accuracy", "pairs", "num_tokens"):
+        assert logged(resumed, key) == logged(whole, key), key
+
+
+def test_rows_by_prompts_are_for_pairs_and_one_rate(train_on, pairs_of_few_prompts, chat_lists):
+    with pytest.raises(ValueError, match="`group_by_prompt` is for pairs, and the training data are ranked lists"):
+        train_on(chat_lists, group_by_prompt=True)
+    options = {"group_by_prompt": True, "freeze_decoder": True, "learning_rates": [1e-3]}
+    with pytest.raises(ValueError, match=r"rows by their prompts\. Leave `group_by_prompt` out, or set `learn"):
+        train_on(pairs_of_few_prompts, **options)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from .packing import first_rows_first, pack_rows
 
 SIDES = ("chosen", "rejected")  # rows of a pair, a group of two, in their order
 # No input of the model
-BESIDE_THE_ROWS = ("margin", "weight", "group_sizes", "response_tokens", "pair_tokens", "ranks")
+BESIDE_THE_ROWS = ("margin", "weight", "group_sizes", "response_tokens", "pair_tokens", "ranks", "pairs")
 
 # Lengths that differ by less count as alike, so that chance has a say in who shares a batch.
 LENGTH_STEP = 32
@@ -40,6 +41,7 @@ class MultiScaleCollator(DataCollatorForPreference):
     which is 2 for a pair, `pair_tokens` `(P,)` int64, how many tokens pass through the decoder for a pair, and
     `margin` and `weight` `(P,)` float32 where the data have them. A batch of `G` lists has the first response of every
     list, then the second of every list that has one, and so on, and `ranks` `(G, K)` int64, -1 beyond a list's last.
+    So has one of pairs by their prompts, with `pairs` `(P, 2)` int64 in place of `ranks`: the rows of each pair.
 
     Args:
         shared_prompts (`bool`, *optional*, defaults to `False`):
@@ -61,33 +63,46 @@ class MultiScaleCollator(DataCollatorForPreference):
         groups, starts = zip(*map(group_of, examples), strict=True)
         sizes = [len(group) for group in groups]
         order = first_rows_first(sizes)
-        rows = [row for group in groups for row in group]
-        lengths = torch.tensor([len(row) for row in rows])[order]
-        start = torch.tensor([each for group in starts for each in group])[order]
+        rows, start = ([each for group in parts for each in group] for parts in (groups, starts))
         shared = [example["shared_tokens"] for example in examples] if self.shared_prompts else [0] * len(examples)
+        response_start = torch.tensor(start)[order]
         if self.table is not None and (places := self._places(examples)):
             batch = {"states": self.table.states[[places[i] for i in order]]}
         else:
-            parts = groups if self.shared_prompts else [[rows[i]] for i in order]
-            own = shared if self.shared_prompts else [0] * len(rows)
-            batch = pack_rows(list(parts), own, self.pad_token_id, self.pad_to_multiple_of)._asdict()
-            if self.shared_prompts:
-                batch["token_index"] = batch["token_index"][order]
-            else:
-                batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
-            batch["response_start"] = start
-        batch["response_tokens"] = lengths - start
-        batch["pair_tokens"] = torch.tensor([sum(map(len, group)) for group in groups])
-        batch["pair_tokens"] -= torch.tensor(shared) * (torch.tensor(sizes) - 1)
+            batch = self._tokens(list(groups), shared, order) | {"response_start": response_start}
+        batch["response_tokens"] = torch.tensor([len(row) for row in rows])[order] - response_start
         batch["group_sizes"] = torch.tensor(sizes)
+        batch["pair_tokens"] = torch.tensor([sum(map(len, group)) for group in groups])
+        batch["pair_tokens"] -= torch.tensor(shared) * (batch["group_sizes"] - 1)
+        return batch | self._labels(examples, sizes, order)
+
+    def _tokens(self, groups: list[list[list[int]]], shared: list[int], order: list[int]) -> dict[str, Tensor]:
+        """Packed rows of the groups, or a row of each response."""
+        options = (self.pad_token_id, self.pad_to_multiple_of)
+        if self.shared_prompts:
+            packed = pack_rows(groups, shared, *options)
+            return packed._replace(token_index=packed.token_index[order])._asdict()
+        rows = [row for group in groups for row in group]
+        plain = pack_rows([[rows[i]] for i in order], [0] * len(rows), *options)  # nothing is shared
+        return {"input_ids": plain.input_ids, "attention_mask": plain.attention_mask}
+
+    def _labels(self, examples: list[dict[str, Any]], sizes: list[int], order: list[int]) -> dict[str, Tensor]:
+        """What is known of the responses of a batch: weights, margins, ranks, pairs."""
+        found, by_prompt = dict[str, Tensor](), "pairs" in examples[0]
         for column in ("margin", "weight"):
             if column in examples[0]:
-                batch[column] = torch.tensor([example[column] for example in examples], dtype=torch.float)
+                values = [example[column] for example in examples]
+                values = [value for own in values for value in own] if by_prompt else values
+                found[column] = torch.tensor(values, dtype=torch.float)
+        if by_prompt:
+            before = zip(accumulate([0, *sizes[:-1]]), examples, strict=True)
+            rows = [[first + place for place in pair] for first, example in before for pair in example["pairs"]]
+            found["pairs"] = torch.tensor(order).argsort()[torch.tensor(rows)]
         if "response_ranks" in examples[0]:
-            ranks = [example["response_ranks"] for example in examples]
             width = max(self.longest, *sizes)
-            batch["ranks"] = torch.tensor([own + [-1] * (width - len(own)) for own in ranks])
-        return batch
+            ranks = [example["response_ranks"] for example in examples]
+            found["ranks"] = torch.tensor([own + [-1] * (width - len(own)) for own in ranks])
+        return found
 
     def _places(self, examples: list[dict[str, Any]]) -> list[int]:
         """Rows of the table, group by group; none where the examples have no such columns."""

@@ -1,5 +1,6 @@
 """A set of pairs or lists as the reward trainer reads it: checked, tokenized, and what was lost on the way said."""
 
+import json
 from typing import Any
 
 from accelerate.logging import get_logger
@@ -7,6 +8,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from .formats import keep_normalized, normalize_pairs
+from .packing import shared_prefix_length
 from .tally import EQUAL, check_equal
 from .tokens import LIST_COLUMNS, PAIR_COLUMNS, tokenize_list, tokenize_pair
 
@@ -89,6 +91,62 @@ def tokenize_pairs(
             f"lost {sum(cut) / len(cut):.0f} tokens on average, {max(cut)} at most, from the left of their prompt."
         )
     return dataset
+
+
+def group_by_prompt(dataset: Dataset, name: str, length_column_name: str) -> Dataset:
+    """
+    Put tokenized pairs with the same prompt into rows in which each response stands once.
+
+    No row becomes longer than the longest pair is, so that a batch needs no more memory for as many rows.
+
+    Args:
+        dataset (`datasets.Dataset`):
+            Pairs from [`tokenize_pairs`], with `weight` and `margin` where they have them.
+        name (`str`):
+            Name of the data set, for messages.
+        length_column_name (`str`):
+            Column for a row's number of distinct tokens.
+
+    Returns:
+        `datasets.Dataset`: `prompt` where it is known, `response_ids` and `response_starts`, `pairs`, which are lists
+        of two places among them, the preferred one first, `weight` and `margin`, which have an entry for each pair,
+        `shared_tokens`, and the column for the length. Other columns are left out.
+    """
+    numbers = [column for column in ("weight", "margin") if column in dataset.column_names]
+    prompt = ["prompt"] if "prompt" in dataset.column_names else []  # else what stands before the preferred response
+    longest, rows, latest = max(dataset[length_column_name]), list[dict[str, Any]](), dict[str, dict[str, Any]]()
+    for pair in dataset.select_columns([*PAIR_COLUMNS, *prompt, *numbers]):
+        sides = [(pair[f"{side}_ids"], pair[f"{side}_start"]) for side in ("chosen", "rejected")]
+        key = json.dumps([pair["cut_tokens"], pair["prompt"] if prompt else sides[0][0][: sides[0][1]]])
+        row = latest.get(key)
+        merged = [*row["rows"], *(side for side in sides if side not in row["rows"])] if row else sides
+        if row is None or _lengths(merged)[1] > longest:
+            row, merged = (
+                {column: pair[column] for column in prompt} | {name: [] for name in ("pairs", *numbers)},
+                sides,
+            )
+            latest[key] = row
+            rows.append(row)
+        row["rows"] = merged
+        row["pairs"].append([merged.index(side) for side in sides])
+        for column in numbers:
+            row[column].append(pair[column])
+    for row in rows:
+        merged = row.pop("rows")
+        row["response_ids"], row["response_starts"] = map(list, zip(*merged, strict=True))
+        row["shared_tokens"], row[length_column_name] = _lengths(merged)
+    tokens = sum(row[length_column_name] for row in rows)
+    logger.warning(
+        f"Data set '{name}': its {len(dataset)} pairs stand in {len(rows)} rows by their prompts, which have {tokens} "
+        f"distinct tokens in place of {sum(dataset[length_column_name])}."
+    )
+    return Dataset.from_list(rows)
+
+
+def _lengths(rows: list[tuple[list[int], int]]) -> tuple[int, int]:
+    """Number of tokens with which all rows begin, and of all tokens where these are counted once."""
+    shared = shared_prefix_length([ids for ids, _ in rows])
+    return shared, shared + sum(len(ids) - shared for ids, _ in rows)
 
 
 def _without_equal_rows(dataset: Dataset, name: str, length_column_name: str, what: str) -> Dataset:

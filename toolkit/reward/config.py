@@ -92,6 +92,9 @@ class MultiScaleRewardConfig(RewardConfig):
             Whether what the two sides of a pair have in common at their beginning passes through the decoder once. The
             scores and gradients are the same. Where it is not set, it is done if the decoder and its attention
             implementation allow it.
+        group_by_prompt (`bool`, *optional*, defaults to `False`):
+            Whether training pairs with the same prompt are one row, in which the prompt and each response pass through
+            the decoder once. Every pair keeps its loss. A batch has `per_device_train_batch_size` such rows.
         max_tokens_per_batch (`int`, *optional*):
             Make training batches of as many pairs of like length as fit into so many tokens, padding included, in
             place of `per_device_train_batch_size` pairs.
@@ -123,6 +126,7 @@ class MultiScaleRewardConfig(RewardConfig):
     weight_by_strength: bool = True
 
     shared_prompts: bool | None = None
+    group_by_prompt: bool = False
     max_tokens_per_batch: int | None = None
     drop_long_pairs: bool = False
 

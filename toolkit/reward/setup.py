@@ -48,12 +48,14 @@ def check_size(pairs: Any, args: TrainingArguments) -> None:
         )
 
 
-def check_lists(args: MultiScaleRewardConfig) -> None:
-    """Refuse what is known of pairs alone."""
-    if args.learning_rates is not None:
-        raise ValueError(
-            "`learning_rates` are compared on pairs, and the training data are ranked lists. Set `learning_rate`."
-        )
+def check_lists(dataset: Any, args: MultiScaleRewardConfig) -> None:
+    """Refuse what is known of pairs in rows of their own alone, where the training data are others."""
+    lists = "response_ranks" in dataset.column_names
+    if args.learning_rates is not None and "response_ids" in dataset.column_names:
+        found = "ranked lists. Set" if lists else "in rows by their prompts. Leave `group_by_prompt` out, or set"
+        raise ValueError(f"`learning_rates` are compared on pairs, and the training data are {found} `learning_rate`.")
+    if args.group_by_prompt and lists:
+        raise ValueError("`group_by_prompt` is for pairs, and the training data are ranked lists. Leave it out.")
 
 
 def check_tokenizer(tokenizer: Any, pairs: Any, args: MultiScaleRewardConfig) -> None:

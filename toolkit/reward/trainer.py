@@ -18,7 +18,7 @@ from trl import RewardTrainer
 from ..data.batches import BESIDE_THE_ROWS, SIDES, MultiScaleCollator, longest_first, train_sampler
 from ..data.markers import response_marker_ids
 from ..data.positions import group_rows
-from ..data.preparation import tokenize_pairs
+from ..data.preparation import group_by_prompt, tokenize_pairs
 from ..data.templates import row_template_kwargs
 from ..data.tokens import segment_boundary_ids
 from ..stats.metrics import PairScores
@@ -132,16 +132,18 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         )
         say_where_padding_is_eos(tokenizer)
         check_size(self.train_dataset, args)
+        check_lists(self.train_dataset, args)
         if _has_lists(self.train_dataset):
-            check_lists(args)
             self.data_collator.longest = max(map(len, self.train_dataset["response_ranks"]))  # type: ignore[index]
         if args.freeze_decoder:
             self.data_collator.table = frozen_states(self)
         self.add_callback(CoarseWarmup(args.coarse_warmup))
         show_progress(self)
         self._train_scores: list[Scores] = []  # since the last log
-        # Some batches have more pairs than others where tokens are counted; a step still weighs all its pairs alike.
+        # Some batches have more pairs than others where tokens are counted or prompts have several; a step still
+        # weighs all its pairs alike.
         self._uneven_batches = bool(args.max_tokens_per_batch) or args.train_sampling_strategy == "batch_rebalance"
+        self._uneven_batches |= args.group_by_prompt
         self.loss_is_scaled_for_ga = True if self._uneven_batches else None  # type: ignore[assignment]
 
     def _settle_layout(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -181,13 +183,15 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         elif args.weight_by_strength:
             what = "lists" if _has_lists(dataset) else "pairs"
             logger.warning(f"Data set '{dataset_name}' has no column 'strength': all its {what} weigh the same.")
+        if args.group_by_prompt and dataset_name == "train" and not _has_lists(dataset):
+            return group_by_prompt(dataset, dataset_name, args.length_column_name)
         return dataset
 
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()  # type: ignore[no-untyped-call]
             self._signature_columns += ["chosen_start", "rejected_start", "shared_tokens", "weight"]  # type: ignore[operator]
-            self._signature_columns += ["response_ids", "response_starts", "response_ranks"]
+            self._signature_columns += ["response_ids", "response_starts", "response_ranks", "pairs"]
             self._signature_columns.append(self.args.length_column_name)
             if (table := self.data_collator.table) is not None:
                 self._signature_columns += [*table.columns, table.list_column]
@@ -235,7 +239,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         """Pairs or lists of an optimizer step on all processes, where its batches differ in theirs."""
         if not self._uneven_batches:
             return None
-        pairs = sum(len(batch["group_sizes"]) for batch in batch_samples)
+        pairs = sum(len(batch.get("pairs", batch["group_sizes"])) for batch in batch_samples)
         return self.accelerator.reduce(torch.tensor(pairs, device=device), "sum")  # type: ignore[no-any-return]
 
     def _gather_scores(self, scores: Scores) -> Scores:
@@ -258,7 +262,8 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         Returns:
             [`~toolkit.stats.metrics.PairScores`]
         """
-        args, pairs = self.args, group_rows(inputs["group_sizes"], len(SIDES))
+        args = self.args
+        pairs = inputs["pairs"] if "pairs" in inputs else group_rows(inputs["group_sizes"], len(SIDES))
         return score_pairs(
             outputs.logits[pairs, 0],
             outputs.scale_scores[pairs],
@@ -380,7 +385,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
 
 
 def _has_lists(dataset: Any) -> bool:
-    return "response_ids" in dataset.column_names
+    return "response_ranks" in dataset.column_names
 
 
 def _detached(scores: Scores) -> Scores:
