@@ -18,6 +18,8 @@ from toolkit.data.formats import normalize_pairs
 from toolkit.sandbox.world import write_response
 
 RESPONSES, LISTS_A_STEP = 4, 8
+COMMON = {"use_cpu": True, "bf16": False, "activation_checkpointing": False, "report_to": "none"}
+COMMON |= {"save_strategy": "no", "logging_steps": 50, "disable_tqdm": True}
 WAYS = {
     "pairs": {},
     "lists, pairwise": {},
@@ -44,14 +46,13 @@ def sample_lists(size, seed):
     return Dataset.from_list(rows)
 
 
-def trainer_of(folder, rows, test, out, seed, **options):
+def trainer_of(out, rows, test, seed, **options):
     pairs = "chosen" in rows.column_names
     batch = LISTS_A_STEP * (RESPONSES * (RESPONSES - 1) // 2 if pairs else 1)
-    common = {"use_cpu": True, "bf16": False, "activation_checkpointing": False, "report_to": "none"}
-    common |= {"save_strategy": "no", "lr_scheduler_type": "cosine", "warmup_steps": 20, "num_train_epochs": 2}
-    common |= {"learning_rate": 1e-3, "weight_decay": 0.01, "disable_tqdm": True, "logging_steps": 50, "seed": seed}
-    config = MultiScaleRewardConfig(str(out), per_device_train_batch_size=batch, **common, **options)
-    return MultiScaleRewardTrainer(str(folder), config, rows, test)
+    options |= {"lr_scheduler_type": "cosine", "warmup_steps": 20, "num_train_epochs": 2, "weight_decay": 0.01}
+    options |= {"per_device_train_batch_size": batch, "learning_rate": 1e-3, "seed": seed, **COMMON}
+    config = MultiScaleRewardConfig(str(out / "run"), **options)
+    return MultiScaleRewardTrainer(str(out / "decoder"), config, rows, test)
 
 
 def speeds(trainers, rounds=12):
@@ -74,37 +75,28 @@ def speeds(trainers, rounds=12):
 
 def main(args):
     torch.set_num_threads(1)
-    out = Path(args.output_dir)
-    folder = out / "decoder"
-    if not folder.exists():
-        options = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none"}
-        options |= {"per_device_train_batch_size": 16, "learning_rate": 3e-3, "max_steps": 400, "save_strategy": "no"}
-        config, data = SFTConfig(str(out / "sft"), **options), sandbox.sample_demonstrations(6400, 0)
-        tokenizer = sandbox.sandbox_tokenizer()
-        sft = SFTTrainer(sandbox.sandbox_decoder(), config, train_dataset=data, processing_class=tokenizer)
-        sft.train()
-        sft.save_model(str(folder))
+    out, tokenizer = Path(args.output_dir), sandbox.sandbox_tokenizer()
+    options = {"max_steps": 400, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
+    config, data = SFTConfig(str(out / "decoder"), **options, **COMMON), sandbox.sample_demonstrations(6400, 0)
+    sft = SFTTrainer(sandbox.sandbox_decoder(), config, train_dataset=data, processing_class=tokenizer)
+    sft.train()
+    sft.save_model()
     test = sample_lists(500, sandbox.HELD_OUT_SEED)
-    for seed in range(args.seeds):
+    for seed in range(2):
         lists = sample_lists(args.lists, seed)
         rows = {"pairs": normalize_pairs(lists, "lists"), "lists": lists}
-        found = {}
         if seed == 0:
-            found = speeds({name: trainer_of(folder, data, None, out, 0) for name, data in rows.items()})
-            print(found)
+            print(speeds({name: trainer_of(out, data, None, 0) for name, data in rows.items()}))
         for name, options in WAYS.items():
-            trainer = trainer_of(folder, rows[name.split(",")[0]], test, out / "run", seed, **options)
+            trainer = trainer_of(out, rows[name.split(",")[0]], test, seed, **options)
             trainer.train()
             metrics = trainer.evaluate()
-            keys = ("accuracy", "kendall_tau", "kendall_tau_low", "kendall_tau_high", "top_1", "loss")
-            found[name] = {**found.get(name, {}), **{key: metrics[f"eval_{key}"] for key in keys}}
-            print(seed, name, found[name], flush=True)
-            (out / f"{seed}.json").write_text(json.dumps(found, indent=1))
+            found = {key: metrics[f"eval_{key}"] for key in ("accuracy", "kendall_tau", "top_1")}
+            print(json.dumps({"seed": seed, "way": name, **found}), flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--output_dir", default="runs/lists")
-    parser.add_argument("--lists", type=int, default=1500)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--lists", type=int, default=800)
     main(parser.parse_args())

@@ -181,24 +181,16 @@ def score_lists(
     Losses and scores of a batch of lists, as [`~toolkit.reward.losses.score_pairs`] has them of pairs.
 
     Args:
-        scores (`torch.Tensor` of shape `(G, K)`, float):
-            Mixed scores.
-        scale_scores (`torch.Tensor` of shape `(G, K, S)`, float):
-            Scores of each scale.
-        gate (`torch.Tensor` of shape `(G, K, S)`, float):
-            Weights of the scales.
-        lengths (`torch.Tensor` of shape `(G, K)`, int64):
-            Response tokens.
+        scores, scale_scores, gate, lengths (`torch.Tensor` of shape `(G, K)` or `(G, K, S)`):
+            Mixed scores, scores of each scale, weights of the scales, and response tokens.
         ranks (`torch.Tensor` of shape `(G, K)`, int64):
-            Ranks, the first of each list the best.
+            Ranks.
         loss_type, reach, label_smoothing:
             As in [`list_loss`].
         weight (`torch.Tensor` of shape `(G,)`, *optional*):
             Weight of each list.
-        scale_weight (`float`, *optional*, defaults to `0.0`):
-            Weight of the loss by which each scale must rank on its own.
-        centering (`float`, *optional*):
-            Weight of [`~toolkit.reward.losses.centering_penalty`], the mean over the comparisons.
+        scale_weight, centering (`float`, *optional*):
+            As in [`~toolkit.reward.losses.score_pairs`]; the pull towards mean zero is the mean over the comparisons.
 
     Returns:
         [`~toolkit.stats.rankings.ListScores`]: `loss` has all terms and carries the gradient.
