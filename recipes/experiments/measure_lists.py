@@ -4,7 +4,7 @@ python recipes/experiments/measure_lists.py --output_dir runs/lists
 """
 
 import argparse
-import json
+import math
 import random
 import time
 from pathlib import Path
@@ -37,12 +37,9 @@ def sample_lists(size, seed):
         while len(texts) < RESPONSES:
             texts.add(write_response(prompt, (rng.random(), rng.random(), rng.random()), rng))
         texts = rng.sample(sorted(texts), RESPONSES)
-        noise = (
-            -torch.empty(RESPONSES).exponential_(generator=torch.Generator().manual_seed(rng.getrandbits(32))).log()
-        )
-        gold = torch.tensor([sandbox.gold_reward(prompt, text).total for text in texts]) + noise
+        scores = [sandbox.gold_reward(prompt, text).total - math.log(rng.expovariate(1)) for text in texts]
         responses = [[{"role": "assistant", "content": text}] for text in texts]
-        rows.append({"prompt": row["prompt"], "responses": responses, "scores": gold.tolist()})
+        rows.append({"prompt": row["prompt"], "responses": responses, "scores": scores})
     return Dataset.from_list(rows)
 
 
@@ -91,8 +88,9 @@ def main(args):
             trainer = trainer_of(out, rows[name.split(",")[0]], test, seed, **options)
             trainer.train()
             metrics = trainer.evaluate()
-            found = {key: metrics[f"eval_{key}"] for key in ("accuracy", "kendall_tau", "top_1")}
-            print(json.dumps({"seed": seed, "way": name, **found}), flush=True)
+            print(
+                seed, name, {key: metrics[f"eval_{key}"] for key in ("accuracy", "kendall_tau", "top_1")}, flush=True
+            )
 
 
 if __name__ == "__main__":
