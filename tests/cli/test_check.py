@@ -241,6 +241,15 @@ def test_rows_that_are_equal_as_tokens_are_left_out(write, check, tokenizer, tmp
     assert "2 of 3 pairs have responses that are the same once they are tokens" in out
 
 
+def test_lists_are_checked_as_tokens_whole(write, check, tokenizer_folder):
+    ranked = {"prompt": "2 + 2?", "responses": ["Five.", "Four.", "Six. " * 30], "ranks": [2, 1, 2]}
+    short = ranked | {"responses": ["Five.", "Four."], "ranks": [1, 2]}
+    status, out, _ = check(write(ranked, short), "--tokenizer", tokenizer_folder, "--max-length", 40)
+    assert status == 1
+    assert "row 1, column 'responses[3]': a response of" in out
+    assert "2 rows, 1 usable pair, 1 different prompt\n1 list of 2 responses" in out
+
+
 def test_the_most_tokens_are_those_of_the_trainer():
     from toolkit.data.token_checks import MAX_LENGTH
 

@@ -101,11 +101,11 @@ def test_batches_of_lists_by_hand():
 
 def test_batches_of_pairs_by_their_prompts_by_hand():
     rows = [
-        {"response_ids": [[1, 2], [1, 3]], "response_starts": [1, 1], "pairs": [[1, 0]], "weight": [1.0]},
+        {"response_ids": [[1, 2], [1, 3]], "response_starts": [1, 1], "response_pairs": [[1, 0]], "weight": [1.0]},
         {
             "response_ids": [[4, 5], [4, 6], [4, 7]],
             "response_starts": [1, 1, 1],
-            "pairs": [[0, 2], [1, 2], [2, 0]],
+            "response_pairs": [[0, 2], [1, 2], [2, 0]],
             "weight": [2.0, 3.0, 4.0],
         },
     ]

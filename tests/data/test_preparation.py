@@ -98,11 +98,16 @@ def test_pairs_by_their_prompts_keep_every_label(tokenizer, caplog):
     }
     pairs = concatenate_datasets([pairs, tokenized(tokenizer, other)])  # whose row is the longest one
     pairs = pairs.add_column("weight", [1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    options = [{"thinking": number == 3} for number in range(6)]
+    apart = group_by_prompt(pairs.add_column("chat_template_kwargs", options), "pairs.jsonl", "length")
+    assert [(len(row["response_pairs"]), row["chat_template_kwargs"]) for row in apart] == [
+        (4, {"thinking": False}), (1, {"thinking": True}), (1, {"thinking": False})
+    ]  # fmt: skip
     rows = group_by_prompt(pairs, "pairs.jsonl", "length")
     found = [
         ([row["response_ids"][better], row["response_ids"][worse]], weight)
         for row in rows
-        for (better, worse), weight in zip(row["pairs"], row["weight"], strict=True)
+        for (better, worse), weight in zip(row["response_pairs"], row["weight"], strict=True)
     ]
     expected = zip(pairs["chosen_ids"], pairs["rejected_ids"], pairs["weight"], strict=True)
     key = operator.itemgetter(1)
@@ -111,7 +116,7 @@ def test_pairs_by_their_prompts_keep_every_label(tokenizer, caplog):
     for row in rows:
         shared = row["shared_tokens"]
         assert row["length"] == shared + sum(len(ids) - shared for ids in row["response_ids"])
-        assert row["response_starts"] == [pairs[0 if len(row["pairs"]) > 1 else 5]["chosen_start"]] * len(
+        assert row["response_starts"] == [pairs[0 if len(row["response_pairs"]) > 1 else 5]["chosen_start"]] * len(
             row["response_ids"]
         )
     assert "its 6 pairs stand in 2 rows by their prompts, which have" in caplog.text
@@ -121,7 +126,7 @@ def test_rows_by_prompts_are_no_longer_than_the_longest_pair(tokenizer):
     texts = [f"It is {colour}, I think." for colour in ("red", "blue", "grey", "green", "pink", "black")]
     pairs = tokenized(tokenizer, *[pair(*sides, 0) for sides in itertools.combinations(texts, 2)])
     rows = group_by_prompt(pairs, "pairs.jsonl", "length")
-    assert sum(map(len, rows["pairs"])) == 15
+    assert sum(map(len, rows["response_pairs"])) == 15
     assert max(rows["length"]) <= max(pairs["length"])
 
 

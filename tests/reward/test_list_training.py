@@ -294,7 +294,9 @@ def test_pairs_by_their_prompts_have_the_step_of_all_pairs(train_on, pairs_of_fe
     count = len(pairs_of_few_prompts)
     options = {"max_steps": 1, "label_smoothing_factor": 0.1, "center_rewards_coefficient": 0.1, **options}
     by_pair = train_on(pairs_of_few_prompts, per_device_train_batch_size=count, **options)
-    by_prompt = train_on(pairs_of_few_prompts, group_by_prompt=True, gradient_accumulation_steps=3, **options)
+    # A column of the user's is none of the trainer's
+    named = pairs_of_few_prompts.add_column("response_pairs", [1] * count).add_column("pairs", [1] * count)
+    by_prompt = train_on(named, group_by_prompt=True, gradient_accumulation_steps=3, **options)
     assert len(by_prompt.train_dataset) == 12
     for trainer in (by_pair, by_prompt):
         trainer.train()

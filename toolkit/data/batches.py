@@ -88,7 +88,7 @@ class MultiScaleCollator(DataCollatorForPreference):
 
     def _labels(self, examples: list[dict[str, Any]], sizes: list[int], order: list[int]) -> dict[str, Tensor]:
         """What is known of the responses of a batch: weights, margins, ranks, pairs."""
-        found, by_prompt = dict[str, Tensor](), "pairs" in examples[0]
+        found, by_prompt = dict[str, Tensor](), "response_pairs" in examples[0]
         for column in ("margin", "weight"):
             if column in examples[0]:
                 values = [example[column] for example in examples]
@@ -96,7 +96,9 @@ class MultiScaleCollator(DataCollatorForPreference):
                 found[column] = torch.tensor(values, dtype=torch.float)
         if by_prompt:
             before = zip(accumulate([0, *sizes[:-1]]), examples, strict=True)
-            rows = [[first + place for place in pair] for first, example in before for pair in example["pairs"]]
+            rows = [
+                [first + place for place in pair] for first, example in before for pair in example["response_pairs"]
+            ]
             found["pairs"] = torch.tensor(order).argsort()[torch.tensor(rows)]
         if "response_ranks" in examples[0]:
             width = max(self.longest, *sizes)

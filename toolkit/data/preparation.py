@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from .formats import keep_normalized, normalize_pairs
 from .packing import shared_prefix_length
 from .tally import EQUAL, check_equal
+from .templates import TEMPLATE_COLUMNS
 from .tokens import LIST_COLUMNS, PAIR_COLUMNS, tokenize_list, tokenize_pair
 
 logger = get_logger(__name__)
@@ -64,7 +65,7 @@ def tokenize_pairs(
         )
     if any(set(columns) <= set(dataset.column_names) for columns in (PAIR_COLUMNS, LIST_COLUMNS)):
         return dataset  # tokenized before
-    own = {*PAIR_COLUMNS, *LIST_COLUMNS, "error", "weight", length_column_name}
+    own = {*PAIR_COLUMNS, *LIST_COLUMNS, "response_pairs", "error", "weight", length_column_name}
     if taken := [column for column in dataset.column_names if column in own]:
         logger.warning(
             f"Data set '{name}': the columns {taken} have names that the trainer uses itself, and are not read. Only "
@@ -108,27 +109,26 @@ def group_by_prompt(dataset: Dataset, name: str, length_column_name: str) -> Dat
             Column for a row's number of distinct tokens.
 
     Returns:
-        `datasets.Dataset`: `prompt` where it is known, `response_ids` and `response_starts`, `pairs`, which are lists
-        of two places among them, the preferred one first, `weight` and `margin`, which have an entry for each pair,
-        `shared_tokens`, and the column for the length. Other columns are left out.
+        `datasets.Dataset`: `prompt` and the template's arguments where they are known, `response_ids` and
+        `response_starts`, `response_pairs`, of each pair the two places among them, the preferred one first, `weight`
+        and `margin`, of each pair, `shared_tokens`, and the column for the length. Other columns are left out.
     """
     numbers = [column for column in ("weight", "margin") if column in dataset.column_names]
-    prompt = ["prompt"] if "prompt" in dataset.column_names else []  # else what stands before the preferred response
+    given = [column for column in ("prompt", *TEMPLATE_COLUMNS) if column in dataset.column_names]
     longest, rows, latest = max(dataset[length_column_name]), list[dict[str, Any]](), dict[str, dict[str, Any]]()
-    for pair in dataset.select_columns([*PAIR_COLUMNS, *prompt, *numbers]):
+    for pair in dataset.select_columns([*PAIR_COLUMNS, *given, *numbers]):
         sides = [(pair[f"{side}_ids"], pair[f"{side}_start"]) for side in ("chosen", "rejected")]
-        key = json.dumps([pair["cut_tokens"], pair["prompt"] if prompt else sides[0][0][: sides[0][1]]])
+        prompt = pair.get("prompt", sides[0][0][: sides[0][1]])  # its tokens where no more is known
+        key = json.dumps([prompt, pair["cut_tokens"], *(pair[column] for column in given)])
         row = latest.get(key)
         merged = [*row["rows"], *(side for side in sides if side not in row["rows"])] if row else sides
         if row is None or _lengths(merged)[1] > longest:
-            row, merged = (
-                {column: pair[column] for column in prompt} | {name: [] for name in ("pairs", *numbers)},
-                sides,
-            )
+            row, merged = {column: pair[column] for column in given}, sides
+            row |= {column: [] for column in ("response_pairs", *numbers)}
             latest[key] = row
             rows.append(row)
         row["rows"] = merged
-        row["pairs"].append([merged.index(side) for side in sides])
+        row["response_pairs"].append([merged.index(side) for side in sides])
         for column in numbers:
             row[column].append(pair[column])
     for row in rows:

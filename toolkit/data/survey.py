@@ -107,7 +107,7 @@ class Survey:
             self.changed.setdefault(note, Kind()).add(place)
         for each in found:
             pairs = pairs_of(each)
-            if self.check and (unusable := next(filter(None, (self.check(place, pair) for pair in pairs)), None)):
+            if self.check and (unusable := self.check(place, each)):
                 self._set_aside(unusable, place, row)
                 continue
             if form.is_lists:

@@ -174,8 +174,8 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
                 length_column_name=args.length_column_name,
                 num_proc=args.dataset_num_proc,
             )
-        if dataset is given:
-            return dataset  # prepared before
+        if dataset is given:  # prepared before
+            return _grouped(dataset, dataset_name, args)
         check_places(dataset, dataset_name, self.reward_model)
         if args.weight_by_strength and "strength" in dataset.column_names:
             weights = strength_weights(torch.tensor(dataset["strength"][:], dtype=torch.float64))
@@ -183,15 +183,13 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         elif args.weight_by_strength:
             what = "lists" if _has_lists(dataset) else "pairs"
             logger.warning(f"Data set '{dataset_name}' has no column 'strength': all its {what} weigh the same.")
-        if args.group_by_prompt and dataset_name == "train" and not _has_lists(dataset):
-            return group_by_prompt(dataset, dataset_name, args.length_column_name)
-        return dataset
+        return _grouped(dataset, dataset_name, args)
 
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()  # type: ignore[no-untyped-call]
             self._signature_columns += ["chosen_start", "rejected_start", "shared_tokens", "weight"]  # type: ignore[operator]
-            self._signature_columns += ["response_ids", "response_starts", "response_ranks", "pairs"]
+            self._signature_columns += ["response_ids", "response_starts", "response_ranks", "response_pairs"]
             self._signature_columns.append(self.args.length_column_name)
             if (table := self.data_collator.table) is not None:
                 self._signature_columns += [*table.columns, table.list_column]
@@ -386,6 +384,12 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
 
 def _has_lists(dataset: Any) -> bool:
     return "response_ranks" in dataset.column_names
+
+
+def _grouped(dataset: Dataset, name: str, args: MultiScaleRewardConfig) -> Dataset:
+    if args.group_by_prompt and name == "train" and "chosen_ids" in dataset.column_names:
+        return group_by_prompt(dataset, name, args.length_column_name)
+    return dataset
 
 
 def _detached(scores: Scores) -> Scores:
