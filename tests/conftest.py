@@ -37,6 +37,7 @@ TRAINING = {
     "reward/test_shared_base",
     "reward/test_states",
     "reward/test_trainer",
+    "serving/test_server",
     "test_call_order",
     "training/test_checkpoints",
     "training/test_progress",

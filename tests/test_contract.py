@@ -35,7 +35,9 @@ LIBRARIES = ("trl", "transformers", "peft", "accelerate", "datasets", "bitsandby
 CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
     # ---- TRL: the policy's trainer
     "trl.trainer.base_trainer._BaseTrainer": {
-        "_name": ("value", "policy/trainer, reward/trainer: the name on model cards"),
+        "_name": ("value", "policy/trainer, reward/trainer: the name of the trainer"),
+        "_tag_names": ("value", "training/cards: tags of a card"),
+        "create_model_card": ("(self, model_name, dataset_name, tags)", "training/cards: writes ours"),
         "loss_is_scaled_for_ga": ("value", "reward/trainer: the loss of uneven batches is not divided once more"),
     },
     "argparse._ActionsContainer": {
@@ -144,7 +146,7 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
         "_save_rng_state": ("(self, output_dir)", "training/checkpoints: saves our own state"),
         "_load_rng_state": ("(self, checkpoint)", "training/checkpoints: puts our own state back"),
         "_get_output_dir": ("takes trial", "training/checkpoints: finds the folder of a checkpoint"),
-        "_save": ("(self, output_dir, state_dict)", "reward/trainer: saves the settings beside an adapter"),
+        "_save": ("(self, output_dir, state_dict)", "reward/trainer, training/cards: an adapter's settings, the card"),
         "_push_from_checkpoint": ("(self, checkpoint_folder)", "reward/trainer: sends the settings along"),
         "_prepare_inputs": ("(self, inputs)", "reward/trainer: margins and weights stay in float32 under DeepSpeed"),
         "_get_train_sampler": ("(self, train_dataset)", "reward/trainer: rows of like length, and tokens of a batch"),

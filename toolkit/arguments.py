@@ -150,7 +150,8 @@ def _divided_rows(
         f"Held out {len(test):,} of the {len(rows):,} rows of '{name}', by prompt, and trains on the others. "
         "`eval_size` changes how many, `eval_dataset_name` takes them from elsewhere."
     )
-    return _at_most(keep_normalized(train, rows), args.train_size, seed), keep_normalized(test, rows)
+    train = _at_most(keep_normalized(train, rows), args.train_size, seed)
+    return _named(train, name), keep_normalized(test, rows)
 
 
 def _training_rows(
@@ -158,9 +159,14 @@ def _training_rows(
 ) -> Dataset:
     name = _name(args)
     if name == SANDBOX:
-        return draw(args.train_size or 10_000, seed=seed)
+        return _named(draw(args.train_size or 10_000, seed=seed), name)
     split = None if _names_files(name) else args.dataset_train_split
-    return _at_most(load(name, split, args.dataset_config), args.train_size, seed)
+    return _named(_at_most(load(name, split, args.dataset_config), args.train_size, seed), name)
+
+
+def _named(rows: Dataset, name: str) -> Dataset:
+    rows.info.dataset_name = name  # which the model's card tells
+    return rows
 
 
 def _held_out_rows(

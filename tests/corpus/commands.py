@@ -198,4 +198,23 @@ EVALUATED = [
     ),
     evaluate("rows of two tokens", ["--max_length", "2"], "does not fit into `max_length=2`", "Raise `max_length`"),
 ]
-CASES = [*PLANS, *WRITTEN, *WORDS, *EVALUATED]
+
+
+def exported(name: str, form: str, found: str, remedy: str, saved: str = "whole", folder: str = "new") -> Case:
+    """What the shop has saved, or what is not there, in another form."""
+
+    def act(bench: Bench) -> Any:
+        source = str(bench.shop.saved / saved) if saved != "absent" else bench.path(saved)
+        return bench.command("export", source, bench.path(folder), "--form", form)
+
+    return Case(f"export: {name}", act, Refused(found, remedy), lambda bench: bench.write("mine/a.txt", "mine"))
+
+
+EXPORTED = [
+    exported("into a folder that is there", "stock", "mine' exists", "Name a folder that is not there", folder="mine"),
+    exported("a whole model merged", "merged", "no adapter to merge", "Use it as it is"),
+    exported("a decoder without a head", "pooling", "is not a multi-scale reward model", "Train it", saved="base"),
+    exported("a model that is not there", "stock", "There is no folder", "Correct the path", saved="absent"),
+    exported("a form that nobody knows", "onnx", "argument --form: invalid choice: 'onnx'", "choose from 'merged'"),
+]
+CASES = [*PLANS, *WRITTEN, *WORDS, *EVALUATED, *EXPORTED]

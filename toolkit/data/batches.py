@@ -123,6 +123,11 @@ def group_of(example: dict[str, Any]) -> tuple[list[list[int]], list[int]]:
     return [example[f"{side}_ids"] for side in SIDES], [example[f"{side}_start"] for side in SIDES]
 
 
+def has_lists(dataset: Any) -> bool:
+    """Whether a tokenized data set is one of ranked lists."""
+    return "response_ranks" in dataset.column_names
+
+
 class EpochLengthGroupedSampler(LengthGroupedSampler):
     """
     Transformers' sampler for rows of like length, with its batches in random order, which seed and epoch decide.

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from trl import RewardTrainer
 
-from ..data.batches import BESIDE_THE_ROWS, SIDES, MultiScaleCollator, longest_first, train_sampler
+from ..data.batches import BESIDE_THE_ROWS, SIDES, MultiScaleCollator, has_lists, longest_first, train_sampler
 from ..data.markers import response_marker_ids
 from ..data.positions import group_rows
 from ..data.preparation import group_by_prompt, tokenize_pairs
@@ -23,9 +23,11 @@ from ..data.templates import row_template_kwargs
 from ..data.tokens import segment_boundary_ids
 from ..stats.metrics import PairScores
 from ..stats.rankings import ListScores, Scores, summarize
+from ..training.cards import Card, ModelCards
 from ..training.checkpoints import ExactResume
 from ..training.progress import show_progress
 from .adapters import save_adapter_settings
+from .cards import reward_card
 from .comparisons import reach_at, score_lists
 from .config import MultiScaleRewardConfig
 from .loading import load_tokenizer
@@ -54,7 +56,7 @@ from .warmup import CoarseWarmup
 logger = get_logger(__name__)
 
 
-class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
+class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
     """
     [`trl.RewardTrainer`] for a reward model with several scales. Loading of data, LoRA, ZeRO and saving stay TRL's.
 
@@ -133,7 +135,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         say_where_padding_is_eos(tokenizer)
         check_size(self.train_dataset, args)
         check_lists(self.train_dataset, args)
-        if _has_lists(self.train_dataset):
+        if has_lists(self.train_dataset):
             self.data_collator.longest = max(map(len, self.train_dataset["response_ranks"]))  # type: ignore[index]
         if args.freeze_decoder:
             self.data_collator.table = frozen_states(self)
@@ -181,7 +183,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
             weights = strength_weights(torch.tensor(dataset["strength"][:], dtype=torch.float64))
             dataset = dataset.add_column("weight", weights.tolist())
         elif args.weight_by_strength:
-            what = "lists" if _has_lists(dataset) else "pairs"
+            what = "lists" if has_lists(dataset) else "pairs"
             logger.warning(f"Data set '{dataset_name}' has no column 'strength': all its {what} weigh the same.")
         return _grouped(dataset, dataset_name, args)
 
@@ -326,7 +328,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         finally:
             self.compute_metrics = compute_metrics
         output = output._replace(predictions=tuple(column[place] for column in output.predictions))  # type: ignore[arg-type]
-        kind = ListScores if _has_lists(dataloader.dataset) else PairScores
+        kind = ListScores if has_lists(dataloader.dataset) else PairScores
         scores = kind(*(torch.as_tensor(column) for column in output.predictions))
         summary = summarize(scores, self.reward_model.settings.scales)
         output.metrics.update({f"{metric_key_prefix}_{key}": value for key, value in summary.items()})  # type: ignore[union-attr]
@@ -354,7 +356,7 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
         self._total_train_tokens = state["num_tokens"]
         # A run that began before this was saved goes on as it began
         self.reward_model.set_unit_prompt(state.get("unit_prompt", False))
-        kind = ListScores if _has_lists(self.train_dataset) else PairScores
+        kind = ListScores if has_lists(self.train_dataset) else PairScores
         self._train_scores = [kind(*scores) for scores in state["pairs"]]
         if self._uneven_batches:  # which are gathered on the CPU, and come back where the model is
             self._train_scores = [kind(*(column.cpu() for column in scores)) for scores in self._train_scores]
@@ -369,6 +371,9 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
                 write_record(model, folder)
             add_tokenizer(folder)
 
+    def _card(self) -> Card:
+        return reward_card(self)
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         # Transformers copies to where it pushes from what it knows the names of
         if self.is_world_process_zero():
@@ -380,10 +385,6 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
     def _save_adapter_settings(self, folder: str) -> None:
         if isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
             save_adapter_settings(self.reward_model.settings, folder)
-
-
-def _has_lists(dataset: Any) -> bool:
-    return "response_ranks" in dataset.column_names
 
 
 def _grouped(dataset: Dataset, name: str, args: MultiScaleRewardConfig) -> Dataset:
