@@ -100,20 +100,21 @@ def test_batches_of_lists_by_hand():
 
 
 def test_batches_of_pairs_by_their_prompts_by_hand():
+    two = {"response_ids": [[1, 2], [1, 3]], "response_starts": [1, 1], "response_pairs": [[1, 0]], "weight": [1.0]}
     rows = [
-        {"response_ids": [[1, 2], [1, 3]], "response_starts": [1, 1], "response_pairs": [[1, 0]], "weight": [1.0]},
         {
             "response_ids": [[4, 5], [4, 6], [4, 7]],
             "response_starts": [1, 1, 1],
             "response_pairs": [[0, 2], [1, 2], [2, 0]],
             "weight": [2.0, 3.0, 4.0],
         },
+        two,
     ]
     batch = MultiScaleCollator(pad_token_id=0)([row | {"shared_tokens": 1} for row in rows])
     read = [[batch["input_ids"][row].tolist() for row in pair] for pair in batch["pairs"]]
-    assert read == [[[1, 3], [1, 2]], [[4, 5], [4, 7]], [[4, 6], [4, 7]], [[4, 7], [4, 5]]]
-    assert batch["weight"].tolist() == [1, 2, 3, 4]
-    assert batch["group_sizes"].tolist() == [2, 3]
+    assert read == [[[4, 5], [4, 7]], [[4, 6], [4, 7]], [[4, 7], [4, 5]], [[1, 3], [1, 2]]]
+    assert batch["weight"].tolist() == [2, 3, 4, 1]
+    assert batch["group_sizes"].tolist() == [3, 2]
     assert "ranks" not in batch
 
 

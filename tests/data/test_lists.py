@@ -82,6 +82,14 @@ def test_messages_in_every_way():
         assert lists(way | ranks) == [expected], way
 
 
+def test_the_prompt_of_whole_conversations_is_what_all_begin_with():
+    longer = [user("Sky?"), assistant("At noon?"), user("Yes.")]
+    whole = [[*longer, assistant("Blue.")], [*longer, assistant("Red.")], [user("Sky?"), assistant("Grey.")]]
+    [found] = lists({"responses": whole, "ranks": [1, 2, 3]})
+    assert found["prompt"] == [user("Sky?")]
+    assert found["responses"] == [side[1:] for side in whole]
+
+
 def test_a_prompt_that_all_responses_repeat_is_taken_off():
     prompt = "Say what colour the sky is:"
     repeated = {"prompt": prompt, "responses": [f"{prompt} red.", f"{prompt} blue.", f"{prompt} grey."]}
