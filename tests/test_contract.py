@@ -126,6 +126,7 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
         "get_config_model_id": ("takes config", "reward/scorer: the tokenizer of a loaded model"),
         "is_async_callable": ("takes func", "policy/setup: what is awaited is not looked at"),
         "add_fused_lm_head": ("takes model", "experiments/architectures: log-probabilities as in training"),
+        "selective_log_softmax": ("takes logits, index", "evaluation/scorers: the likelihood of a response"),
     },
     # ---- Transformers: the trainer
     "transformers.Trainer": {

@@ -160,7 +160,7 @@ def _training_rows(
     name = _name(args)
     if name == SANDBOX:
         return _named(draw(args.train_size or 10_000, seed=seed), name)
-    split = None if _names_files(name) else args.dataset_train_split
+    split = None if names_files(name) else args.dataset_train_split
     return _named(_at_most(load(name, split, args.dataset_config), args.train_size, seed), name)
 
 
@@ -174,10 +174,10 @@ def _held_out_rows(
 ) -> Dataset:
     if _name(args) == SANDBOX:
         return draw(args.eval_size or EVAL_SIZE, seed=HELD_OUT_SEED)
-    if args.eval_dataset_name is None and _names_files(_name(args)):
+    if args.eval_dataset_name is None and names_files(_name(args)):
         raise ValueError(f"'{args.dataset_name}' is one split. Set `eval_dataset_name` to a file of held-out rows.")
     name = args.eval_dataset_name or _name(args)
-    split = None if _names_files(name) else args.dataset_test_split
+    split = None if names_files(name) else args.dataset_test_split
     return _at_most(load(name, split, args.dataset_config), args.eval_size or EVAL_SIZE, seed)
 
 
@@ -187,7 +187,8 @@ def _name(args: DataArguments) -> str:
     return args.dataset_name
 
 
-def _names_files(name: str) -> bool:
+def names_files(name: str) -> bool:
+    """Whether the name of data is that of a file, or a pattern of files, which are one split."""
     return glob.has_magic(name) or os.path.isfile(name)
 
 

@@ -168,11 +168,11 @@ def evaluate(name: str, words: list[str], found: str, remedy: str) -> Case:
     """The recipe that evaluates a reward model."""
 
     def act(bench: Bench) -> Any:
-        from tests.helpers import load_recipe
+        from toolkit.evaluation.command import main
 
-        given = ["--reward_model", str(bench.shop.saved / "whole"), "--dataset_name", bench.path("pairs.jsonl")]
+        given = ["--models", str(bench.shop.saved / "whole"), "--dataset_name", bench.path("pairs.jsonl")]
         here = [word.replace("@", bench.path() + "/") for word in words]
-        return bench.recipe("evaluate_reward", *given, *here, main=load_recipe("evaluate_reward").main)
+        return bench.recipe("evaluate_reward", *given, *here, main=main)
 
     def given(bench: Bench) -> None:
         bench.write("pairs.jsonl", TALKS)
@@ -186,9 +186,7 @@ EVALUATED = [
     evaluate(
         "figures over the pairs", ["--output_file", "@pairs.jsonl"], "pairs.jsonl' would hold JSON", "Give it a name"
     ),
-    evaluate(
-        "no model", ["--reward_model", "./absent"], "There is no folder './absent' (reward model)", "Correct the path"
-    ),
+    evaluate("no model", ["--models", "./absent"], "There is no folder './absent' (model)", "Correct the path"),
     evaluate("no data", ["--dataset_name", "@absent.jsonl"], "There is no file or folder", "Correct the path"),
     evaluate(
         "figures over other figures",

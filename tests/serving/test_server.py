@@ -95,11 +95,13 @@ def test_sampled_ids_have_the_same_values_of_their_prefixes(serve, reward_folder
 
 def test_waiting_requests_are_scored_together(serve, reward_folder, chat_pairs):
     folder = reward_folder()
-    reward, calls, gate = RewardFunction(folder, batch_size=64), [], threading.Event()
+    reward, calls = RewardFunction(folder, batch_size=64), []
+    entered, gate = threading.Event(), threading.Event()
     score = reward.score_encoded
 
     def slow(rows):
         calls.append(len(rows))
+        entered.set()
         gate.wait()
         return score(rows)
 
@@ -112,7 +114,9 @@ def test_waiting_requests_are_scored_together(serve, reward_folder, chat_pairs):
         found[client] = RemoteRewardFunction(served.url).score(prompts[: 2 * client], responses[: 2 * client])
 
     threads = [threading.Thread(target=ask, args=(client,)) for client in range(1, 7)]
-    for thread in threads:
+    threads[0].start()
+    entered.wait()
+    for thread in threads[1:]:
         thread.start()
 
     def page():

@@ -21,7 +21,7 @@ from ..training.run_record import write_text
 
 _TEMPLATES = Path(__file__).with_name("templates")
 # Colours that stay apart for colour-blind readers (Okabe and Ito, 2008). A scale has its own, others take their turn.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 COLOUR_OF = {
     "mix": "#0072B2",
     "token": "#56B4E9",
@@ -237,10 +237,10 @@ def curve_picture(
     Returns:
         [`Picture`]
     """
-    figure, axes = _axes(title)
+    figure, axes = picture_axes(title)
     window = max(5, len(rows) // 20) if len(rows) >= 10 else 1
     ends = []
-    for (label, key), other in zip(keys.items(), cycle(_COLOURS), strict=False):
+    for (label, key), other in zip(keys.items(), cycle(COLOURS), strict=False):
         points = [(row["step"], float(row[key])) for row in rows if isinstance(row.get(key), int | float)]
         points = [(step, value) for step, value in points if math.isfinite(value)]
         if not points:
@@ -257,7 +257,7 @@ def curve_picture(
     caption = f"Thin: each log. Thick: the mean of {window} logs up to it." if window > 1 else "Each point is a log."
     if held_out:
         means, bars = [i.value for i in held_out.values()], _bars(*held_out.values())
-        axes.errorbar(list(held_out), means, bars, fmt="o", capsize=4, color=_COLOURS[1], label=_HELD_OUT)
+        axes.errorbar(list(held_out), means, bars, fmt="o", capsize=4, color=COLOURS[1], label=_HELD_OUT)
         ends.append(_from_to(_HELD_OUT, means[0], means[-1]))
         caption += f" Bars: {_HELD_OUT}, with 95% intervals."
     axes.set(xlabel="step", ylabel=unit)
@@ -290,9 +290,9 @@ def interval_picture(
     Returns:
         [`Picture`]
     """
-    figure, axes = _axes(title)
+    figure, axes = picture_axes(title)
     named = dict(intervals)
-    for place, ((label, i), other) in enumerate(zip(named.items(), cycle(_COLOURS), strict=False)):
+    for place, ((label, i), other) in enumerate(zip(named.items(), cycle(COLOURS), strict=False)):
         colour = COLOUR_OF.get(label, other)
         axes.errorbar(i.value, place, xerr=_bars(i), fmt="o", capsize=4, color=colour)
     caption = "Bars are 95% intervals."
@@ -321,7 +321,8 @@ def _bars(*intervals: Interval) -> list[list[float]]:
     return [[i.value - i.low for i in intervals], [i.high - i.value for i in intervals]]
 
 
-def _axes(title: str) -> tuple[Figure, Any]:
+def picture_axes(title: str) -> tuple[Figure, Any]:
+    """A new figure of the size of a page's pictures, and its axes, with a title."""
     figure = Figure(figsize=_SIZE, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     axes = figure.subplots()
     axes.set_title(title, loc="left", fontsize=11)

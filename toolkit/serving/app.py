@@ -160,8 +160,8 @@ class _Numbers:
                 response = await call_next(request)
         else:
             response = PlainTextResponse(f"A request has at most {MOST_BYTES:,} bytes.", status_code=413)
-        route = getattr(request.scope.get("route"), "path", "other")  # not what anyone may write
-        self.requests.labels(route, str(response.status_code)).inc()
+        route = request.scope.get("route")  # not the path itself, which may be anything
+        self.requests.labels("other" if route is None else route.path, str(response.status_code)).inc()
         return response
 
 

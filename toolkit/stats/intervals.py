@@ -23,7 +23,7 @@ class PairAccuracy(NamedTuple):
     pairs: int
 
 
-def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> Interval:
+def wilson_interval(successes: float, trials: float, confidence: float = 0.95) -> Interval:
     r"""
     Interval of a share that stays inside 0 and 1 and holds for few trials.
 
@@ -34,8 +34,8 @@ def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> 
     Args:
         successes (`float`):
             Number of successes; half ones are allowed.
-        trials (`int`):
-            Number of trials.
+        trials (`float`):
+            Number of trials; an effective one need not be whole.
         confidence (`float`, *optional*, defaults to `0.95`):
             Probability that the interval covers the true share.
 
