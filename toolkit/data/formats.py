@@ -15,7 +15,7 @@ from transformers.utils.logging import get_logger
 
 from .files import row_number
 from .forms import FIRST_ROWS, TEXT_COLUMNS, Form, find_form, find_prompt_form
-from .lists import LIST_COLUMNS
+from .lists import RANKED_COLUMNS
 from .row_errors import RowError
 from .tally import Tally, check_left_out, check_pairs
 
@@ -60,7 +60,7 @@ def normalize_pairs(dataset: Dataset, name: str, whole_lists: bool = False) -> D
     feature = Value("string") if form.is_text else MESSAGES_FEATURE
     features = dict.fromkeys(TEXT_COLUMNS, feature)
     if whole_lists and form.is_lists:
-        features = {"prompt": feature, **dict(zip(LIST_COLUMNS, (List(feature), List(Value("int64"))), strict=True))}
+        features = {"prompt": feature, **dict(zip(RANKED_COLUMNS, (List(feature), List(Value("int64"))), strict=True))}
     features |= dict.fromkeys(form.numbers, FLOAT)
     result = _map_rows(dataset, name, form, form.rows if whole_lists else form.pairs, features)
     check_pairs(name, len(result), result["strength"][:] if "strength" in result.column_names else None)

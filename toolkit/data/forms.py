@@ -6,7 +6,7 @@ from typing import Any
 
 from .answers import CHOSEN, LABELS, SIGNED, Answer, Answers, OneARow, Row, find_answers, find_two, is_several
 from .division import REPEATED, check_prompt, check_responses, divide
-from .lists import LIST_COLUMNS, ORDERS, Ranking, column_of_lists, find_lists, pairs_of
+from .lists import RANKED_COLUMNS, ORDERS, Ranking, column_of_lists, find_lists, pairs_of
 from .messages import MESSAGES, SPEAKS, TEXT, TRANSCRIPT, conversation, is_empty, kind_of, unpack
 from .prompts import Prompts, find_prompts, looks_like_prompts
 from .row_errors import RowError, describe
@@ -142,7 +142,7 @@ class Form:
             _check_text(pair)
         if isinstance(answer, Ranking):
             prompt, *responses = pair.values()
-            pair = {"prompt": prompt, **dict(zip(LIST_COLUMNS, (responses, answer.ranks), strict=True))}
+            pair = {"prompt": prompt, **dict(zip(RANKED_COLUMNS, (responses, answer.ranks), strict=True))}
         for column in NUMBER_COLUMNS:
             if column in self.columns:
                 pair[column] = _number(row.get(column), column)
@@ -180,7 +180,8 @@ class Form:
         assert self.answers is not None
         remedy = "Remove the row: its prompt cannot be told."
         if self.is_lists:
-            sides = Ranking(self.answers.columns[0], row.get(self.answers.columns[0]) or [], []).sides()
+            found = row.get(self.answers.columns[0])
+            sides = Ranking(self.answers.columns[0], found if isinstance(found, list) else [], []).sides()
         else:
             sides = Answer(*[row.get(column) for column in self.answers.columns[:2]]).sides()
         for column, side in sides.items():

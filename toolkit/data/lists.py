@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from .answers import ITEMS, MOST_RESPONSES, NO_PREFERENCE, Answers, Row, number
 from .row_errors import RowError, describe
 
-LIST_COLUMNS = ("responses", "ranks")
+RANKED_COLUMNS = ("responses", "ranks")
 # Columns with a value of each response, the first of them that a set has
 ORDERS = {
     "ranks": "`ranks`, the lowest the best",
@@ -107,7 +107,7 @@ def pairs_of(row: Row) -> list[Row]:
     """
     if "chosen" in row:
         return [row]
-    others = {column: value for column, value in row.items() if column not in ("prompt", *LIST_COLUMNS)}
+    others = {column: value for column, value in row.items() if column not in ("prompt", *RANKED_COLUMNS)}
     ranked = list(zip(row["responses"], row["ranks"], strict=True))
     return [
         {"prompt": row["prompt"], "chosen": better, "rejected": worse, **others}

@@ -14,7 +14,7 @@ from transformers.utils.logging import get_logger
 from .files import ENDINGS, FETCH, builder, is_saved, stream_rows, text_lines
 from .formats import FLOAT, keep_normalized, normalize_pairs, normalize_prompts
 from .forms import NUMBER_COLUMNS, TEXT_COLUMNS
-from .lists import LIST_COLUMNS
+from .lists import RANKED_COLUMNS
 from .row_errors import RowError, describe
 
 logger = get_logger(__name__)
@@ -164,7 +164,7 @@ def _refuse_odd_row(path: str) -> None:
 
 def _concatenate(tables: list[tuple[str, Dataset]]) -> Dataset:
     first_name, first = tables[0]
-    of_lists = LIST_COLUMNS if {"prompt", *LIST_COLUMNS} <= set(first.column_names) else ()
+    of_lists = RANKED_COLUMNS if {"prompt", *RANKED_COLUMNS} <= set(first.column_names) else ()
     for name, table in tables[1:]:
         for column in TEXT_COLUMNS + NUMBER_COLUMNS + of_lists:
             found = [first.features.get(column), table.features.get(column)]

@@ -136,11 +136,8 @@ def save_pair_examples(trainer: Any, predictions: Iterable[Any], each: int = 3) 
     """
     if not trainer.is_world_process_zero():
         return
-    lists = "chosen" not in trainer.eval_dataset[0]
-    scored, scales = (
-        ListScores(*predictions) if lists else PairScores(*predictions),
-        trainer.reward_model.settings.scales,
-    )
+    lists, scales = "chosen" not in trainer.eval_dataset[0], trainer.reward_model.settings.scales
+    scored = ListScores(*predictions) if lists else PairScores(*predictions)
     if isinstance(scored, ListScores):  # the best first: what it has above the last
         last = (scored.ranks >= 0).sum(1) - 1
         gaps = scored.scores[:, 0] - scored.scores[np.arange(len(last)), last]
