@@ -171,12 +171,15 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
     "transformers.TrainerCallback": {
         "on_train_begin": (
             "(self, args, state, control, **kwargs)",
-            "training/run_record: examples of an earlier run",
+            "training/run_record: examples of an earlier run; policy/before_after: answers before",
         ),
         "on_evaluate": ("(self, args, state, control, **kwargs)", "training/signals: saves after an evaluation"),
         "on_save": ("(self, args, state, control, **kwargs)", "training/signals: ends the run after a save"),
         "on_log": ("(self, args, state, control, **kwargs)", "training/run_record: writes examples"),
-        "on_train_end": ("(self, args, state, control, **kwargs)", "reward/warmup: ends the warm-up"),
+        "on_train_end": (
+            "(self, args, state, control, **kwargs)",
+            "reward/warmup: ends the warm-up; policy/before_after",
+        ),
         "on_step_begin": ("(self, args, state, control, **kwargs)", "benchmarks: rounds; reward/warmup: goes on"),
         "on_step_end": ("(self, args, state, control, **kwargs)", "benchmarks: rounds; study: the gold curve"),
         "on_pre_optimizer_step": ("(self, args, state, control, **kwargs)", "study: gradients"),
@@ -198,7 +201,7 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
     "transformers.trainer_utils": {
         "PREFIX_CHECKPOINT_DIR": (
             "value",
-            "training/manifests, training/checkpoints, pages/run_page: names of checkpoints",
+            "training/manifests, training/checkpoints, pages/run_files: names of checkpoints",
         ),
         "set_seed": ("takes seed", "study: a new head"),
         "EvalLoopOutput": ("class", "reward/trainer: what an evaluation returns"),

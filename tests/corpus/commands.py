@@ -160,7 +160,7 @@ WORDS = [
         "Give `--tokenizer`",
     ),
     said("verify of what is not there", ["verify", "./absent"], "There is no folder './absent'", "Give that of a"),
-    said("two folders to report", ["report", "a", "b"], "`b` belongs to no option", "leave it out"),
+    said("one folder twice to report", ["report", "a", "a"], "A run is given twice: a, a", "Give each run once"),
 ]
 
 

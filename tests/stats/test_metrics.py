@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.stats.intervals import wilson_interval
+from toolkit.stats.intervals import difference_of_shares, wilson_interval
 from toolkit.stats.metrics import (
     PairScores,
     correlation,
@@ -242,3 +242,16 @@ def test_the_interval_of_clustered_pairs_is_wilsons_of_their_effective_count():
     assert (found.value, found.pairs) == (0.5, 40)
     assert found[1:3] == wilson_interval(trials / 2, trials)[1:]
     assert pair_accuracy(chosen, rejected, clusters=torch.arange(40)) == pair_accuracy(chosen, rejected)
+
+
+@pytest.mark.parametrize(
+    ("shares", "low", "high"),
+    [((56, 70, 48, 80), 0.0524, 0.3339), ((9, 10, 3, 10), 0.1705, 0.8090), ((10, 10, 0, 20), 0.6791, 1.0)],
+)
+def test_difference_of_shares_is_newcombes(shares, low, high):
+    # Three rows of Table II of Newcombe (1998), method 10
+    found = difference_of_shares(*shares)
+    assert found.value == pytest.approx(shares[0] / shares[1] - shares[2] / shares[3])
+    assert (round(found.low, 4), round(found.high, 4)) == (low, high)
+    back = difference_of_shares(*shares[2:], *shares[:2])
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low))

@@ -76,7 +76,7 @@ def read_words(words: list[str]) -> argparse.Namespace:
     add_explain(add("explain", help="show what every token and segment adds to a response's score"))
     add_export(add("export", help="write a reward model merged, for stock classes, or for pooling engines"))
     add_plan(add("plan", help="say what memory, tokens and hours a run needs, without any weights"))
-    add_report(add("report", help="write a page with the figures, plots and settings of a training run or a study"))
+    add_report(add("report", help="write a page on a training run, several of them, a closed loop or a study"))
     add_serve(add("serve", help="serve a reward model to other processes"))
     add_verify(add("verify", help="say whether a saved reward model is, byte by byte, what was saved"))
     args, rest = parser.parse_known_args(words[:1] if words[:1] and words[0] in JOBS else words)

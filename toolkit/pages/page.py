@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 import matplotlib
 import torch
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -33,7 +33,7 @@ _HELD_OUT = "held-out prompts"
 _SIZE = (5.2, 3.3)  # inches; small, so that letters can be read where a telephone shows the picture
 # What turns the order of the text around it, so that it reads as what it is not; and halves of characters, which no
 # file can hold.
-_UNSHOWN = re.compile("[\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSHOWN = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # Nothing in a drawing but the drawing, so that the same figure gives the same page.
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
@@ -92,7 +92,14 @@ class Settings(NamedTuple):
     unfolded: bool = False
 
 
-Block = Paragraph | Table | Picture | Examples | Settings
+class Verdicts(NamedTuple):
+    """What follows from the figures: of each an outcome, a sentence, and the heading of the section that shows it, or
+    nothing."""
+
+    rows: Sequence[tuple[Literal["good", "bad", "open"], str, str]]
+
+
+Block = Paragraph | Table | Picture | Examples | Settings | Verdicts
 
 
 class Section(NamedTuple):
@@ -160,14 +167,21 @@ def render_page(page: Page) -> str:
     groups = [_groups(section) for section in page.sections]
     images = {picture.name: _drawing(picture.image) for picture in _pictures(page)}
     filters = {"kind": lambda block: type(block).__name__, "shown": shown}
-    return render_template("page.html.jinja", filters, page=page, groups=groups, images=images)
+    places = {section.heading: place for place, section in enumerate(page.sections, 1)}
+    return render_template("page.html.jinja", filters, page=page, groups=groups, images=images, places=places)
 
 
 def render_template(name: str, filters: Mapping[str, Callable[..., Any]], **values: Any) -> str:
     """A template of this package as HTML: text in `values` is shown as it is, and a value that lacks is an error."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= filters
-    html = environment.from_string((_TEMPLATES / name).read_text(encoding="utf-8")).render(**values)
+    html = environment.get_template(name).render(**values)
     return _UNSHOWN.sub(lambda found: f"[U+{ord(found[0]):04X}]", html)
 
 
@@ -220,9 +234,10 @@ def curve_picture(
     unit: str,
     name: str,
     held_out: Mapping[int, Interval] | None = None,
+    kept: int | None = None,
 ) -> Picture:
     """
-    Figures by step. From ten logs on each log is a thin line, and the mean of it and those before it a thick one.
+    Figures by step. From ten points on a curve is a thin line, and the mean of each and those before it a thick one.
 
     Args:
         rows (`Sequence[Mapping[str, Any]]`):
@@ -233,18 +248,18 @@ def curve_picture(
             Key of each curve in a log, by the curve's label.
         held_out (`Mapping[int, Interval]`, *optional*):
             By step, the same figure on held-out prompts: points with bars.
+        kept (`int`, *optional*):
+            Step of the checkpoint that is kept: an upright line.
 
     Returns:
         [`Picture`]
     """
     figure, axes = picture_axes(title)
-    window = max(5, len(rows) // 20) if len(rows) >= 10 else 1
+    curves = {label: found for label, key in keys.items() if (found := _points(rows, key))}
+    longest = max(map(len, curves.values()), default=0)
+    window = max(5, longest // 20) if longest >= 10 else 1
     ends = []
-    for (label, key), other in zip(keys.items(), cycle(COLOURS), strict=False):
-        points = [(row["step"], float(row[key])) for row in rows if isinstance(row.get(key), int | float)]
-        points = [(step, value) for step, value in points if math.isfinite(value)]
-        if not points:
-            continue
+    for (label, points), other in zip(curves.items(), cycle(COLOURS), strict=False):
         steps, values = zip(*points, strict=True)
         colour, line = COLOUR_OF.get(label, other), "--" if label == "longer wins" else "-"
         if window == 1:
@@ -260,8 +275,12 @@ def curve_picture(
         axes.errorbar(list(held_out), means, bars, fmt="o", capsize=4, color=COLOURS[1], label=_HELD_OUT)
         ends.append(_from_to(_HELD_OUT, means[0], means[-1]))
         caption += f" Bars: {_HELD_OUT}, with 95% intervals."
+    if kept is not None:
+        axes.axvline(kept, color="black", linewidth=0.9, linestyle=":")
+        ends.append(f"the checkpoint that was kept is of step {kept:,}")
+        caption += f" Dotted: step {kept:,}, whose checkpoint was kept."
     axes.set(xlabel="step", ylabel=unit)
-    if len(ends) > 1:
+    if len(axes.get_legend_handles_labels()[1]) > 1:
         axes.legend(frameon=False, fontsize=9)
     return Picture(figure, name, f"{title} by step: {', '.join(ends)}.", caption)
 
@@ -310,6 +329,12 @@ def interval_picture(
         f"{label} {number(i.value)} ({number(i.low)} to {number(i.high)})" for label, i in named.items()
     )
     return Picture(figure, name, f"{title}, {unit}: {values}.", caption)
+
+
+def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    """Steps and values of a figure by rising step, without what is absent or no finite number."""
+    found = [(row["step"], float(row[key])) for row in rows if isinstance(row.get(key), int | float)]
+    return sorted(((step, value) for step, value in found if math.isfinite(value)), key=lambda point: point[0])
 
 
 def _from_to(label: str, first: float, last: float) -> str:

@@ -1,5 +1,6 @@
-"""What a run leaves behind beside its model: how it was started, and examples."""
+"""What a run leaves behind beside its model: how it was started, held-out scores, and examples."""
 
+import hashlib
 import json
 import os
 import platform
@@ -16,13 +17,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from transformers import TrainerCallback
 
+from ..data.lists import RANKED_COLUMNS, pairs_of
 from ..stats.metrics import PairScores
-from ..stats.rankings import ListScores
+from ..stats.rankings import ListScores, pairs_of_lists
 
 RUN_NAME = "run.json"
 EXAMPLES_NAME = "examples.json"
+HELD_OUT_NAME = "held_out.json"
+BEFORE_AFTER_NAME = "before_after.json"
+_GROUPS = ("task", "subset")  # columns by which held-out pairs are looked at apart
 PACKAGES = ("prefscale", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 # Options by these names are left out of what is written, and so is what looks like a secret inside other text.
 _SECRET_NAME = re.compile(r"(token|api_key|password|secret)$")
@@ -124,7 +130,8 @@ def _without_secrets(words: list[str], *arguments: Any) -> list[str]:
 
 def save_pair_examples(trainer: Any, predictions: Iterable[Any], each: int = 3) -> None:
     """
-    Write a few held-out pairs or lists into `examples.json` of a run's folder: those most clearly right and wrong.
+    Write held-out pairs, those of lists included, into a run's folder: a few into `examples.json`, those ranked most clearly right and wrong,
+    and scores, lengths and losses of all into `held_out.json`, which holds a list for each column.
 
     Args:
         trainer ([`MultiScaleRewardTrainer`]):
@@ -136,45 +143,64 @@ def save_pair_examples(trainer: Any, predictions: Iterable[Any], each: int = 3) 
     """
     if not trainer.is_world_process_zero():
         return
-    lists, scales = "chosen" not in trainer.eval_dataset[0], trainer.reward_model.settings.scales
-    scored = ListScores(*predictions) if lists else PairScores(*predictions)
-    if isinstance(scored, ListScores):  # the best first: what it has above the last
-        last = (scored.ranks >= 0).sum(1) - 1
-        gaps = scored.scores[:, 0] - scored.scores[np.arange(len(last)), last]
+    rows, scales = trainer.eval_dataset, trainer.reward_model.settings.scales
+    if "chosen" in rows.column_names:
+        pairs = PairScores(*predictions)
     else:
-        gaps = scored.chosen - scored.rejected
+        rows, pairs = _pairs_of_lists(rows, ListScores(*map(torch.as_tensor, predictions)))
+    gaps = pairs.chosen - pairs.rejected
     order = np.argsort(gaps, kind="stable")
     right, wrong = order[gaps[order] > 0][::-1][:each], order[gaps[order] < 0][:each]
     examples = []
     for title, places in (("ranked right", right), ("ranked wrong", wrong)):
         for i in map(int, places):
-            row = trainer.eval_dataset[i]
+            row = rows[i]
+            sides = (("chosen", pairs.chosen, pairs.scale_chosen), ("rejected", pairs.rejected, pairs.scale_rejected))
             responses = [
                 {
-                    "label": label,
-                    "text": _as_text(text),
-                    "numbers": {"mix": float(mix), **dict(zip(scales, map(float, by_scale), strict=True))},
+                    "label": side,
+                    "text": as_text(row[side]),
+                    "numbers": {"mix": float(mix[i]), **dict(zip(scales, map(float, by_scale[i]), strict=True))},
                 }
-                for label, text, mix, by_scale in _sides(row, scored, i)
+                for side, mix, by_scale in sides
             ]
             examples.append(
                 {
-                    "title": f"{'List' if lists else 'Pair'} {i + 1}, {title} by {abs(gaps[i]):.2f} nats",
-                    "prompt": _as_text(row["prompt"]),
+                    "title": f"Pair {i + 1}, {title} by {abs(gaps[i]):.2f} nats",
+                    "prompt": as_text(row["prompt"]),
                     "responses": responses,
                 }
             )
     write_json(Path(trainer.args.output_dir, EXAMPLES_NAME), examples)
+    write_json(Path(trainer.args.output_dir, HELD_OUT_NAME), _held_out_columns(rows, pairs, scales), None)
 
 
-def _sides(row: dict[str, Any], scored: Any, i: int) -> list[tuple[str, Any, Any, Any]]:
-    """Name, text, mixed score and scores by scale of every response of a row."""
-    if not isinstance(scored, ListScores):
-        sides = (("chosen", scored.chosen, scored.scale_chosen), ("rejected", scored.rejected, scored.scale_rejected))
-        return [(side, row[side], mix[i], by_scale[i]) for side, mix, by_scale in sides]
-    ranked = sorted(zip(row["ranks"], row["responses"], strict=True), key=lambda each: each[0])
-    names = [(f"rank {rank + 1}", text) for rank, text in ranked]
-    return [(*name, *of) for name, *of in zip(names, scored.scores[i], scored.scale_scores[i], strict=False)]
+def _pairs_of_lists(dataset: Any, lists: ListScores) -> tuple[Any, PairScores]:
+    """Every two responses of different rank, and their scores, which lists have with the best response first."""
+    known = [column for column in ("prompt", *RANKED_COLUMNS, *_GROUPS) if column in dataset.column_names]
+    rows = []
+    for row in dataset.select_columns(known):
+        order = sorted(range(len(row["ranks"])), key=row["ranks"].__getitem__)
+        rows += pairs_of(row | {name: [row[name][place] for place in order] for name in RANKED_COLUMNS})
+    return Dataset.from_list(rows), PairScores(*(column.numpy() for column in pairs_of_lists(lists)))
+
+
+def _held_out_columns(dataset: Any, pairs: PairScores, scales: list[str]) -> dict[str, list[Any]]:
+    columns = {"chosen": pairs.chosen, "rejected": pairs.rejected}
+    for i, scale in enumerate(scales):
+        columns |= {f"chosen/{scale}": pairs.scale_chosen[:, i], f"rejected/{scale}": pairs.scale_rejected[:, i]}
+    columns |= {name: getattr(pairs, name) for name in ("chosen_length", "rejected_length", "loss")}
+    texts = dataset.select_columns(["prompt", "chosen", "rejected"])
+    groups = {name: list(map(str, dataset[name])) for name in _GROUPS if name in dataset.column_names}
+    # As short as they can be written and still be read back to the last bit
+    numbers = {name: [float(str(value)) for value in np.asarray(column)] for name, column in columns.items()}
+    prompts, rows = [_key(row["prompt"]) for row in texts], [_key(list(row.values())) for row in texts]
+    return {"row": rows, "prompt": prompts, **groups, **numbers}
+
+
+def _key(content: Any) -> str:
+    """What a pair or a prompt is known by in any run: a hash of its texts."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class CompletionExamples(TrainerCallback):
@@ -211,7 +237,7 @@ class CompletionExamples(TrainerCallback):
         columns = {**texts["rewards"], "advantage of the first token": texts["advantages"]}
         found: dict[str, dict[str, Any]] = {}
         for i, (prompt, completion) in enumerate(zip(texts["prompt"], texts["completion"], strict=True)):
-            prompt = _as_text(prompt)
+            prompt = as_text(prompt)
             if prompt not in found and len(found) == self._prompts:
                 break
             example = found.setdefault(
@@ -219,12 +245,12 @@ class CompletionExamples(TrainerCallback):
             )
             numbers = {name: column[i] for name, column in columns.items()}
             label = f"response {len(example['responses']) + 1}"
-            example["responses"].append({"label": label, "text": _as_text(completion), "numbers": numbers})
+            example["responses"].append({"label": label, "text": as_text(completion), "numbers": numbers})
         return list(found.values())
 
 
-def _as_text(value: Any) -> str:
-    """A text, or messages: one alone as its content, more with who speaks."""
+def as_text(value: Any) -> str:
+    """Text of a prompt or response in either form; of messages one alone as its content, more with who speaks."""
     if isinstance(value, str):
         return value
     if len(value) == 1:
