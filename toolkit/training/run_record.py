@@ -130,8 +130,9 @@ def _without_secrets(words: list[str], *arguments: Any) -> list[str]:
 
 def save_pair_examples(trainer: Any, predictions: Iterable[Any], each: int = 3) -> None:
     """
-    Write held-out pairs, those of lists included, into a run's folder: a few into `examples.json`, those ranked most clearly right and wrong,
-    and scores, lengths and losses of all into `held_out.json`, which holds a list for each column.
+    Write held-out pairs, those of lists included, into a run's folder: a few into `examples.json`, those ranked most
+    clearly right and wrong, and scores, lengths and losses of all into `held_out.json`, which holds a list for each
+    column.
 
     Args:
         trainer ([`MultiScaleRewardTrainer`]):
@@ -182,7 +183,8 @@ def _pairs_of_lists(dataset: Any, lists: ListScores) -> tuple[Any, PairScores]:
     for row in dataset.select_columns(known):
         order = sorted(range(len(row["ranks"])), key=row["ranks"].__getitem__)
         rows += pairs_of(row | {name: [row[name][place] for place in order] for name in RANKED_COLUMNS})
-    return Dataset.from_list(rows), PairScores(*(column.numpy() for column in pairs_of_lists(lists)))
+    found: list[Any] = [column.numpy() for column in pairs_of_lists(lists)]
+    return Dataset.from_list(rows), PairScores(*found)
 
 
 def _held_out_columns(dataset: Any, pairs: PairScores, scales: list[str]) -> dict[str, list[Any]]:
