@@ -128,6 +128,11 @@ def has_lists(dataset: Any) -> bool:
     return "response_ranks" in dataset.column_names
 
 
+def longest_list(dataset: Any) -> int:
+    """Responses of the longest list of a tokenized data set, or of a pair."""
+    return max(map(len, dataset["response_ranks"])) if has_lists(dataset) else len(SIDES)
+
+
 class EpochLengthGroupedSampler(LengthGroupedSampler):
     """
     Transformers' sampler for rows of like length, with its batches in random order, which seed and epoch decide.

@@ -13,11 +13,12 @@ from peft import PeftConfig, PeftModel, TaskType
 from torch import nn
 from transformers import TrainingArguments, set_seed
 
-from ..data.batches import SIDES
+from ..data.batches import SIDES, has_lists
 from ..data.packing import why_not_shared
 from .config import MultiScaleRewardConfig
 from .head import MultiScaleSettings
 from .loading import AutoModelForMultiScaleReward, generation_stops
+from .losses import strength_weights
 from .model import check_adapter
 
 logger = get_logger(__name__)
@@ -50,12 +51,22 @@ def check_size(pairs: Any, args: TrainingArguments) -> None:
 
 def check_lists(dataset: Any, args: MultiScaleRewardConfig) -> None:
     """Refuse what is known of pairs in rows of their own alone, where the training data are others."""
-    lists = "response_ranks" in dataset.column_names
+    lists = has_lists(dataset)
     if args.learning_rates is not None and "response_ids" in dataset.column_names:
         found = "ranked lists. Set" if lists else "in rows by their prompts. Leave `group_by_prompt` out, or set"
         raise ValueError(f"`learning_rates` are compared on pairs, and the training data are {found} `learning_rate`.")
     if args.group_by_prompt and lists:
         raise ValueError("`group_by_prompt` is for pairs, and the training data are ranked lists. Leave it out.")
+
+
+def weigh_by_strength(dataset: Any, name: str) -> Any:
+    """Give tokenized pairs or lists a column `weight` from their column `strength`, or say that they have none."""
+    if "strength" in dataset.column_names:
+        weights = strength_weights(torch.tensor(dataset["strength"][:], dtype=torch.float64))
+        return dataset.add_column("weight", weights.tolist())
+    what = "lists" if has_lists(dataset) else "pairs"
+    logger.warning(f"Data set '{name}' has no column 'strength': all its {what} weigh the same.")
+    return dataset
 
 
 def check_tokenizer(tokenizer: Any, pairs: Any, args: MultiScaleRewardConfig) -> None:

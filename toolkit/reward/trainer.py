@@ -15,7 +15,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from trl import RewardTrainer
 
-from ..data.batches import BESIDE_THE_ROWS, SIDES, MultiScaleCollator, has_lists, longest_first, train_sampler
+from ..data.batches import (
+    BESIDE_THE_ROWS,
+    SIDES,
+    MultiScaleCollator,
+    has_lists,
+    longest_first,
+    longest_list,
+    train_sampler,
+)
 from ..data.markers import response_marker_ids
 from ..data.positions import group_rows
 from ..data.preparation import group_by_prompt, tokenize_pairs
@@ -31,7 +39,7 @@ from .cards import reward_card
 from .comparisons import reach_at, score_lists
 from .config import MultiScaleRewardConfig
 from .loading import load_tokenizer
-from .losses import score_pairs, strength_weights
+from .losses import score_pairs
 from .model import base_reward_model
 from .record import RECORD_NAME, add_tokenizer, write_record
 from .setup import (
@@ -49,6 +57,7 @@ from .setup import (
     say_where_padding_is_eos,
     settle_dtypes,
     shares_prompts,
+    weigh_by_strength,
 )
 from .states import frozen_states
 from .warmup import CoarseWarmup
@@ -131,21 +140,18 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
             pad_token_id=tokenizer.pad_token_id,
             pad_to_multiple_of=args.pad_to_multiple_of,  # type: ignore[arg-type]
             shared_prompts=self.shared_prompts,
+            longest=longest_list(self.train_dataset),
         )
         say_where_padding_is_eos(tokenizer)
         check_size(self.train_dataset, args)
-        check_lists(self.train_dataset, args)
-        if has_lists(self.train_dataset):
-            self.data_collator.longest = max(map(len, self.train_dataset["response_ranks"]))  # type: ignore[index]
         if args.freeze_decoder:
             self.data_collator.table = frozen_states(self)
         self.add_callback(CoarseWarmup(args.coarse_warmup))
         show_progress(self)
         self._train_scores: list[Scores] = []  # since the last log
-        # Some batches have more pairs than others where tokens are counted or prompts have several; a step still
-        # weighs all its pairs alike.
-        self._uneven_batches = bool(args.max_tokens_per_batch) or args.train_sampling_strategy == "batch_rebalance"
-        self._uneven_batches |= args.group_by_prompt
+        # Of unlike numbers of pairs where tokens are counted or prompts have several; a step weighs all pairs alike.
+        by_length = bool(args.max_tokens_per_batch) or args.train_sampling_strategy == "batch_rebalance"
+        self._uneven_batches = by_length or args.group_by_prompt
         self.loss_is_scaled_for_ga = True if self._uneven_batches else None  # type: ignore[assignment]
 
     def _settle_layout(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -176,16 +182,14 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
                 length_column_name=args.length_column_name,
                 num_proc=args.dataset_num_proc,
             )
-        if dataset is given:  # prepared before
-            return _grouped(dataset, dataset_name, args)
-        check_places(dataset, dataset_name, self.reward_model)
-        if args.weight_by_strength and "strength" in dataset.column_names:
-            weights = strength_weights(torch.tensor(dataset["strength"][:], dtype=torch.float64))
-            dataset = dataset.add_column("weight", weights.tolist())
-        elif args.weight_by_strength:
-            what = "lists" if has_lists(dataset) else "pairs"
-            logger.warning(f"Data set '{dataset_name}' has no column 'strength': all its {what} weigh the same.")
-        return _grouped(dataset, dataset_name, args)
+        if dataset is not given:  # else prepared before
+            check_places(dataset, dataset_name, self.reward_model)
+            dataset = weigh_by_strength(dataset, dataset_name) if args.weight_by_strength else dataset
+        if args.group_by_prompt and dataset_name == "train" and "chosen_ids" in dataset.column_names:
+            dataset = group_by_prompt(dataset, dataset_name, args.length_column_name)
+        if dataset_name == "train":
+            check_lists(dataset, args)
+        return dataset
 
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
@@ -385,12 +389,6 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
     def _save_adapter_settings(self, folder: str) -> None:
         if isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
             save_adapter_settings(self.reward_model.settings, folder)
-
-
-def _grouped(dataset: Dataset, name: str, args: MultiScaleRewardConfig) -> Dataset:
-    if args.group_by_prompt and name == "train" and "chosen_ids" in dataset.column_names:
-        return group_by_prompt(dataset, name, args.length_column_name)
-    return dataset
 
 
 def _detached(scores: Scores) -> Scores:
