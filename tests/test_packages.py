@@ -36,6 +36,7 @@ ONLY_TORCH = [
     "planning/memory",
     "policy/losses",
     "policy/returns",
+    "reward/comparisons",
     "reward/contributions",
     "reward/losses",
     "reward/scales",
@@ -46,6 +47,7 @@ ONLY_TORCH = [
     "stats/intervals",
     "stats/length_control",
     "stats/metrics",
+    "stats/rankings",
     "stats/resampling",
 ]
 
