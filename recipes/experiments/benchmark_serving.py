@@ -25,7 +25,7 @@ from toolkit.training.options import help_from_docstring
 @dataclass
 class ServingBenchmarkArguments:
     """
-    Arguments of this benchmark.
+    A server's turn and a process's.
 
     Args:
         reward_model (`str`):
@@ -33,20 +33,17 @@ class ServingBenchmarkArguments:
         dataset_name (`str`):
             Pairs whose responses are scored.
         clients (`int`, *optional*, defaults to `32`):
-            Threads that ask the server, each again when it has its answer.
+            Threads that ask, each again when it has its answer.
         rows (`int`, *optional*, defaults to `4`):
             Responses of a request.
-        batch_size (`int`, *optional*, defaults to `16`):
-            Rows of a forward pass.
         seconds (`float`, *optional*, defaults to `60`):
-            Time of the server's turn; the process alone has half of it before and half after.
+            Time of the server's turn; the process alone has half of it before, half after.
     """
 
-    reward_model: str = "runs/reward"
-    dataset_name: str = "pairs.jsonl"
+    reward_model: str
+    dataset_name: str
     clients: int = 32
     rows: int = 4
-    batch_size: int = 16
     seconds: float = 60.0
 
 
@@ -80,24 +77,23 @@ def served(url: str, rows: list, args: ServingBenchmarkArguments) -> tuple[float
 
 
 def main(args: ServingBenchmarkArguments) -> None:
-    reward, pairs = RewardFunction(args.reward_model, batch_size=args.batch_size), load_pairs(args.dataset_name)
+    reward, pairs = RewardFunction(args.reward_model), load_pairs(args.dataset_name)
     rows = [reward.encode(pair["prompt"], pair[side]) for pair in pairs for side in ("chosen", "rejected")]
     with socket.create_server(("127.0.0.1", 0)) as free:
-        url, port = f"http://127.0.0.1:{free.getsockname()[1]}", str(free.getsockname()[1])
-    command = [sys.executable, "-c", "from toolkit.cli.main import main; main()", "serve", args.reward_model]
-    server = subprocess.Popen([*command, "--port", port, "--batch-size", str(args.batch_size)])
+        port = str(free.getsockname()[1])
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-c", "from toolkit.cli.main import main; main()", "serve"]
+    server = subprocess.Popen([*command, args.reward_model, "--port", port])
     try:
         RemoteRewardFunction(url)  # which waits for it
-        rates = [alone(reward, rows, args.clients * args.rows, args.seconds / 2)]
-        rate, took = served(url, rows, args)
-        rates.append(alone(reward, rows, args.clients * args.rows, args.seconds / 2))
+        turn = (reward, rows, args.clients * args.rows, args.seconds / 2)
+        before, (rate, took), after = alone(*turn), served(url, rows, args), alone(*turn)
     finally:
         server.terminate()
         server.wait()
-    p50, p99 = (f"{took.quantile(q):.2f}" for q in (0.5, 0.99))
+    found = (before, after, rate, 2 * rate / (before + after), took.quantile(0.5), took.quantile(0.99), len(took))
     header = ("alone, before", "alone, after", "served", "served / alone", "p50, s", "p99, s", "requests")
-    shown = [f"{x:.1f}" for x in (*rates, rate)] + [f"{2 * rate / sum(rates):.2f}"]
-    print_table("Responses a second", header, [(*shown, p50, p99, f"{len(took):,}")])
+    print_table("Responses a second", header, [tuple(f"{number:.4g}" for number in found)])
 
 
 if __name__ == "__main__":
