@@ -55,15 +55,15 @@ def alone(reward: RewardFunction, rows: list, size: int, seconds: float) -> floa
     return scored / (time.perf_counter() - begin)
 
 
-def served(url: str, rows: list, args: ServingBenchmarkArguments) -> tuple[float, torch.Tensor]:
+def served(remotes: list, rows: list, args: ServingBenchmarkArguments) -> tuple[float, torch.Tensor]:
     """Rows a second of all clients together, and the seconds of each request."""
     stop = Event()
 
     def ask(client: int) -> list[float]:
-        remote, source, took = RemoteRewardFunction(url), cycle(rows[client:] + rows[:client]), []
+        source, took = cycle(rows[client:] + rows[:client]), []
         while not stop.is_set():
             begin = time.perf_counter()
-            remote.score_encoded(list(islice(source, args.rows)))
+            remotes[client].score_encoded(list(islice(source, args.rows)))
             took.append(time.perf_counter() - begin)
         return took
 
@@ -85,9 +85,9 @@ def main(args: ServingBenchmarkArguments) -> None:
     command = [sys.executable, "-c", "from toolkit.cli.main import main; main()", "serve"]
     server = subprocess.Popen([*command, args.reward_model, "--port", port])
     try:
-        RemoteRewardFunction(url)  # which waits for it
+        remotes = [RemoteRewardFunction(url, None, reward.processing_class) for _ in range(args.clients)]
         turn = (reward, rows, args.clients * args.rows, args.seconds / 2)
-        before, (rate, took), after = alone(*turn), served(url, rows, args), alone(*turn)
+        before, (rate, took), after = alone(*turn), served(remotes, rows, args), alone(*turn)
     finally:
         server.terminate()
         server.wait()
