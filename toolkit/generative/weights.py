@@ -1,0 +1,161 @@
+r"""What a judge's thoughts and answers weigh in the gradient of a loss of preferences.
+
+A judge draws a thought $o \sim \pi(\cdot \mid x, y)$ about a response $y$ and then gives the good answer with
+probability $\omega(o)$. The response's utility is $u = \log p$ with $p = E_o[\omega(o)]$: of Bradley-Terry, in nats.
+For any loss $L$ of the utilities of the responses to a prompt
+
+$$ \nabla L = \sum_y L_y\, E_o\left[\frac{\omega(o)}{p_y}
+   \big(\nabla \log \pi(o) + \nabla \log \omega(o)\big)\right], \qquad L_y = \frac{\partial L}{\partial u_y}, $$
+
+which for a pair is Dual-Weighted Reinforcement Learning (https://huggingface.co/papers/2510.15242): $-L_y$ is the
+pair's misalignment weight, $\omega / p$ the thought's conditional preference score. docs/judge.md derives it.
+
+Shapes: `P` prompts, `K` responses to each (2 of a pair, the preferred one first), `N` thoughts about each response.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..policy.returns import leave_one_out_baseline
+
+Loss = Callable[[Tensor], Tensor]  # from utilities (P, K) to losses (P,)
+
+
+class ThoughtWeights(NamedTuple):
+    """Advantages: `-sum(thoughts * log pi + answers * log omega)` has the gradient of the loss, summed over prompts."""
+
+    thoughts: Tensor  # (P, K, N)
+    answers: Tensor  # (P, K, N)
+
+
+def utilities(log_answers: Tensor) -> Tensor:
+    r"""
+    Utility of each response, $\hat u = \log \frac1N \sum_i \omega_i$.
+
+    Args:
+        log_answers (`torch.Tensor` of shape `(P, K, N)`, float):
+            $\log \omega$ of each thought, in nats.
+
+    Returns:
+        `torch.Tensor` of shape `(P, K)`: In nats, at most 0.
+    """
+    return log_answers.logsumexp(-1) - math.log(log_answers.size(-1))
+
+
+def slopes(loss: Loss, values: Tensor) -> Tensor:
+    """
+    Derivative of each prompt's loss by the utilities of its responses.
+
+    Args:
+        loss (`Callable`):
+            From utilities `(P, K)` to losses `(P,)`, of which each depends on its own prompt alone.
+        values (`torch.Tensor` of shape `(P, K)`, float):
+            Utilities.
+
+    Returns:
+        `torch.Tensor` of shape `(P, K)`.
+    """
+    with torch.enable_grad():
+        values = values.detach().requires_grad_()
+        return torch.autograd.grad(loss(values).sum(), values)[0]
+
+
+def likelihood_weights(log_answers: Tensor, loss: Loss) -> ThoughtWeights:
+    r"""
+    Weights from all thoughts at once: $a_i = -L_y(\hat u)\, \omega_i / \sum_j \omega_j$ for answers, and for thoughts
+    the same less the mean of the response's other ones.
+
+    Those of the answers are $-\partial L(\hat u) / \partial \log \omega_i$: with the thoughts held fixed, ordinary
+    backpropagation. As $\omega_i$ stands in the numerator and in $\hat u$, the expected gradient is off by a share
+    that falls as 1 / N.
+
+    Args:
+        log_answers (`torch.Tensor` of shape `(P, K, N)`, float):
+            $\log \omega$ of each thought, in nats.
+        loss (`Callable`):
+            From utilities `(P, K)` to losses `(P,)`.
+
+    Returns:
+        [`ThoughtWeights`]: Those of thoughts are 0 where there is one alone, which has no other to be compared with.
+    """
+    log_answers = log_answers.detach()
+    answers = -slopes(loss, utilities(log_answers))[..., None] * log_answers.softmax(-1)
+    return ThoughtWeights(_less_the_others(answers), answers)
+
+
+def crossed_weights(log_answers: Tensor, loss: Loss) -> ThoughtWeights:
+    r"""
+    Weights in which a thought meets only what does not depend on it.
+
+    $$ a_i = -\frac{L_y(\hat u_{-i})}{N \hat p_{-i}}\, \omega_i \quad \text{and for its thought} \quad
+       -\frac{L_y(\hat u_{-i})}{N \hat p_{-i}}\, (\omega_i - \hat p_{-i}), $$
+
+    with $\hat p_{-i}$ the mean of the response's other thoughts, also in its utility. The factor is independent of
+    the thought, so that the expected gradient of each response is parallel to the true one, whatever N; its length is
+    not the same, and with few thoughts it varies more.
+
+    Args:
+        log_answers (`torch.Tensor` of shape `(P, K, N)`, float):
+            $\log \omega$ of each thought, in nats; `N` at least 2.
+        loss (`Callable`):
+            From utilities `(P, K)` to losses `(P,)`.
+
+    Returns:
+        [`ThoughtWeights`]
+
+    Raises:
+        `ValueError`: If a response has one thought alone.
+    """
+    log_answers = log_answers.detach()
+    count = log_answers.size(-1)
+    if count < 2:
+        raise ValueError("Crossed weights compare a thought with others. Give at least 2 thoughts a response.")
+    whole, factors, others = utilities(log_answers), torch.empty_like(log_answers), torch.empty_like(log_answers)
+    for side in range(log_answers.size(1)):
+        for i in range(count):
+            rest = torch.cat([log_answers[:, side, :i], log_answers[:, side, i + 1 :]], dim=1)
+            known = whole.clone()
+            known[:, side] = others[:, side, i] = utilities(rest)
+            factors[:, side, i] = -slopes(loss, known)[:, side] / count
+    answers = factors * (log_answers - others).exp()
+    return ThoughtWeights(answers - factors, answers)
+
+
+def verdict_weights(log_answers: Tensor, compare: bool, generator: torch.Generator) -> ThoughtWeights:
+    r"""
+    Weights of the baseline that people know: verdicts are drawn, right ones rewarded, and rewards normalised in a
+    group, as GRPO has it (https://huggingface.co/papers/2402.03300). No gradient of the likelihood.
+
+    A verdict is the good answer with probability $\omega$, and the other one else.
+
+    Args:
+        log_answers (`torch.Tensor` of shape `(P, K, N)`, float):
+            $\log \omega$ of each thought, in nats.
+        compare (`bool`):
+            Whether the i-th verdicts on both responses of a pair are one comparison, worth 1 where the preferred one
+            alone is called good, 0 where the other one is, and else a half. Otherwise a good answer is worth 1.
+        generator (`torch.Generator`):
+            Source of chance, on the CPU.
+
+    Returns:
+        [`ThoughtWeights`]
+    """
+    log_answers = log_answers.detach()
+    good = (torch.rand(log_answers.shape, generator=generator).to(log_answers) < log_answers.exp()).to(log_answers)
+    rewards = ((1 + good[:, :1] - good[:, 1:]) / 2).expand_as(good) if compare else good
+    spread = rewards.std(-1, keepdim=True) + 1e-4  # as TRL has it
+    advantages = (rewards - rewards.mean(-1, keepdim=True)) / spread / log_answers.size(-1)
+    # What log(1 - omega), of the other answer, changes by where log omega changes by 1
+    other = -log_answers.exp() / (-torch.expm1(log_answers)).clamp(min=1e-6)
+    return ThoughtWeights(advantages, advantages * torch.where(good > 0, 1.0, other))
+
+
+def _less_the_others(values: Tensor) -> Tensor:
+    count = values.size(-1)
+    if count == 1:
+        return torch.zeros_like(values)
+    return values - leave_one_out_baseline(values.flatten(), count).view_as(values)
