@@ -15,7 +15,6 @@ from toolkit.generative.weights import (
     likelihood_weights,
     slopes,
     utilities,
-    verdict_weights,
 )
 from toolkit.reward.losses import pairwise_logistic_loss
 
@@ -83,7 +82,9 @@ def estimates(w: World, count: int, weigh) -> tuple[Tensor, Tensor]:
     by_pi, by_omega = (
         torch.autograd.functional.jacobian(function, w.parameters) for function in (w.log_pi, w.log_omega)
     )
-    per_thought = weights.thoughts[..., None] * by_pi[side, picked] + weights.answers[..., None] * by_omega[side, picked]
+    per_thought = (
+        weights.thoughts[..., None] * by_pi[side, picked] + weights.answers[..., None] * by_omega[side, picked]
+    )
     return -per_thought.sum(2), chance
 
 
@@ -97,9 +98,7 @@ def by_response(w: World, loss) -> Tensor:
     """The true gradient `(K, 7)`, parted by the response whose utility it moves."""
     values = (w.log_pi(w.parameters) + w.log_omega(w.parameters)).logsumexp(1)
     slope = slopes(loss, values[None])[0]
-    jacobian = torch.autograd.functional.jacobian(
-        lambda p: (w.log_pi(p) + w.log_omega(p)).logsumexp(1), w.parameters
-    )
+    jacobian = torch.autograd.functional.jacobian(lambda p: (w.log_pi(p) + w.log_omega(p)).logsumexp(1), w.parameters)
     return slope[:, None] * jacobian
 
 
@@ -160,7 +159,9 @@ def test_the_baseline_of_a_thought_has_no_expectation():
     # what leave-one-out subtracts does not depend on the thought but by the common mean: with utilities that are
     # known, nothing of the expected gradient changes
     w = world()
-    known = likelihood_weights((w.log_pi(w.parameters) + w.log_omega(w.parameters)).logsumexp(1)[None, :, None], pair_loss)
+    known = likelihood_weights(
+        (w.log_pi(w.parameters) + w.log_omega(w.parameters)).logsumexp(1)[None, :, None], pair_loss
+    )
 
     def weigh(centred: bool, log_answers: Tensor) -> ThoughtWeights:
         p = (w.log_pi(w.parameters) + w.log_omega(w.parameters)).logsumexp(1)[None, :, None]
@@ -218,24 +219,3 @@ def test_one_thought_alone_has_no_weight():
     torch.testing.assert_close(weights.answers, torch.tensor([[[1 / 7], [-1 / 7]]]))
     with pytest.raises(ValueError, match="Give at least 2 thoughts"):
         crossed_weights(log_answers, pair_loss)
-
-
-@pytest.mark.parametrize("compare", [True, False])
-def test_verdicts_climb_towards_right_ones(compare):
-    # The expected gradient of a reward that is normalised within its group points up the expected reward; with one
-    # parameter, the logit of the good answer on each side, it must push the chosen one's up, and in a comparison the
-    # rejected one's down.
-    omega = torch.tensor([0.4, 0.7], dtype=torch.float64)
-    log_answers = omega.log()[None, :, None].expand(4000, 2, 8)
-    weights = verdict_weights(log_answers, compare, torch.Generator().manual_seed(0))
-    push = (weights.answers.sum(2) * (1 - omega)).mean(0)  # d log omega / d logit = 1 - omega
-    assert push[0] > 0.1
-    assert push[1] < -0.1 if compare else push[1] > 0.1
-    torch.testing.assert_close(weights.thoughts.sum(2), torch.zeros(4000, 2, dtype=torch.float64))
-
-
-def test_a_verdict_that_is_always_right_teaches_nothing():
-    log_answers = torch.tensor([[[0.0, 0.0, 0.0], [-50.0, -50.0, -50.0]]])
-    weights = verdict_weights(log_answers, True, torch.Generator().manual_seed(0))
-    assert not weights.thoughts.any()
-    assert not weights.answers.any()

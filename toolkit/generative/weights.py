@@ -26,7 +26,7 @@ Loss = Callable[[Tensor], Tensor]  # from utilities (P, K) to losses (P,)
 
 
 class ThoughtWeights(NamedTuple):
-    """Advantages: `-sum(thoughts * log pi + answers * log omega)` has the gradient of the loss, summed over prompts."""
+    """Advantages: `-(thoughts * log pi + answers * log omega).sum()` has the gradient of the prompts' summed loss."""
 
     thoughts: Tensor  # (P, K, N)
     answers: Tensor  # (P, K, N)
@@ -44,6 +44,27 @@ def utilities(log_answers: Tensor) -> Tensor:
         `torch.Tensor` of shape `(P, K)`: In nats, at most 0.
     """
     return log_answers.logsumexp(-1) - math.log(log_answers.size(-1))
+
+
+def verdict_loss(values: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    r"""
+    Negative log-likelihood of a pairwise judge's right verdicts, averaged over the two orders of the responses.
+
+    $$ -\tfrac12 \sum_k \left[(1 - \epsilon) \log p_k + \epsilon \log(1 - p_k)\right] $$
+
+    Args:
+        values (`torch.Tensor` of shape `(P, 2)`, float):
+            $\log p_k$, the utility of the right verdict in each order, below 0.
+        label_smoothing (`float`, *optional*, defaults to `0.0`):
+            Probability that a label is wrong.
+
+    Returns:
+        `torch.Tensor` of shape `(P,)`.
+    """
+    right = values.mean(1)
+    if label_smoothing == 0:
+        return -right
+    return -(1 - label_smoothing) * right - label_smoothing * torch.log(-torch.expm1(values)).mean(1)
 
 
 def slopes(loss: Loss, values: Tensor) -> Tensor:
@@ -123,35 +144,6 @@ def crossed_weights(log_answers: Tensor, loss: Loss) -> ThoughtWeights:
             factors[:, side, i] = -slopes(loss, known)[:, side] / count
     answers = factors * (log_answers - others).exp()
     return ThoughtWeights(answers - factors, answers)
-
-
-def verdict_weights(log_answers: Tensor, compare: bool, generator: torch.Generator) -> ThoughtWeights:
-    r"""
-    Weights of the baseline that people know: verdicts are drawn, right ones rewarded, and rewards normalised in a
-    group, as GRPO has it (https://huggingface.co/papers/2402.03300). No gradient of the likelihood.
-
-    A verdict is the good answer with probability $\omega$, and the other one else.
-
-    Args:
-        log_answers (`torch.Tensor` of shape `(P, K, N)`, float):
-            $\log \omega$ of each thought, in nats.
-        compare (`bool`):
-            Whether the i-th verdicts on both responses of a pair are one comparison, worth 1 where the preferred one
-            alone is called good, 0 where the other one is, and else a half. Otherwise a good answer is worth 1.
-        generator (`torch.Generator`):
-            Source of chance, on the CPU.
-
-    Returns:
-        [`ThoughtWeights`]
-    """
-    log_answers = log_answers.detach()
-    good = (torch.rand(log_answers.shape, generator=generator).to(log_answers) < log_answers.exp()).to(log_answers)
-    rewards = ((1 + good[:, :1] - good[:, 1:]) / 2).expand_as(good) if compare else good
-    spread = rewards.std(-1, keepdim=True) + 1e-4  # as TRL has it
-    advantages = (rewards - rewards.mean(-1, keepdim=True)) / spread / log_answers.size(-1)
-    # What log(1 - omega), of the other answer, changes by where log omega changes by 1
-    other = -log_answers.exp() / (-torch.expm1(log_answers)).clamp(min=1e-6)
-    return ThoughtWeights(advantages, advantages * torch.where(good > 0, 1.0, other))
 
 
 def _less_the_others(values: Tensor) -> Tensor:

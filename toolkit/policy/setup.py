@@ -70,15 +70,15 @@ def turn_off_dropout(model: torch.nn.Module) -> None:
             module.attention_dropout = 0.0
 
 
-def leave_out_long_prompts(dataset: Any, tokenize: Callable[[list[Any]], list[list[int]]], most: int) -> Any:
+def leave_out_long_prompts(dataset: Any, count: Callable[[dict[str, list[Any]]], list[int]], most: int) -> Any:
     """
     The rows of a data set whose prompts are short enough. A warning says how many are not.
 
     Args:
         dataset ([`~datasets.Dataset`] or a `dict` of them):
-            Rows with a `prompt`.
-        tokenize (`Callable`):
-            From prompts to the token ids that the policy is given.
+            Rows that prompts are made of.
+        count (`Callable`):
+            From rows, as a dictionary of columns, to the tokens of each one's prompt.
         most (`int`):
             Most tokens of a prompt.
 
@@ -89,14 +89,13 @@ def leave_out_long_prompts(dataset: Any, tokenize: Callable[[list[Any]], list[li
         `ValueError`: If no row is left, or the rows are streamed, so that nobody could say how many are left out.
     """
     if isinstance(dataset, dict):
-        return type(dataset)({name: leave_out_long_prompts(part, tokenize, most) for name, part in dataset.items()})
+        return type(dataset)({name: leave_out_long_prompts(part, count, most) for name, part in dataset.items()})
     if isinstance(dataset, IterableDataset):
         raise ValueError(
             "`max_prompt_length` counts the prompts that it leaves out, and these are streamed. Load them whole, or "
             "filter the stream and leave it unset."
         )
-    batches = (dataset[first : first + 1000]["prompt"] for first in range(0, len(dataset), 1000))
-    lengths = [len(ids) for prompts in batches for ids in tokenize(prompts)]
+    lengths = [tokens for first in range(0, len(dataset), 1000) for tokens in count(dataset[first : first + 1000])]
     kept = [i for i, length in enumerate(lengths) if length <= most]
     if not kept:
         raise ValueError(f"Every prompt has more tokens than `max_prompt_length={most}`; the shortest {min(lengths)}.")
@@ -162,7 +161,9 @@ def last_place(decoder: PreTrainedModel) -> int | None:
     return places if places is not None and _has_a_last_place(decoder) is True else None
 
 
-def check_prompts(decoder: PreTrainedModel, prompt_ids: list[list[int]], max_completion_length: int) -> None:
+def check_prompts(
+    decoder: PreTrainedModel, prompt_ids: list[list[int]], max_completion_length: int, more: int = 0
+) -> None:
     """
     Refuse prompts whose responses would go beyond what a policy can be trained on.
 
@@ -173,6 +174,8 @@ def check_prompts(decoder: PreTrainedModel, prompt_ids: list[list[int]], max_com
             Token ids of the prompts of a batch.
         max_completion_length (`int`):
             Most tokens of a response.
+        more (`int`, *optional*, defaults to `0`):
+            Tokens that follow every response.
 
     Raises:
         `ValueError`: If the longest prompt with its response goes beyond the last place, or beyond where rotary
@@ -187,9 +190,10 @@ def check_prompts(decoder: PreTrainedModel, prompt_ids: list[list[int]], max_com
         ),
     }
     for what, limit in limits.items():
-        if limit is not None and longest + max_completion_length > limit:
+        if limit is not None and longest + max_completion_length + more > limit:
+            follow = f" with {more} that follow" if more else ""
             raise ValueError(
-                f"A prompt of {longest} tokens and a response of `max_completion_length={max_completion_length}` are "
-                f"more than {limit}, and {type(decoder).__name__} {what}. Lower `max_completion_length` or leave out "
-                "long prompts."
+                f"A prompt of {longest} tokens and a response of `max_completion_length={max_completion_length}`"
+                f"{follow} are more than {limit}, and {type(decoder).__name__} {what}. Lower `max_completion_length` "
+                "or leave out long prompts."
             )

@@ -1,0 +1,237 @@
+"""A judge that thinks, trained on preference pairs by their likelihood: Dual-Weighted Reinforcement Learning."""
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from accelerate.utils import gather
+from torch import Tensor
+
+from ..data.formats import normalize_pairs
+from ..data.positions import last_kept
+from ..policy.reductions import mean_and_std, reduced_sums
+from ..policy.returns import leave_one_out_baseline, reward_to_go
+from ..policy.setup import check_prompts
+from ..policy.trainer import ReinforceTrainer
+from ..reward.losses import pairwise_logistic_loss, strength_weights
+from .config import ThoughtConfig
+from .turns import JudgeTurns
+from .weights import Loss, ThoughtWeights, crossed_weights, likelihood_weights, slopes, utilities, verdict_loss
+
+SIDES = ("chosen", "rejected")
+
+
+class ThoughtTrainer(ReinforceTrainer):
+    """
+    [`ReinforceTrainer`] of a generative judge: it thinks about a response, then says whether it is good, and the
+    probability of that answer is trained to rank pairs. https://huggingface.co/papers/2510.15242
+
+    A group of `2 * num_thoughts` samples belongs to a pair: the first half judges the chosen response, the other half
+    the rejected one. After every thought the question and the good answer are put as tokens; the answer is one more
+    action, with a weight of its own. Sampling, vLLM, LoRA, ZeRO, shared prompts and exact resume are the parent's.
+
+    Args:
+        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Judge: a causal language model with a chat template.
+        args ([`ThoughtConfig`]):
+            Configuration.
+        train_dataset ([`~datasets.Dataset`]):
+            Pairs in any of TRL's preference formats, with optional columns `margin` and `strength`.
+        eval_dataset ([`~datasets.Dataset`] or a `dict` of them, *optional*):
+            Held-out pairs.
+        kwargs (`dict`, *optional*):
+            What [`trl.RLOOTrainer`] takes: `processing_class`, `peft_config`, `callbacks`, …
+
+    Raises:
+        `ValueError`: If the pairs are refused, a pairwise judge's have a margin, an answer is not one token, or as in
+            [`ReinforceTrainer`].
+    """
+
+    _name = "Thought"
+    num_generations_eval: int
+    chat_template_kwargs: dict[str, Any]
+
+    def __init__(
+        self, model: Any, args: ThoughtConfig, train_dataset: Any, eval_dataset: Any = None, **kwargs: Any
+    ) -> None:
+        train_dataset = normalize_pairs(train_dataset, "train")
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {name: normalize_pairs(part, name) for name, part in eval_dataset.items()}
+        elif eval_dataset is not None:
+            eval_dataset = normalize_pairs(eval_dataset, "eval")
+        if "margin" in train_dataset.column_names and args.protocol == "pair":
+            raise ValueError(
+                "The pairs have a `margin`, and verdicts have no gap to hold it to. Remove the column, or use "
+                "`protocol='point'`."
+            )
+        self._mean_strength: float | None = None
+        if args.weight_by_strength and "strength" in train_dataset.column_names:
+            strength = torch.tensor(train_dataset["strength"][:], dtype=torch.float64)
+            self._mean_strength = (strength / strength_weights(strength)).nanmean().item()
+        self._thought_mask = torch.empty(0)
+        super().__init__(
+            model, self.log_answer, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs
+        )
+        _ = self.turns  # which refuses answers of several tokens
+
+    @cached_property
+    def turns(self) -> JudgeTurns:
+        """The judge's two turns in its own tokens."""
+        return JudgeTurns(self.args.settings, self.processing_class, self.eos_token_ids, **self.chat_template_kwargs)
+
+    def log_answer(
+        self, prompts: Any, completions: Any, completion_ids: list[list[int]], **kwargs: Any
+    ) -> list[float]:
+        """Log-probability of the good answer after each thought: what TRL logs as its reward."""
+        last = torch.tensor([len(ids) - 1 for ids in completion_ids])
+        return self._frozen_logps[0].cpu()[torch.arange(len(last)), last].tolist()
+
+    # A thought's place in its group says which response it judges, here and wherever thoughts are gathered
+
+    @property
+    def _num_thoughts(self) -> int:
+        return (self.num_generations if self.model.training else self.num_generations_eval) // 2
+
+    def _places(self, count: int) -> list[tuple[int, int]]:
+        """Side and number of each of this process's thoughts."""
+        first, each = self.accelerator.process_index * count, self._num_thoughts
+        return [divmod(place % (2 * each), each) for place in range(first, first + count)]
+
+    def _first_turn(self, row: dict[str, Any], side: int) -> Any:
+        shown = (row[SIDES[side]],) if self.args.protocol == "point" else (row[SIDES[side]], row[SIDES[1 - side]])
+        return self.turns.first_turn(row["prompt"], *shown)
+
+    def _prompt_lengths(self, rows: dict[str, list[Any]]) -> list[int]:
+        pairs = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+        both = [[self._first_turn(pair, side) for pair in pairs] for side in (0, 1)]
+        return [max(map(len, ids)) for ids in zip(*(self._tokenize_prompts(side)[0] for side in both), strict=True)]
+
+    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        check_prompts(self._decoder, prompt_ids, self.args.max_completion_length, self.turns.longest)
+        given = self.num_generations, self.num_generations_eval
+        # A server of vLLM is sent each prompt once, and takes this for how often each stands there
+        self.num_generations, self.num_generations_eval = given[0] // 2, given[1] // 2
+        try:
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        finally:
+            self.num_generations, self.num_generations_eval = given
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        prompt_ids, thoughts, texts = super()._generate(prompts)
+        endings = [self.turns.ending(*place) for place in self._places(len(prompts))]
+        completed = [self.turns.complete(ids, ending) for ids, ending in zip(thoughts, endings, strict=True)]
+        lengths, width = torch.tensor(list(map(len, thoughts))), max(map(len, completed))
+        self._thought_mask = (torch.arange(width) < lengths[:, None]).to(self.accelerator.device)
+        return prompt_ids, completed, texts
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The parent's, whose pass without gradient is always needed; of an answer among the two, if so wanted."""
+        compute = super()._get_per_token_logps_and_entropies
+        if not self.args.two_answers:
+            return compute(model, input_ids, attention_mask, logits_to_keep, batch_size, True, compute_aux_loss)
+        rows, last = torch.arange(len(input_ids)), last_kept(attention_mask)
+        ending, others = self.turns.ending(0, 0), input_ids.clone()
+        others[rows, last] = ending.answer + ending.other - input_ids[rows, last]
+        ids, mask = torch.cat([input_ids, others]), attention_mask.repeat(2, 1)
+        logps, entropies, aux_loss = compute(
+            model, ids, mask, logits_to_keep, batch_size and 2 * batch_size, True, compute_aux_loss
+        )
+        mine, its = logps.chunk(2)
+        answer = torch.arange(logits_to_keep, device=last.device) == (last - ids.size(1) + logits_to_keep)[:, None]
+        logps = torch.where(answer, mine - torch.logaddexp(mine, its), mine)
+        if not torch.is_grad_enabled():
+            self._frozen_logps[-1] = logps
+        return logps, None if entropies is None else entropies[: len(input_ids)], aux_loss
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        places = self._places(len(inputs))
+        rows = [{**row, "prompt": self._first_turn(row, side)} for row, (side, _) in zip(inputs, places, strict=True)]
+        output = super()._generate_and_score_completions(rows)
+        if self._sampled is not None:  # which says nothing of tokens that were put
+            put = output["completion_mask"].bool() & ~self._thought_mask
+            output["sampling_per_token_logps"].masked_fill_(put, torch.nan)
+        if not self.model.training:
+            self._log_judgements(self._loss(inputs))
+        return output
+
+    def _token_advantages(self, inputs: list[dict[str, Any]], output: dict[str, Any], kl: Tensor) -> Tensor:
+        """Advantages `(B, T)` of this process's thoughts and answers, so that the loss is the mean over pairs."""
+        local = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
+        loss, metrics = self._loss(inputs), self._metrics["train"]
+        self._log_judgements(loss)
+        answers, thoughts = (2 * self._num_thoughts * w.flatten() for w in self._weights(loss)[::-1])
+        mask, answer = self._thought_mask, last_kept(output["completion_mask"])
+        advantages = torch.zeros_like(kl)
+        if self.args.train_thoughts:
+            advantages = reward_to_go(thoughts[local], kl, mask, self.beta)
+        if self.beta:
+            costs = gather(-self.beta * (kl * mask).sum(1))
+            advantages = advantages - leave_one_out_baseline(costs, self._num_thoughts)[local][:, None] * mask
+            count, total = reduced_sums(mask, kl)
+            metrics["kl"][-1] = (total / count.clamp(min=1)).item()  # TRL's has what was put, too
+        metrics["advantage_std"].append(mean_and_std(advantages, mask)[1].item())
+        self._log_advantages(advantages[:, 0])
+        advantages[torch.arange(len(answer)), answer] = answers[local]
+        return advantages
+
+    @property
+    def _log_answers(self) -> Tensor:
+        """What was last said of every process's pairs, `(P, 2, N)`."""
+        return self._rewards[:, 0].view(-1, 2, self._num_thoughts)
+
+    def _weights(self, loss: Loss) -> ThoughtWeights:
+        return (crossed_weights if self.args.crossed_weights else likelihood_weights)(self._log_answers, loss)
+
+    def _loss(self, inputs: list[dict[str, Any]]) -> Loss:
+        """Loss of the utilities of every process's pairs."""
+        found = {
+            name: gather(torch.tensor([row[name] for row in inputs], device=self.accelerator.device))
+            for name in ("strength", "margin")
+            if inputs[0].get(name) is not None
+        }
+        columns = {name: values.view(-1, 2 * self._num_thoughts)[:, 0].float() for name, values in found.items()}
+        weight = columns["strength"] / self._mean_strength if self._mean_strength and "strength" in columns else 1.0
+        smoothing = self.args.label_smoothing_factor
+
+        def point(values: Tensor) -> Tensor:
+            return weight * pairwise_logistic_loss(values[:, 0], values[:, 1], columns.get("margin"), smoothing)
+
+        return point if self.args.protocol == "point" else lambda values: weight * verdict_loss(values, smoothing)
+
+    def _log_judgements(self, loss: Loss) -> None:
+        log_answers, metrics = self._log_answers, self._metrics["train" if self.model.training else "eval"]
+        values, omega, shares = utilities(log_answers), log_answers.exp(), log_answers.softmax(-1)
+        point = self.args.protocol == "point"
+        gap = values[:, 0] - values[:, 1] if point else values.exp().sum(1) - 1
+        sides = omega.mean((0, 2))
+        found = {
+            "pair_loss": loss(values).mean(),
+            "accuracy": ((gap > 0).float() + (gap == 0).float() / 2).mean(),
+            "pair_weight": slopes(loss, values)[:, 0].abs().mean(),
+            "thoughts/effective": (1 / shares.square().sum(-1)).mean(),
+            "answers/chosen": sides[0],
+            "answers/rejected": sides[1],
+            "answers/good": (omega > 0.5).float().mean(),
+        }
+        if not point:
+            found["answers/position_bias"] = sides[0] - sides[1]
+        if self.args.swap_answers:
+            swapped = omega.unflatten(-1, (-1, 2)).mean((0, 2))  # (sides, as written and exchanged)
+            bias = swapped[:, 0] - swapped[:, 1]
+            found["answers/letter_bias"] = bias.mean() if point else (bias[0] - bias[1]) / 2
+        for name, value in found.items():
+            metrics[name].append(value.item())
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        self.turns.settings.save(output_dir or self.args.output_dir)
