@@ -13,7 +13,7 @@ from tests.helpers import logged
 from tests.policy.test_vllm import StandIn
 from toolkit.generative.trainer import ThoughtTrainer
 from toolkit.generative.turns import JudgeSettings
-from toolkit.generative.weights import utilities
+from toolkit.generative.weights import likelihood_weights, utilities
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_row_is_what_was_asked_the_thought_the_question_and_the_good_answer(ju
         assert f"[Response]\n{response}\n\nThink" in asked
         assert f"Answer {letters[0]} for yes or {letters[1]} for no" in said
         assert said.endswith(f"<|im_start|>assistant\n{letters[0]}")
-        count = int(trainer._thought_mask[i].sum())
+        count = int(trainer._thought_lengths[i])
         end = count - (completion[count - 1] == tokenizer.eos_token_id)
         assert tokenizer.decode(completion[end:]).startswith("<|im_end|>\n<|im_start|>user\nIs the response good?")
 
@@ -251,7 +251,8 @@ def test_divergence_is_that_of_thoughts_alone(judge_trainer):
     for parameter in trainer.model.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     _, output = generate(trainer)
-    mask, weights = trainer._thought_mask, trainer._weights(trainer._loss(generate_inputs(trainer)))
+    mask = trainer._thought_mask(output["completion_ids"])
+    weights = likelihood_weights(trainer._log_answers, trainer._loss(generate_inputs(trainer)))
     with torch.no_grad():
         kl = torch.zeros(mask.shape)
         for i, row in enumerate(rows_of(output)):
@@ -295,7 +296,8 @@ def test_lora_trains_its_adapter_alone_and_keeps_how_to_ask(judge_trainer):
     assert moved(trainer, before) == {name for name in before if "lora_" in name}
     assert logged(trainer, "kl")[0] == pytest.approx(0.0, abs=1e-6)
     trainer.save_model()
-    assert JudgeSettings.load(trainer.args.output_dir) == trainer.args.settings
+    kept = JudgeSettings.load(trainer.args.output_dir)
+    assert {name: getattr(trainer.args, name) for name in vars(kept)} == vars(kept)
 
 
 @pytest.mark.parametrize("protocol", ["point", "pair"])
@@ -316,7 +318,8 @@ def test_vllm_samples_thoughts_and_says_nothing_of_what_is_put(judge_trainer, mo
     _, output = generate(trainer)
     assert asked == [2]  # so many thoughts about a response, and two responses a pair
     assert trainer.num_generations == 4
-    said, thought = output["sampling_per_token_logps"], trainer._thought_mask
+    said = output["sampling_per_token_logps"]
+    thought = trainer._thought_mask(said)
     assert (said[thought] < 0).all()
     assert said[output["completion_mask"].bool() & ~thought].isnan().all()
     trainer.train()
@@ -328,24 +331,27 @@ def test_vllm_samples_thoughts_and_says_nothing_of_what_is_put(judge_trainer, mo
 
 def test_one_thought_cannot_be_trained(thought_config):
     for options in ({}, {"train_thoughts": False, "crossed_weights": True}):
-        with pytest.raises(ValueError, match="compares the thoughts about a response, and `num_thoughts` is 1"):
+        with pytest.raises(ValueError, match="With `num_thoughts=1` a thought has no other one to be compared with"):
             thought_config(num_thoughts=1, **options)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"judge_template": "{prompt} is it good?"}, r"`judge_template` has no place {response}"),
-        ({"question": "Good or not?"}, r"`question` has no place {yes}"),
-        ({"question": "{yes} {no} {maybe}"}, r"`question` has a place {maybe}, which nothing fills"),
+        (
+            {"judge_template": "{prompt} is it good?"},
+            r"`judge_template` needs the places {prompt}, {response}, and has {prompt}",
+        ),
+        ({"question": "Good or not?"}, r"`question` needs the places {yes}, {no}, and has none"),
+        ({"question": "{yes} {no} {maybe}"}, r"needs the places {yes}, {no}, and has {maybe}, {no}, {yes}"),
         ({"question": "{yes} {no"}, "`question` cannot be filled in"),
         ({"answers": ["A", "A"]}, "Give two that differ"),
         ({"protocol": "list"}, "`protocol` is 'list'"),
-        ({"swap_answers": True, "num_thoughts": 3, "per_device_train_batch_size": 6}, "Make it even"),
-        ({"num_generations": 8}, "`num_generations` is 8, and `num_thoughts=2`"),
+        ({"swap_answers": True, "num_thoughts": 3, "per_device_train_batch_size": 6}, "Make `num_thoughts` even"),
+        ({"num_generations": 8}, "`num_generations` is 8, and a pair has 4 thoughts"),
         ({"normalize_rewards": True}, "`normalize_rewards=True` does not apply"),
         ({"mask_truncated_completions": True}, "`mask_truncated_completions=True` does not apply"),
-        ({"beta": 0.1, "train_thoughts": False}, "`beta` is 0.1 for the divergence of thoughts that are not trained"),
+        ({"beta": 0.1, "train_thoughts": False}, "`beta` is 0.1, and thoughts that are not trained do not depart"),
     ],
     ids=str,
 )
@@ -355,10 +361,10 @@ def test_options_that_would_do_nothing_are_refused(thought_config, options, mess
 
 
 def test_what_the_model_or_the_pairs_do_not_allow_is_refused(judge_trainer, chat_pairs, tiny_folder):
-    with pytest.raises(ValueError, match="'very good' is not one token of its own"):
+    with pytest.raises(ValueError, match="'very good' is not one token where the answer begins"):
         judge_trainer(answers=["very good", "B"])
     margins = chat_pairs.add_column("margin", [1.0] * len(chat_pairs))
-    with pytest.raises(ValueError, match="The pairs have a `margin`"):
+    with pytest.raises(ValueError, match="no gap to hold the pairs' `margin` to"):
         judge_trainer(margins, protocol="pair")
     with pytest.raises(ValueError, match=r"with \d+ that follow are more than 256, and GPT2LMHeadModel has places"):
         judge_trainer(model=tiny_folder("gpt2"), max_completion_length=100).train()
@@ -370,7 +376,7 @@ def test_a_thought_that_is_cut_off_is_ended_and_counted(judge_trainer, tokenizer
     trainer = judge_trainer(max_completion_length=3, generation_kwargs={"suppress_tokens": [tokenizer.eos_token_id]})
     _, output = generate(trainer)
     assert trainer._metrics["train"]["completions/clipped_ratio"] == [1.0]
-    assert trainer._thought_mask.sum(1).tolist() == [3] * 8
+    assert trainer._thought_lengths.tolist() == [3] * 8
     assert [completion[3] for _, completion in rows_of(output)] == [tokenizer.eos_token_id] * 8
 
 

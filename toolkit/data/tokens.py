@@ -89,21 +89,9 @@ def turn_parts(tokenizer: PreTrainedTokenizerBase, prompt: Messages, **template_
 
 def next_turn(tokenizer: PreTrainedTokenizerBase, question: str, **template_kwargs: Any) -> str:
     """
-    What the template writes from an assistant's message to the next one, where the user asks something in between.
+    What the template writes from the end of an assistant's message to the next one, with the user's question between.
 
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer with a chat template.
-        question (`str`):
-            What the user asks.
-        template_kwargs:
-            Further arguments of `apply_chat_template`.
-
-    Returns:
-        `str`: It begins with the end of the assistant's turn, and ends where the assistant's next message begins.
-
-    Raises:
-        `ValueError`: If the template refuses the conversation, or leaves the assistant's first message out.
+    A `ValueError` where the template refuses such a conversation, or leaves the first of the two messages out.
     """
     turns = zip(("user", "assistant", "user"), ("a", _PROBE, question), strict=True)
     messages = [{"role": role, "content": content} for role, content in turns]

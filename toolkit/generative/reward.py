@@ -8,15 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import PartialState
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..data.messages import Messages
 from ..data.positions import positions_from
 from ..judges.labels import Verdict
-from ..policy.sampling import sample_token_ids
 from ..training.command_line import check_path
-from .turns import JudgeSettings, JudgeTurns
+from .turns import Ending, JudgeSettings, JudgeTurns
 from .weights import utilities
 
 Texts = Sequence[str | Messages]
@@ -27,116 +26,106 @@ class Judgement(NamedTuple):
 
     utility: float  # in nats: the logarithm of the mean answer
     thoughts: list[str]
-    answers: list[float]  # probability of the good answer after each thought, or of the first response's
+    answers: list[float]  # probability of the good answer after each thought, or that the first response is better
 
 
-class _ThinkingJudge:
-    protocol: str
-
-    def __init__(
-        self,
-        model: str | PreTrainedModel,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        settings: JudgeSettings | None = None,
-        *,
-        num_thoughts: int | None = None,
-        batch_size: int = 64,
-        seed: int = 0,
-        **chat_template_kwargs: Any,
-    ) -> None:
-        if isinstance(model, str):
-            if is_deepspeed_zero3_enabled():
-                raise ValueError(
-                    "A judge given by name would be in pieces under ZeRO-3. Use stage 2, or give a model."
-                )
-            check_path(model, "judge")
-            settings = settings or JudgeSettings.load(model)
-            processing_class = processing_class or AutoTokenizer.from_pretrained(model)
-            model = AutoModelForCausalLM.from_pretrained(model).to(PartialState().device)
-        if settings is None or processing_class is None:
-            raise ValueError("A judge that is loaded needs its `processing_class` and its `settings`. Give both.")
-        if settings.protocol != self.protocol:
-            raise ValueError(
-                f"{type(self).__name__} needs a judge of protocol '{self.protocol}', not '{settings.protocol}'."
-            )
-        self.__name__ = type(self).__name__
-        self.model, self.processing_class, self.settings = model, processing_class, settings
-        self.num_thoughts, self.batch_size, self.seed = num_thoughts or settings.num_thoughts, batch_size, seed
-        ends = model.generation_config.eos_token_id or processing_class.eos_token_id
-        self._template_kwargs = chat_template_kwargs
-        self._turns = JudgeTurns(
-            settings, processing_class, [ends] if isinstance(ends, int) else ends, **chat_template_kwargs
-        )
-
-    def judge(self, prompts: Texts, *responses: Texts) -> list[Judgement]:
-        """
-        Think about responses, or about the pairs of two lists of them, and answer.
-
-        Args:
-            prompts (list of `str` or of lists of messages):
-                Prompts.
-            responses (lists of the same form):
-                A response to each prompt, or the first of a pair, and then the second.
-
-        Returns:
-            `list[Judgement]`: The same for the same texts in the same call, whatever was judged before.
-        """
-        asked = [self._turns.first_turn(*row) for row in zip(prompts, *responses, strict=True)]
-        ids = self.processing_class.apply_chat_template(asked, add_generation_prompt=True, **self._template_kwargs)
-        prompt_ids = [row for row in ids["input_ids"] for _ in range(self.num_thoughts)]
-        thoughts = sample_token_ids(
-            self.model, self.processing_class, prompt_ids, max_new_tokens=self.settings.max_completion_length,
-            seed=zlib.crc32(repr((self.seed, asked)).encode()), batch_size=self.batch_size,
-        )  # fmt: skip
-        endings = [self._turns.ending(0, i % self.num_thoughts) for i in range(len(thoughts))]
-        rows = [
-            [*prompt, *self._turns.complete(thought, ending)[:-1]]
-            for prompt, thought, ending in zip(prompt_ids, thoughts, endings, strict=True)
-        ]
-        answers = torch.tensor([[ending.answer, ending.other] for ending in endings])
-        said = self._log_answers(rows, answers).view(-1, self.num_thoughts)
-        texts = self.processing_class.batch_decode(thoughts, skip_special_tokens=True)
-        parts = [texts[i : i + self.num_thoughts] for i in range(0, len(texts), self.num_thoughts)]
-        return list(map(Judgement, utilities(said).tolist(), parts, said.exp().tolist()))
-
-    @torch.no_grad()
-    def _log_answers(self, rows: list[list[int]], answers: Tensor) -> Tensor:
-        found = []
-        for first in range(0, len(rows), self.batch_size):
-            some = {"input_ids": rows[first : first + self.batch_size]}
-            batch = self.processing_class.pad(some, padding_side="left", return_tensors="pt").to(self.model.device)
-            positions = positions_from(batch["attention_mask"])
-            logits = self.model(**batch, position_ids=positions, logits_to_keep=1).logits[:, -1].float().cpu()
-            ids = answers[first : first + self.batch_size]
-            logits = logits.gather(1, ids) if self.settings.two_answers else logits.log_softmax(1).gather(1, ids)
-            found.append((logits.log_softmax(1) if self.settings.two_answers else logits)[:, 0])
-        return torch.cat(found)
-
-
-class ThoughtReward(_ThinkingJudge):
+class ThinkingJudge:
     """
-    A judge of single responses that thinks, for `reward_funcs` of any of TRL's trainers, `label_pairs` and the like.
-
-    What it returns is Bradley-Terry's utility in nats, the logarithm of the mean probability of the good answer.
+    A judge that [`ThoughtTrainer`] has trained; [`ThoughtReward`] and [`ThoughtPairJudge`] are its two protocols.
 
     Args:
-        model (`str` or [`~transformers.PreTrainedModel`]):
-            Folder of a judge or adapter that [`ThoughtTrainer`] has saved, or a loaded model.
-        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            Its tokenizer; of a folder, the one in it.
-        settings ([`JudgeSettings`], *optional*):
-            How it is asked; of a folder, those in it.
+        folder (`str`):
+            Folder of the judge or of its adapter.
         num_thoughts (`int`, *optional*):
             Thoughts about a response; as many as in its training where it is not given.
         batch_size (`int`, *optional*, defaults to `64`):
             Thoughts that are written together.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the thoughts. They follow from it and from the texts of a call.
-        chat_template_kwargs:
+        template_kwargs:
             Further arguments of `apply_chat_template`.
 
     Raises:
-        `ValueError`: If the folder holds no judge, or one of another protocol.
+        `ValueError`: If the folder holds no judge or one of the other protocol, or ZeRO-3 would cut it into pieces.
+    """
+
+    protocol: str
+
+    def __init__(
+        self,
+        folder: str,
+        *,
+        num_thoughts: int | None = None,
+        batch_size: int = 64,
+        seed: int = 0,
+        **template_kwargs: Any,
+    ) -> None:
+        self.__name__ = type(self).__name__
+        if is_deepspeed_zero3_enabled():
+            raise ValueError(f"ZeRO-3 would cut the judge '{folder}' into pieces. Use stage 2.")
+        check_path(folder, "judge")
+        self.settings = JudgeSettings.load(folder)
+        if self.settings.protocol != self.protocol:
+            raise ValueError(f"{self.__name__} is for `protocol='{self.protocol}'`, not '{self.settings.protocol}'.")
+        self.model: Any = AutoModelForCausalLM.from_pretrained(folder).to(PartialState().device).eval()
+        self.processing_class: Any = AutoTokenizer.from_pretrained(folder)
+        self.num_thoughts, self.batch_size, self.seed = num_thoughts or self.settings.num_thoughts, batch_size, seed
+        ends = self.model.generation_config.eos_token_id or self.processing_class.eos_token_id
+        ends = [ends] if isinstance(ends, int) else ends
+        self._turns = JudgeTurns(self.settings, self.processing_class, ends, **template_kwargs)
+        self._template_kwargs = template_kwargs
+        self._config = GenerationConfig(
+            do_sample=True, top_k=0, max_new_tokens=self.settings.max_completion_length, eos_token_id=ends,
+            pad_token_id=self.processing_class.pad_token_id, disable_compile=True,
+        )  # fmt: skip
+
+    def judge(self, prompts: Texts, *responses: Texts) -> list[Judgement]:
+        """
+        Think about a response to each prompt, or about the pairs of two lists of them, and answer.
+
+        The same texts in the same call are judged alike, whatever was judged before.
+        """
+        asked, each = (
+            [self._turns.first_turn(*row) for row in zip(prompts, *responses, strict=True)],
+            self.num_thoughts,
+        )
+        ids = self.processing_class.apply_chat_template(asked, add_generation_prompt=True, **self._template_kwargs)
+        rows = [(row, self._turns.ending(0, i)) for row in ids["input_ids"] for i in range(each)]
+        device, found = self.model.device, []
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(zlib.crc32(repr((self.seed, asked)).encode()))
+            for first in range(0, len(rows), self.batch_size):
+                found += self._think(*zip(*rows[first : first + self.batch_size], strict=True))
+        groups = [found[i : i + each] for i in range(0, len(found), each)]
+        said = torch.tensor([[log_answer for _, log_answer in group] for group in groups])
+        thoughts = [[thought for thought, _ in group] for group in groups]
+        return list(map(Judgement, utilities(said).tolist(), thoughts, said.exp().tolist()))
+
+    @torch.no_grad()
+    def _think(self, prompts: Sequence[list[int]], endings: Sequence[Ending]) -> list[tuple[str, float]]:
+        """A thought after each prompt, and the log-probability of the good answer after the thought."""
+        batch = self._padded(prompts)
+        sampled = self.model.generate(**batch, generation_config=self._config)[:, batch["input_ids"].size(1) :]
+        thoughts = list(map(self._turns.up_to_end, sampled.tolist()))
+        completed = map(self._turns.complete, thoughts, endings)
+        batch = self._padded([prompt + row[:-1] for prompt, row in zip(prompts, completed, strict=True)])
+        positions = positions_from(batch["attention_mask"])
+        logits = self.model(**batch, position_ids=positions, logits_to_keep=1).logits[:, -1].float().cpu()
+        two = logits.gather(1, torch.tensor([[ending.answer, ending.other] for ending in endings]))
+        log_answers = two[:, 0] - (two if self.settings.two_answers else logits).logsumexp(1)
+        texts = self.processing_class.batch_decode(thoughts, skip_special_tokens=True)
+        return list(zip(texts, log_answers.tolist(), strict=True))
+
+    def _padded(self, rows: Sequence[list[int]]) -> dict[str, Tensor]:
+        padded = self.processing_class.pad({"input_ids": list(rows)}, padding_side="left", return_tensors="pt")
+        return {name: padded[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+
+
+class ThoughtReward(ThinkingJudge):
+    """
+    [`ThinkingJudge`] of single responses, for `reward_funcs` of any of TRL's trainers, `label_pairs` and the like.
+
+    What it returns is Bradley-Terry's utility in nats, the logarithm of the mean probability of the good answer.
     """
 
     protocol = "point"
@@ -149,12 +138,11 @@ class ThoughtReward(_ThinkingJudge):
         return [judgement.utility for judgement in found]
 
 
-class ThoughtPairJudge(_ThinkingJudge):
-    """A judge of pairs that thinks, for `label_pairs`. Arguments and errors as of [`ThoughtReward`]."""
+class ThoughtPairJudge(ThinkingJudge):
+    """[`ThinkingJudge`] that sees both responses of a pair, for `label_pairs`."""
 
     protocol = "pair"
 
-    def compare(self, prompts: Texts, first: Texts, second: Texts, **columns: Any) -> list[Verdict]:
+    def compare(self, prompts: Texts, first: Texts, second: Texts) -> list[Verdict]:
         """Probability that the first response of each pair is better, in this one order, with a thought."""
-        found = self.judge(prompts, first, second)
-        return [Verdict(math.exp(judgement.utility), judgement.thoughts[0]) for judgement in found]
+        return [Verdict(math.exp(one.utility), one.thoughts[0]) for one in self.judge(prompts, first, second)]

@@ -1,6 +1,7 @@
 """A judge that thinks, trained on preference pairs by their likelihood: Dual-Weighted Reinforcement Learning."""
 
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -9,14 +10,14 @@ from torch import Tensor
 
 from ..data.formats import normalize_pairs
 from ..data.positions import last_kept
-from ..policy.reductions import mean_and_std, reduced_sums
+from ..policy.reductions import mean_and_std
 from ..policy.returns import leave_one_out_baseline, reward_to_go
 from ..policy.setup import check_prompts
 from ..policy.trainer import ReinforceTrainer
-from ..reward.losses import pairwise_logistic_loss, strength_weights
+from ..reward.losses import pairwise_logistic_loss
 from .config import ThoughtConfig
 from .turns import JudgeTurns
-from .weights import Loss, ThoughtWeights, crossed_weights, likelihood_weights, slopes, utilities, verdict_loss
+from .weights import Loss, crossed_weights, likelihood_weights, slopes, utilities, verdict_loss
 
 SIDES = ("chosen", "rejected")
 
@@ -26,9 +27,9 @@ class ThoughtTrainer(ReinforceTrainer):
     [`ReinforceTrainer`] of a generative judge: it thinks about a response, then says whether it is good, and the
     probability of that answer is trained to rank pairs. https://huggingface.co/papers/2510.15242
 
-    A group of `2 * num_thoughts` samples belongs to a pair: the first half judges the chosen response, the other half
-    the rejected one. After every thought the question and the good answer are put as tokens; the answer is one more
-    action, with a weight of its own. Sampling, vLLM, LoRA, ZeRO, shared prompts and exact resume are the parent's.
+    A pair is a group of `2 * num_thoughts` samples, of which the first half judges the chosen response. After every
+    thought the question and the good answer are put as tokens; the answer is one more action, with a weight of its
+    own. Sampling, vLLM, LoRA, ZeRO, shared prompts and exact resume are the parent's.
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -61,14 +62,12 @@ class ThoughtTrainer(ReinforceTrainer):
             eval_dataset = normalize_pairs(eval_dataset, "eval")
         if "margin" in train_dataset.column_names and args.protocol == "pair":
             raise ValueError(
-                "The pairs have a `margin`, and verdicts have no gap to hold it to. Remove the column, or use "
-                "`protocol='point'`."
+                "A verdict has no gap to hold the pairs' `margin` to. Remove it, or set `protocol='point'`."
             )
         self._mean_strength: float | None = None
         if args.weight_by_strength and "strength" in train_dataset.column_names:
-            strength = torch.tensor(train_dataset["strength"][:], dtype=torch.float64)
-            self._mean_strength = (strength / strength_weights(strength)).nanmean().item()
-        self._thought_mask = torch.empty(0)
+            self._mean_strength = fmean(train_dataset["strength"][:])
+        self._thought_lengths = torch.empty(0)
         super().__init__(
             model, self.log_answer, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs
         )
@@ -77,11 +76,9 @@ class ThoughtTrainer(ReinforceTrainer):
     @cached_property
     def turns(self) -> JudgeTurns:
         """The judge's two turns in its own tokens."""
-        return JudgeTurns(self.args.settings, self.processing_class, self.eos_token_ids, **self.chat_template_kwargs)
+        return JudgeTurns(self.args, self.processing_class, self.eos_token_ids, **self.chat_template_kwargs)
 
-    def log_answer(
-        self, prompts: Any, completions: Any, completion_ids: list[list[int]], **kwargs: Any
-    ) -> list[float]:
+    def log_answer(self, completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
         """Log-probability of the good answer after each thought: what TRL logs as its reward."""
         last = torch.tensor([len(ids) - 1 for ids in completion_ids])
         return self._frozen_logps[0].cpu()[torch.arange(len(last)), last].tolist()
@@ -119,46 +116,38 @@ class ThoughtTrainer(ReinforceTrainer):
     def _generate(self, prompts: list[Any]) -> Any:
         prompt_ids, thoughts, texts = super()._generate(prompts)
         endings = [self.turns.ending(*place) for place in self._places(len(prompts))]
-        completed = [self.turns.complete(ids, ending) for ids, ending in zip(thoughts, endings, strict=True)]
-        lengths, width = torch.tensor(list(map(len, thoughts))), max(map(len, completed))
-        self._thought_mask = (torch.arange(width) < lengths[:, None]).to(self.accelerator.device)
-        return prompt_ids, completed, texts
+        self._thought_lengths = torch.tensor(list(map(len, thoughts)), device=self.accelerator.device)
+        return prompt_ids, list(map(self.turns.complete, thoughts, endings)), texts
 
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        compute_entropy: bool = False,
-        compute_aux_loss: bool = False,
-        **kwargs: Any,
+    def _get_per_token_logps_and_entropies(  # type: ignore[override]  # which names what is passed on here
+        self, model: Any, ids: Tensor, mask: Tensor, width: int, batch_size: int | None = None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The parent's, whose pass without gradient is always needed; of an answer among the two, if so wanted."""
-        compute = super()._get_per_token_logps_and_entropies
+        compute, kwargs = super()._get_per_token_logps_and_entropies, {**kwargs, "compute_entropy": True}
         if not self.args.two_answers:
-            return compute(model, input_ids, attention_mask, logits_to_keep, batch_size, True, compute_aux_loss)
-        rows, last = torch.arange(len(input_ids)), last_kept(attention_mask)
-        ending, others = self.turns.ending(0, 0), input_ids.clone()
-        others[rows, last] = ending.answer + ending.other - input_ids[rows, last]
-        ids, mask = torch.cat([input_ids, others]), attention_mask.repeat(2, 1)
-        logps, entropies, aux_loss = compute(
-            model, ids, mask, logits_to_keep, batch_size and 2 * batch_size, True, compute_aux_loss
-        )
+            return compute(model, ids, mask, width, batch_size, **kwargs)
+        last, ending, others = last_kept(mask), self.turns.ending(0, 0), ids.clone()
+        rows = torch.arange(len(ids), device=last.device)
+        others[rows, last] = ending.answer + ending.other - ids[rows, last]
+        both = torch.cat([ids, others]), mask.repeat(2, 1)
+        logps, entropies, aux_loss = compute(model, *both, width, batch_size and 2 * batch_size, **kwargs)
         mine, its = logps.chunk(2)
-        answer = torch.arange(logits_to_keep, device=last.device) == (last - ids.size(1) + logits_to_keep)[:, None]
-        logps = torch.where(answer, mine - torch.logaddexp(mine, its), mine)
+        is_answer = torch.arange(ids.size(1) - width, ids.size(1), device=last.device) == last[:, None]
+        logps = torch.where(is_answer, mine - torch.logaddexp(mine, its), mine)
         if not torch.is_grad_enabled():
             self._frozen_logps[-1] = logps
-        return logps, None if entropies is None else entropies[: len(input_ids)], aux_loss
+        return logps, None if entropies is None else entropies[: len(ids)], aux_loss
+
+    def _thought_mask(self, completions: Tensor) -> Tensor:
+        """Tokens `(B, T)` that were sampled, and not put."""
+        return torch.arange(completions.size(1), device=completions.device) < self._thought_lengths[:, None]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         places = self._places(len(inputs))
         rows = [{**row, "prompt": self._first_turn(row, side)} for row, (side, _) in zip(inputs, places, strict=True)]
         output = super()._generate_and_score_completions(rows)
-        if self._sampled is not None:  # which says nothing of tokens that were put
-            put = output["completion_mask"].bool() & ~self._thought_mask
+        if self._sampled is not None:  # which says nothing of what was put
+            put = output["completion_mask"].bool() & ~self._thought_mask(output["completion_ids"])
             output["sampling_per_token_logps"].masked_fill_(put, torch.nan)
         if not self.model.training:
             self._log_judgements(self._loss(inputs))
@@ -169,19 +158,17 @@ class ThoughtTrainer(ReinforceTrainer):
         local = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
         loss, metrics = self._loss(inputs), self._metrics["train"]
         self._log_judgements(loss)
-        answers, thoughts = (2 * self._num_thoughts * w.flatten() for w in self._weights(loss)[::-1])
-        mask, answer = self._thought_mask, last_kept(output["completion_mask"])
-        advantages = torch.zeros_like(kl)
-        if self.args.train_thoughts:
-            advantages = reward_to_go(thoughts[local], kl, mask, self.beta)
+        weigh = crossed_weights if self.args.crossed_weights else likelihood_weights
+        thoughts, answers = (2 * self._num_thoughts * w.flatten()[local] for w in weigh(self._log_answers, loss))
+        mask, last = self._thought_mask(kl), last_kept(output["completion_mask"])
+        advantages = reward_to_go(thoughts * self.args.train_thoughts, kl, mask, self.beta)
         if self.beta:
             costs = gather(-self.beta * (kl * mask).sum(1))
             advantages = advantages - leave_one_out_baseline(costs, self._num_thoughts)[local][:, None] * mask
-            count, total = reduced_sums(mask, kl)
-            metrics["kl"][-1] = (total / count.clamp(min=1)).item()  # TRL's has what was put, too
+            metrics["kl"][-1] = mean_and_std(kl, mask)[0].item()  # TRL's counts what was put, too
         metrics["advantage_std"].append(mean_and_std(advantages, mask)[1].item())
         self._log_advantages(advantages[:, 0])
-        advantages[torch.arange(len(answer)), answer] = answers[local]
+        advantages[torch.arange(len(last), device=last.device), last] = answers
         return advantages
 
     @property
@@ -189,24 +176,21 @@ class ThoughtTrainer(ReinforceTrainer):
         """What was last said of every process's pairs, `(P, 2, N)`."""
         return self._rewards[:, 0].view(-1, 2, self._num_thoughts)
 
-    def _weights(self, loss: Loss) -> ThoughtWeights:
-        return (crossed_weights if self.args.crossed_weights else likelihood_weights)(self._log_answers, loss)
-
     def _loss(self, inputs: list[dict[str, Any]]) -> Loss:
         """Loss of the utilities of every process's pairs."""
-        found = {
-            name: gather(torch.tensor([row[name] for row in inputs], device=self.accelerator.device))
-            for name in ("strength", "margin")
-            if inputs[0].get(name) is not None
-        }
-        columns = {name: values.view(-1, 2 * self._num_thoughts)[:, 0].float() for name, values in found.items()}
-        weight = columns["strength"] / self._mean_strength if self._mean_strength and "strength" in columns else 1.0
-        smoothing = self.args.label_smoothing_factor
 
-        def point(values: Tensor) -> Tensor:
-            return weight * pairwise_logistic_loss(values[:, 0], values[:, 1], columns.get("margin"), smoothing)
+        def column(name: str) -> Tensor | None:
+            if inputs[0].get(name) is None:
+                return None
+            values = torch.tensor([row[name] for row in inputs], device=self.accelerator.device)
+            whole: Tensor = gather(values).float().view(-1, 2 * self._num_thoughts)
+            return whole[:, 0]
 
-        return point if self.args.protocol == "point" else lambda values: weight * verdict_loss(values, smoothing)
+        strength, margin, smoothing = column("strength"), column("margin"), self.args.label_smoothing_factor
+        weight = 1.0 if strength is None or self._mean_strength is None else strength / self._mean_strength
+        if self.args.protocol == "pair":
+            return lambda values: weight * verdict_loss(values, smoothing)
+        return lambda values: weight * pairwise_logistic_loss(values[:, 0], values[:, 1], margin, smoothing)
 
     def _log_judgements(self, loss: Loss) -> None:
         log_answers, metrics = self._log_answers, self._metrics["train" if self.model.training else "eval"]
@@ -234,4 +218,4 @@ class ThoughtTrainer(ReinforceTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
-        self.turns.settings.save(output_dir or self.args.output_dir)
+        self.args.save_settings(output_dir or self.args.output_dir)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..policy.returns import leave_one_out_baseline
 
-Loss = Callable[[Tensor], Tensor]  # from utilities (P, K) to losses (P,)
+Loss = Callable[[Tensor], Tensor]  # from utilities (P, K) to losses (P,), each of its own prompt alone
 
 
 class ThoughtWeights(NamedTuple):
@@ -33,33 +33,18 @@ class ThoughtWeights(NamedTuple):
 
 
 def utilities(log_answers: Tensor) -> Tensor:
-    r"""
-    Utility of each response, $\hat u = \log \frac1N \sum_i \omega_i$.
-
-    Args:
-        log_answers (`torch.Tensor` of shape `(P, K, N)`, float):
-            $\log \omega$ of each thought, in nats.
-
-    Returns:
-        `torch.Tensor` of shape `(P, K)`: In nats, at most 0.
-    """
+    r"""Utility `(P, K)` of each response, $\hat u = \log \frac1N \sum_i \omega_i$, from $\log \omega$ `(P, K, N)`."""
     return log_answers.logsumexp(-1) - math.log(log_answers.size(-1))
 
 
 def verdict_loss(values: Tensor, label_smoothing: float = 0.0) -> Tensor:
     r"""
-    Negative log-likelihood of a pairwise judge's right verdicts, averaged over the two orders of the responses.
+    Negative log-likelihood `(P,)` of a pairwise judge's right verdicts, the mean of the two orders of the responses.
 
     $$ -\tfrac12 \sum_k \left[(1 - \epsilon) \log p_k + \epsilon \log(1 - p_k)\right] $$
 
-    Args:
-        values (`torch.Tensor` of shape `(P, 2)`, float):
-            $\log p_k$, the utility of the right verdict in each order, below 0.
-        label_smoothing (`float`, *optional*, defaults to `0.0`):
-            Probability that a label is wrong.
-
-    Returns:
-        `torch.Tensor` of shape `(P,)`.
+    `values` `(P, 2)` are $\log p_k$, the utility of the right verdict in each order, and `label_smoothing` the
+    probability $\epsilon$ that a label is wrong.
     """
     right = values.mean(1)
     if label_smoothing == 0:
@@ -68,18 +53,7 @@ def verdict_loss(values: Tensor, label_smoothing: float = 0.0) -> Tensor:
 
 
 def slopes(loss: Loss, values: Tensor) -> Tensor:
-    """
-    Derivative of each prompt's loss by the utilities of its responses.
-
-    Args:
-        loss (`Callable`):
-            From utilities `(P, K)` to losses `(P,)`, of which each depends on its own prompt alone.
-        values (`torch.Tensor` of shape `(P, K)`, float):
-            Utilities.
-
-    Returns:
-        `torch.Tensor` of shape `(P, K)`.
-    """
+    """Derivative `(P, K)` of each prompt's loss by the utilities `(P, K)` of its responses."""
     with torch.enable_grad():
         values = values.detach().requires_grad_()
         return torch.autograd.grad(loss(values).sum(), values)[0]
@@ -88,24 +62,17 @@ def slopes(loss: Loss, values: Tensor) -> Tensor:
 def likelihood_weights(log_answers: Tensor, loss: Loss) -> ThoughtWeights:
     r"""
     Weights from all thoughts at once: $a_i = -L_y(\hat u)\, \omega_i / \sum_j \omega_j$ for answers, and for thoughts
-    the same less the mean of the response's other ones.
+    the same less the mean of the response's other ones; 0 for one thought alone.
 
     Those of the answers are $-\partial L(\hat u) / \partial \log \omega_i$: with the thoughts held fixed, ordinary
     backpropagation. As $\omega_i$ stands in the numerator and in $\hat u$, the expected gradient is off by a share
-    that falls as 1 / N.
-
-    Args:
-        log_answers (`torch.Tensor` of shape `(P, K, N)`, float):
-            $\log \omega$ of each thought, in nats.
-        loss (`Callable`):
-            From utilities `(P, K)` to losses `(P,)`.
-
-    Returns:
-        [`ThoughtWeights`]: Those of thoughts are 0 where there is one alone, which has no other to be compared with.
+    that falls as 1 / N. `log_answers` `(P, K, N)` are $\log \omega$ of each thought, in nats.
     """
     log_answers = log_answers.detach()
     answers = -slopes(loss, utilities(log_answers))[..., None] * log_answers.softmax(-1)
-    return ThoughtWeights(_less_the_others(answers), answers)
+    count = log_answers.size(-1)
+    others = answers.flatten() if count == 1 else leave_one_out_baseline(answers.flatten(), count)
+    return ThoughtWeights(answers - others.view_as(answers), answers)
 
 
 def crossed_weights(log_answers: Tensor, loss: Loss) -> ThoughtWeights:
@@ -117,37 +84,20 @@ def crossed_weights(log_answers: Tensor, loss: Loss) -> ThoughtWeights:
 
     with $\hat p_{-i}$ the mean of the response's other thoughts, also in its utility. The factor is independent of
     the thought, so that the expected gradient of each response is parallel to the true one, whatever N; its length is
-    not the same, and with few thoughts it varies more.
-
-    Args:
-        log_answers (`torch.Tensor` of shape `(P, K, N)`, float):
-            $\log \omega$ of each thought, in nats; `N` at least 2.
-        loss (`Callable`):
-            From utilities `(P, K)` to losses `(P,)`.
-
-    Returns:
-        [`ThoughtWeights`]
+    not the same, and with few thoughts it varies more. `log_answers` `(P, K, N)` are $\log \omega$, in nats.
 
     Raises:
         `ValueError`: If a response has one thought alone.
     """
-    log_answers = log_answers.detach()
-    count = log_answers.size(-1)
+    log_answers, count = log_answers.detach(), log_answers.size(-1)
     if count < 2:
         raise ValueError("Crossed weights compare a thought with others. Give at least 2 thoughts a response.")
     whole, factors, others = utilities(log_answers), torch.empty_like(log_answers), torch.empty_like(log_answers)
     for side in range(log_answers.size(1)):
         for i in range(count):
-            rest = torch.cat([log_answers[:, side, :i], log_answers[:, side, i + 1 :]], dim=1)
             known = whole.clone()
+            rest = torch.cat([log_answers[:, side, :i], log_answers[:, side, i + 1 :]], dim=1)
             known[:, side] = others[:, side, i] = utilities(rest)
             factors[:, side, i] = -slopes(loss, known)[:, side] / count
     answers = factors * (log_answers - others).exp()
     return ThoughtWeights(answers - factors, answers)
-
-
-def _less_the_others(values: Tensor) -> Tensor:
-    count = values.size(-1)
-    if count == 1:
-        return torch.zeros_like(values)
-    return values - leave_one_out_baseline(values.flatten(), count).view_as(values)

@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset
 
 from .rows import sample_pairs
-from .world import TASKS, Request, Text, mark, message_text, parse_prompt, segments_of, values_in
+from .world import TASKS, Text, mark, message_text, parse_prompt, segments_of, values_in
 
 # In the sandbox's own words: {prompt} and {response} are all that a judge is told, and its answers are these
 JUDGE_OPTIONS: dict[str, Any] = {
@@ -20,71 +20,51 @@ RIGHT, WRONG, MISSING = "sure", "mistake", "no"
 
 def write_thought(prompt: Text, response: Text, noise: float, rng: random.Random) -> str:
     """
-    A thought about a response: its words that count for and against its manners, whether each statement that was asked
-    for is right, wrong or missing, how many of its segments are on the topic, and its words beside those that fit.
+    A thought about a response to a sandbox prompt: how many words speak for and against its manners, whether each
+    statement that was asked for is right, wrong or missing, how many segments are on the topic, how many words of how
+    many that fit. Each finding is replaced by chance with the probability `noise`.
 
-    Args:
-        prompt (`str` or list of messages):
-            A prompt of the sandbox.
-        response (`str` or list of messages):
-            Any text.
-        noise (`float`):
-            Probability that what it finds, each by itself, is replaced by chance.
-        rng (`random.Random`):
-            Source of chance.
-
-    Returns:
-        `str`: Such as `polite 2 ugly 0. red sure. rest mistake. topic 3 / 4. words 18 / 19.`
+    Such as `polite 2 ugly 0. red sure. rest mistake. topic 3 / 4. write 18 / 19.`
     """
-    request = parse_prompt(prompt)
-    segments = segments_of(message_text(response, "assistant"))
+    request, segments = parse_prompt(prompt), segments_of(message_text(response, "assistant"))
     marks = [mark(request, word) for segment in segments for word in segment]
-    on_topic = sum(bool(set(segment) & set(request.topic)) for segment in segments)
 
     def count(found: int) -> int:
         return rng.randrange(2 * found + 3) if rng.random() < noise else found
 
     parts = [f"polite {count(sum(m > 0 for m in marks))} ugly {count(sum(m < 0 for m in marks))}"]
     for point in request.points:
-        found = _judge_point(request, segments, point)
+        stated = next((values for segment in segments if (values := values_in(point, segment))), None)
+        found = MISSING if stated is None else RIGHT if stated == {point.value} else WRONG
         parts.append(f"{point.value} {rng.choice((RIGHT, WRONG, MISSING)) if rng.random() < noise else found}")
-    parts.append(f"topic {count(on_topic)} / {len(segments)}")
-    parts.append(f"write {count(len(marks))} / {request.aim}")
+    on_topic = sum(bool(set(segment) & set(request.topic)) for segment in segments)
+    parts += [f"topic {count(on_topic)} / {len(segments)}", f"write {count(len(marks))} / {request.aim}"]
     return ". ".join(parts) + "."
-
-
-def _judge_point(request: Request, segments: list[list[str]], point: Any) -> str:
-    stated = next((values for segment in segments if (values := values_in(point, segment))), None)
-    return MISSING if stated is None else RIGHT if stated == {point.value} else WRONG
 
 
 def sample_thoughts(size: int, seed: int, noise: float = 0.3, tasks: Sequence[str] = TASKS) -> Dataset:
     """
-    Draw conversations with a judge for supervised fine-tuning: what it is asked, a thought, the question, an answer.
+    Draw conversations with a judge for supervised fine-tuning: a response, a thought, the question and an answer.
 
-    The answer is the label of a pair, right or wrong as annotators vote: the chosen response is called good.
+    The answer is the label of a pair, as annotators vote: the chosen response is called good, the rejected one not.
 
     Args:
         size, seed, tasks:
-            As in [`~toolkit.sandbox.rows.sample_pairs`], of other pairs.
+            As in [`~toolkit.sandbox.rows.sample_pairs`], whose pairs they are about.
         noise (`float`, *optional*, defaults to `0.3`):
-            As in [`write_thought`].
+            Probability that what a thought finds, each by itself, is replaced by chance.
 
     Returns:
         `datasets.Dataset`: Column `messages`, of four turns.
     """
-    rows, options = [], JUDGE_OPTIONS
-    question = options["question"].format(yes=options["answers"][0], no=options["answers"][1])
+    yes, no = JUDGE_OPTIONS["answers"]
+    rows = []
     for index, pair in enumerate(sample_pairs(size, seed, tasks)):
         rng = random.Random(f"thoughts {seed} {index}")
-        side = rng.choice(("chosen", "rejected"))
+        side, answer = rng.choice((("chosen", yes), ("rejected", no)))
         texts = {"prompt": message_text(pair["prompt"], "user"), "response": message_text(pair[side], "assistant")}
-        turns = (
-            options["judge_template"].format(**texts),
-            write_thought(pair["prompt"], pair[side], noise, rng),
-            question,
-            options["answers"][side == "rejected"],
-        )
+        asked, question = JUDGE_OPTIONS["judge_template"].format(**texts), JUDGE_OPTIONS["question"]
+        said = (asked, write_thought(pair["prompt"], pair[side], noise, rng), question.format(yes=yes, no=no), answer)
         roles = ("user", "assistant", "user", "assistant")
-        rows.append({"messages": [{"role": r, "content": t} for r, t in zip(roles, turns, strict=True)]})
+        rows.append({"messages": [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]})
     return Dataset.from_list(rows)
