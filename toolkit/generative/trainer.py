@@ -17,7 +17,7 @@ from ..policy.trainer import ReinforceTrainer
 from ..reward.losses import pairwise_logistic_loss
 from .config import ThoughtConfig
 from .turns import JudgeTurns
-from .weights import Loss, crossed_weights, likelihood_weights, slopes, utilities, verdict_loss
+from .weights import Loss, ThoughtWeights, crossed_weights, likelihood_weights, slopes, utilities, verdict_loss
 
 SIDES = ("chosen", "rejected")
 
@@ -158,8 +158,7 @@ class ThoughtTrainer(ReinforceTrainer):
         local = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
         loss, metrics = self._loss(inputs), self._metrics["train"]
         self._log_judgements(loss)
-        weigh = crossed_weights if self.args.crossed_weights else likelihood_weights
-        thoughts, answers = (2 * self._num_thoughts * w.flatten()[local] for w in weigh(self._log_answers, loss))
+        thoughts, answers = (2 * self._num_thoughts * w.flatten()[local] for w in self._weights(loss))
         mask, last = self._thought_mask(kl), last_kept(output["completion_mask"])
         advantages = reward_to_go(thoughts * self.args.train_thoughts, kl, mask, self.beta)
         if self.beta:
@@ -175,6 +174,9 @@ class ThoughtTrainer(ReinforceTrainer):
     def _log_answers(self) -> Tensor:
         """What was last said of every process's pairs, `(P, 2, N)`."""
         return self._rewards[:, 0].view(-1, 2, self._num_thoughts)
+
+    def _weights(self, loss: Loss) -> ThoughtWeights:
+        return (crossed_weights if self.args.crossed_weights else likelihood_weights)(self._log_answers, loss)
 
     def _loss(self, inputs: list[dict[str, Any]]) -> Loss:
         """Loss of the utilities of every process's pairs."""
