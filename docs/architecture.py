@@ -27,16 +27,17 @@ USE, LOOP, MODELS, GROUND = "#e9f1fb", "#eef7ea", "#fdf1df", "#f3eef9"
 ROOMS = {
     "cli": Room((0, 2), (0, 0), USE, ("the command prefscale, a file a command",)),
     "experiments": Room((0, 2), (1, 1), USE, ("the study and the benchmarks; only cli imports it",)),
-    "arguments": Room((0, 0), (2, 2), USE, ("what recipes share",)),
-    "sandbox": Room((0, 0), (3, 3), LOOP, ("a world with a", "known reward")),
-    "pages": Room((1, 1), (3, 3), USE, ("tables, pictures,", "HTML pages")),
-    "judges": Room((0, 1), (4, 4), LOOP, ("which of two is better; the closed loop",)),
-    "policy": Room((0, 1), (5, 5), MODELS, ("REINFORCE: baselines, credit, losses",)),
-    "planning": Room((2, 2), (5, 5), USE, ("what a run will", "hold in memory")),
-    "reward": Room((0, 2), (6, 6), MODELS, ("the model of three scales, its trainer, its scorer",)),
-    "training": Room((1, 2), (7, 7), GROUND, ("checkpoints, exact resume, the run's record",)),
-    "data": Room((0, 0), (7, 7), GROUND, ("from a file to a", "batch of token ids")),
-    "stats": Room((0, 2), (8, 8), GROUND, ("metrics with intervals; learning curves",)),
+    "jobs": Room((0, 1), (2, 2), USE, ("what prefscale and the recipes run",)),
+    "arguments": Room((0, 0), (3, 3), USE, ("what jobs share",)),
+    "sandbox": Room((0, 0), (4, 4), LOOP, ("a world with a", "known reward")),
+    "pages": Room((1, 1), (3, 4), USE, ("tables, pictures,", "HTML pages")),
+    "judges": Room((0, 1), (5, 5), LOOP, ("which of two is better; the closed loop",)),
+    "policy": Room((0, 1), (6, 6), MODELS, ("REINFORCE: baselines, credit, losses",)),
+    "planning": Room((2, 2), (6, 6), USE, ("what a run will", "hold in memory")),
+    "reward": Room((0, 2), (7, 7), MODELS, ("the model of three scales, its trainer, its scorer",)),
+    "training": Room((1, 2), (8, 8), GROUND, ("checkpoints, exact resume, the run's record",)),
+    "data": Room((0, 0), (8, 8), GROUND, ("from a file to a", "batch of token ids")),
+    "stats": Room((0, 2), (9, 9), GROUND, ("metrics with intervals; learning curves",)),
 }
 
 

@@ -52,6 +52,12 @@ def load_recipe(name: str) -> ModuleType:
     return module
 
 
+def job_of(name: str) -> ModuleType | None:
+    """The module of the package that a recipe runs, where it does nothing else; `None` where it does more."""
+    jobs = {"train_reward": "reward", "train_reinforce": "reinforce", "train_jointly": "joint"}
+    return importlib.import_module(f"toolkit.jobs.{jobs[name]}") if name in jobs else None
+
+
 def run_python(*arguments: str | Path, **options) -> subprocess.CompletedProcess:
     """A fresh process of the same interpreter, which finds the package where this one does."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -2,12 +2,15 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from accelerate import PartialState
 from trl import ModelConfig
 
 from toolkit import MultiScaleRewardConfig
 from toolkit.arguments import (
     DataArguments,
     checkpoint_to_resume,
+    divided_pairs,
+    divided_prompts,
     held_out_pairs,
     held_out_prompts,
     import_callable,
@@ -44,11 +47,34 @@ def test_files_are_read_whole_and_cut_to_size(tmp_path):
     assert len(set(first)) == 6
 
 
-def test_a_file_alone_has_no_held_out_rows(tmp_path):
-    args = DataArguments(dataset_name=write_pairs(tmp_path / "train.jsonl", 2))
-    assert len(training_pairs(args, seed=0)) == len(training_prompts(args, seed=0)) == 2
-    with pytest.raises(ValueError, match="Set `eval_dataset_name`"):
-        held_out_pairs(args, seed=0)
+@pytest.mark.parametrize(("load", "columns"), [(divided_pairs, 3), (divided_prompts, 1)])
+def test_a_file_alone_is_divided_by_prompt_and_that_is_said(tmp_path, load, columns, caplog):
+    PartialState()  # that says which process warns
+    args = DataArguments(dataset_name=write_pairs(tmp_path / "train.jsonl", 41))
+    train, test = load(args, seed=0)
+    assert (len(train), len(test)) == (36, 5)  # a tenth, and what is over
+    assert len(train.column_names) == columns
+    assert not set(train["prompt"]) & set(test["prompt"])
+    assert "Held out 5 of the 41 rows" in caplog.text
+    args.eval_size, args.train_size = 11, 7
+    assert [len(part) for part in load(args, seed=0)] == [7, 11]
+    # all of it to train on, where nothing is to be held out
+    args.train_size = None
+    assert len(training_pairs(args, seed=0)) == len(training_prompts(args, seed=0)) == 41
+
+
+def test_what_has_held_out_rows_is_not_divided(tmp_path, caplog):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_pairs(folder / "train.jsonl", 9), write_pairs(folder / "test.jsonl", 4)
+    beside = DataArguments(
+        dataset_name=str(folder / "train.jsonl"), eval_dataset_name=str(folder / "test.jsonl"), eval_size=3
+    )
+    for args, sizes in ((DataArguments(dataset_name=str(folder)), [9, 4]), (beside, [9, 3])):
+        assert [len(part) for part in divided_pairs(args, seed=0)] == sizes
+    sandbox = DataArguments(dataset_name="sandbox", train_size=8, eval_size=5)
+    assert [len(part) for part in divided_pairs(sandbox, seed=0)] == [8, 5]
+    assert "Held out" not in caplog.text
 
 
 def test_no_data_set_is_an_error():

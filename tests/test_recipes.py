@@ -9,20 +9,22 @@ from trl import ModelConfig, SFTConfig, TrlParser
 from tests.helpers import ROOT, load_recipe
 from toolkit import MultiScaleRewardConfig, ReinforceConfig
 from toolkit.arguments import RunArguments
+from toolkit.jobs.joint import JointArguments
+from toolkit.jobs.reinforce import ReinforceArguments
 
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
 
 
 def classes_of(stem):
     if stem.endswith("_joint"):
-        return (load_recipe("train_jointly").JointArguments,)
+        return (JointArguments,)
     if "_joint_" in stem:
         return (MultiScaleRewardConfig if stem.endswith("_reward") else ReinforceConfig,)
     if stem.endswith("_decoder"):
         return (load_recipe("pretrain_decoder").DecoderArguments, SFTConfig)
-    if stem.endswith("_reward"):
+    if stem.endswith("reward"):
         return (RunArguments, MultiScaleRewardConfig, ModelConfig)
-    return (load_recipe("train_reinforce").ReinforceArguments, ReinforceConfig, ModelConfig)
+    return (ReinforceArguments, ReinforceConfig, ModelConfig)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

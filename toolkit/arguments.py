@@ -15,7 +15,8 @@ from datasets import Dataset
 from trl import ModelConfig, ScriptArguments
 
 from .data.formats import keep_normalized
-from .data.loading import load_pairs, load_prompts
+from .data.held_out import hold_out
+from .data.loading import load_pairs, load_prompts, split_names
 from .sandbox.rows import HELD_OUT_SEED, sample_pairs, sample_prompts
 from .training.command_line import check_path
 from .training.manifests import last_complete_checkpoint
@@ -24,6 +25,7 @@ from .training.options import check_counts, check_number, help_from_docstring
 logger = get_logger(__name__)
 
 SANDBOX = "sandbox"
+EVAL_SIZE = 2000  # held-out rows unless another number is asked for
 
 
 @help_from_docstring
@@ -37,17 +39,18 @@ class DataArguments(ScriptArguments):
 
     Args:
         eval_dataset_name (`str`, *optional*):
-            Held-out data, named like `dataset_name`. Where it is not given, `dataset_test_split` of `dataset_name`, or
-            fresh rows of the sandbox.
+            Held-out data, named like `dataset_name`. Where it is not given, `dataset_test_split` of `dataset_name`,
+            fresh rows of the sandbox, or, where `dataset_name` is one split, a part of its prompts.
         train_size (`int`, *optional*):
             Most rows to train on; so many are drawn from the sandbox (10,000 by default).
-        eval_size (`int`, *optional*, defaults to `2000`):
-            Most rows to evaluate on; so many are drawn from the sandbox.
+        eval_size (`int`, *optional*):
+            Most rows to evaluate on; so many are drawn from the sandbox. By default 2,000, and of a single split at
+            most a tenth.
     """
 
     eval_dataset_name: str | None = None
     train_size: int | None = None
-    eval_size: int = 2000
+    eval_size: int | None = None
 
     def __post_init__(self) -> None:
         check_counts(self, "train_size", "eval_size")
@@ -89,9 +92,21 @@ def training_pairs(args: DataArguments, seed: int) -> Dataset:
 
 def held_out_pairs(args: DataArguments, seed: int) -> Dataset:
     """
-    Held-out pairs. Arguments and errors as in [`training_pairs`]; a file is one split and holds none out.
+    Held-out pairs of a source that has some. Arguments and errors as in [`training_pairs`].
     """
     return _held_out_rows(args, seed, sample_pairs, load_pairs)
+
+
+def divided_pairs(args: DataArguments, seed: int) -> tuple[Dataset, Dataset]:
+    """
+    Pairs to train on, and held-out ones: those of a source that has some, or else a part of its prompts.
+
+    Arguments and errors as in [`training_pairs`].
+
+    Returns:
+        `tuple[Dataset, Dataset]`: No prompt is in both where one split was divided.
+    """
+    return _divided_rows(args, seed, training_pairs, held_out_pairs, load_pairs)
 
 
 def training_prompts(args: DataArguments, seed: int) -> Dataset:
@@ -108,6 +123,32 @@ def held_out_prompts(args: DataArguments, seed: int) -> Dataset:
     return _held_out_rows(args, seed, sample_prompts, load_prompts)
 
 
+def divided_prompts(args: DataArguments, seed: int) -> tuple[Dataset, Dataset]:
+    """
+    Prompts to train on, and held-out ones; from pairs, too. Arguments, result and errors as in [`divided_pairs`].
+    """
+    return _divided_rows(args, seed, training_prompts, held_out_prompts, load_prompts)
+
+
+def _divided_rows(
+    args: DataArguments,
+    seed: int,
+    to_train: Callable[..., Dataset],
+    to_hold_out: Callable[..., Dataset],
+    load: Callable[..., Dataset],
+) -> tuple[Dataset, Dataset]:
+    name = _name(args)
+    if name == SANDBOX or args.eval_dataset_name or len(split_names(name, args.dataset_config)) > 1:
+        return to_train(args, seed), to_hold_out(args, seed)
+    rows = load(name, None, args.dataset_config)
+    train, test = hold_out(rows, args.eval_size or min(EVAL_SIZE, -(-len(rows) // 10)), seed)
+    logger.warning(
+        f"Held out {len(test):,} of the {len(rows):,} rows of '{name}', by prompt, and trains on the others. "
+        "`eval_size` changes how many, `eval_dataset_name` takes them from elsewhere."
+    )
+    return _at_most(keep_normalized(train, rows), args.train_size, seed), keep_normalized(test, rows)
+
+
 def _training_rows(
     args: DataArguments, seed: int, draw: Callable[..., Dataset], load: Callable[..., Dataset]
 ) -> Dataset:
@@ -122,12 +163,12 @@ def _held_out_rows(
     args: DataArguments, seed: int, draw: Callable[..., Dataset], load: Callable[..., Dataset]
 ) -> Dataset:
     if _name(args) == SANDBOX:
-        return draw(args.eval_size, seed=HELD_OUT_SEED)
+        return draw(args.eval_size or EVAL_SIZE, seed=HELD_OUT_SEED)
     if args.eval_dataset_name is None and _names_files(_name(args)):
         raise ValueError(f"'{args.dataset_name}' is one split. Set `eval_dataset_name` to a file of held-out rows.")
     name = args.eval_dataset_name or _name(args)
     split = None if _names_files(name) else args.dataset_test_split
-    return _at_most(load(name, split, args.dataset_config), args.eval_size, seed)
+    return _at_most(load(name, split, args.dataset_config), args.eval_size or EVAL_SIZE, seed)
 
 
 def _name(args: DataArguments) -> str:
@@ -144,6 +185,13 @@ def _at_most(dataset: Dataset, size: int | None, seed: int) -> Dataset:
     if size is None or len(dataset) <= size:
         return dataset
     return keep_normalized(dataset.shuffle(seed=seed).select(range(size)), dataset)
+
+
+def named_model(model_args: ModelConfig) -> str:
+    """Name of the model that is to be trained; a `ValueError` where there is none."""
+    if not model_args.model_name_or_path:
+        raise ValueError("`model_name_or_path` is not set. Give a folder or a hub name.")
+    return model_args.model_name_or_path
 
 
 def with_model_arguments(training_args: Any, model_args: ModelConfig) -> Any:

@@ -12,7 +12,7 @@ from unittest import mock
 
 from tests.corpus.cases import Disagreement, Refusal
 from tests.corpus.shop import Shop
-from tests.helpers import load_recipe
+from tests.helpers import job_of, load_recipe
 
 VERDICT = "Training would refuse these data: "
 # Options without which no recipe runs on a machine without a GPU
@@ -74,8 +74,7 @@ class Bench:
         from toolkit.training.command_line import run_recipe
 
         given: list[Any] = []
-        module = load_recipe(name)
-        classes = [parameter.annotation for parameter in inspect.signature(module.main).parameters.values()]
+        job = job_of(name)
 
         def take(*options: Any) -> None:
             given.extend(options)
@@ -85,7 +84,12 @@ class Bench:
         err = io.StringIO()
         try:
             with mock.patch.object(sys, "argv", [f"recipes/{name}.py", *words]), contextlib.redirect_stderr(err):
-                run_recipe(take, *classes, environment={})
+                if job is not None:
+                    with mock.patch.object(job, "main", take):
+                        job.run()
+                else:
+                    parameters = inspect.signature(load_recipe(name).main).parameters.values()
+                    run_recipe(take, *(parameter.annotation for parameter in parameters), environment={})
         except SystemExit as end:
             lines = [line for line in err.getvalue().splitlines() if line.startswith(f"{name}.py: ")]
             raise Refusal([lines[-1] if lines else err.getvalue()], int(end.code or 0)) from None

@@ -138,7 +138,7 @@ def said(name: str, words: list[str], found: str, remedy: str) -> Case:
 
 WORDS = [
     said("no command", [], "required: command", "`prefscale --help` tells more"),
-    said("a command misspelt", ["chek", "pairs.jsonl"], "invalid choice: 'chek'", "choose from 'check'"),
+    said("a command misspelt", ["chek", "pairs.jsonl"], "invalid choice: 'chek'", "choose from 'init', 'reward'"),
     said("check without a file", ["check"], "required: FILE", "`prefscale check --help` tells more"),
     said("an option cut short", ["check", "x", "--nea"], "There is no option `--nea`", "Did you mean `--near`?"),
     said(

@@ -121,12 +121,12 @@ USED = [
 
 def train(bench: Bench, *words: str) -> Any:
     """The recipe of a reward model, up to its end."""
-    from tests.helpers import load_recipe
+    from toolkit.jobs.reward import main
 
     options = ["--output_dir", bench.path("run"), "--model_name_or_path", bench.shop.causal(), "--max_steps", "1"]
     options += ["--dataset_name", bench.path("pairs.jsonl"), "--eval_dataset_name", bench.path("pairs.jsonl")]
     with contextlib.chdir(bench.folder):
-        return bench.recipe("train_reward", *ON_A_CPU, *options, *words, main=load_recipe("train_reward").main)
+        return bench.recipe("train_reward", *ON_A_CPU, *options, *words, main=main)
 
 
 def mistaken(name: str, words: list[str], found: str, remedy: str, rows: Any = TALKS) -> Case:

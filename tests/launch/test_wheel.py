@@ -15,8 +15,9 @@ def installed(tmp_path_factory):
     """A folder with the package as a wheel installs it, and nothing else."""
     folder = tmp_path_factory.mktemp("wheel")
     sources = folder / "sources"
-    shutil.copytree(ROOT / "toolkit", sources / "toolkit", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("toolkit", "recipes", "deepspeed_configs"):
+        shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, sources)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     build = [*pip, "wheel", sources, "--no-deps", "--no-build-isolation", "--wheel-dir", folder]
@@ -57,7 +58,7 @@ def test_every_public_name_is_there(installed, used):
     assert used[0] == str(installed / "toolkit" / "__init__.py")
 
 
-@pytest.mark.parametrize("command", ["check", "sandbox", "explain", "plan", "report"])
+@pytest.mark.parametrize("command", ["init", "check", "sandbox", "explain", "plan", "report"])
 def test_every_command_answers(installed, command):
     done = run(installed, installed / "bin" / "prefscale", command, "--help")
     assert done.returncode == 0, done.stderr
@@ -69,3 +70,18 @@ def test_a_page_can_be_written_and_types_are_declared(installed, used):
     templates = {path.name for path in (ROOT / "toolkit" / "pages" / "templates").iterdir()}
     assert {path.name for path in (installed / "toolkit" / "pages" / "templates").iterdir()} == templates
     assert (installed / "toolkit" / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("folder", ["recipes/configs", "deepspeed_configs"])
+def test_yaml_files_come_with_it(installed, folder):
+    there, here = ({path.name for path in (root / folder).glob("*.[yj]*")} for root in (installed / "toolkit", ROOT))
+    assert there == here
+
+
+def test_a_yaml_file_to_begin_with_is_written_and_read_by_its_name(installed):
+    done = run(installed, installed / "bin" / "prefscale", "init", "reward")
+    assert done.returncode == 0, done.stderr
+    assert (installed.parent / "reward.yaml").read_text() == (ROOT / "recipes/configs/reward.yaml").read_text()
+    options = ["--config", "sandbox_reward", "--accelerate_config", "zero3", "--learning_rat", "1"]
+    done = run(installed, installed / "bin" / "prefscale", "reward", *options)
+    assert "There is no option `--learning_rat`. Did you mean `--learning_rate`?" in done.stderr

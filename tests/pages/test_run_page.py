@@ -4,11 +4,13 @@ import shutil
 import pytest
 from trl import ModelConfig, RewardConfig, RewardTrainer
 
-from tests.helpers import load_recipe
 from tests.pages.test_page import assert_stands_alone, drawings, read
 from toolkit import MultiScaleRewardConfig, ReinforceConfig, RewardFunction
 from toolkit.arguments import RunArguments
 from toolkit.cli.main import main
+from toolkit.jobs.reinforce import ReinforceArguments
+from toolkit.jobs.reinforce import main as train_policy
+from toolkit.jobs.reward import main as train_reward
 from toolkit.pages.run_page import write_run_report
 from toolkit.training.manifests import write_manifest
 
@@ -29,13 +31,12 @@ def runs(tmp_path_factory, tiny_folder, plain_pairs, cpu_options):
         str(folder / "reward"), context="gate", max_steps=12, per_device_train_batch_size=4, eval_strategy="steps",
         eval_steps=6, hub_token=ACCESS, **options,
     )  # fmt: skip
-    load_recipe("train_reward").main(RunArguments(**data), reward, model)
-    recipe = load_recipe("train_reinforce")
+    train_reward(RunArguments(**data), reward, model)
     policy = ReinforceConfig(
         str(folder / "policy"), max_steps=3, per_device_train_batch_size=4, num_generations=2, prefix_baseline=True,
         max_completion_length=8, **options,
     )  # fmt: skip
-    recipe.main(recipe.ReinforceArguments(**data, reward_model=str(folder / "reward")), policy, model)
+    train_policy(ReinforceArguments(**data, reward_model=str(folder / "reward")), policy, model)
     return folder
 
 

@@ -6,11 +6,19 @@ from importlib.metadata import version
 
 from .check import add_check
 from .explain import add_explain
+from .init import add_init
+from .launch import EPILOG, add_job
 from .parser import Parser
 from .plan import add_plan
 from .report import add_report
 from .sandbox import add_sandbox
 from .verify import add_verify
+
+JOBS = {
+    "reward": ("jobs.reward", "train and evaluate a multi-scale reward model"),
+    "reinforce": ("jobs.reinforce", "tune a policy by REINFORCE on a reward model"),
+    "joint": ("jobs.joint", "both in turns, with a judge that labels the policy's answers"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,17 +33,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         `int`: Exit status: 0, 2 where the user's input was wrong, or 1 where `check` finds what training would
         refuse, or `verify` what is not as it was saved.
     """
-    parser = Parser(prog="prefscale", description="Preference data, scores and GPU memory at a glance.")
+    parser = Parser(
+        prog="prefscale",
+        description="From preference pairs to a reward model, and from that to a tuned policy.",
+        epilog=EPILOG,
+    )
     parser.add_argument("--version", action="version", version=f"prefscale {version('prefscale')}")
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser
+    add_init(add("init", help="write a commented YAML file to begin with"))
+    for name, (module, text) in JOBS.items():
+        add_job(add(name, help=text, add_help=False), module)
     add_check(add("check", help="check every row of a set of preference pairs, and describe it"))
     add_sandbox(add("sandbox", help="write preference pairs of the sandbox to a file"))
     add_explain(add("explain", help="show what every token and segment adds to a response's score"))
     add_plan(add("plan", help="say what memory, tokens and hours a run needs, without any weights"))
     add_report(add("report", help="write a page with the figures, plots and settings of a training run or a study"))
     add_verify(add("verify", help="say whether a saved reward model is, byte by byte, what was saved"))
-    args, rest = parser.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    args, rest = parser.parse_known_args(words[:1] if words[:1] and words[0] in JOBS else words)
+    args.words = words[1:]
     if rest:
         commands.choices[args.command].refuse(rest[0])
     try:

@@ -70,6 +70,21 @@ def locate(name_or_path: str, split: str | None = None, config: str | None = Non
 
     Arguments are those of [`load_table`], and so are its errors, but for those of reading the files.
     """
+    found = _splits(name_or_path, split, config)
+    split = next(iter(found)) if split is None and len(found) == 1 else split
+    if split not in found:
+        names = list(found)
+        raise ValueError(f"'{name_or_path}' has the splits {names}, but the split is {split!r}. Choose one of them.")
+    return found[split]
+
+
+def split_names(name_or_path: str, config: str | None = None) -> list[str]:
+    """Names of the splits that are behind a name. Arguments and errors are those of [`locate`]."""
+    return list(_splits(name_or_path, None, config))
+
+
+def _splits(name_or_path: str, split: str | None, config: str | None) -> dict[str, Dataset | list[str]]:
+    """Tables or files by split: all of a file or folder, of the hub the one that is asked for."""
     path = os.path.expanduser(name_or_path)
     files, tables = dict[str, list[str]](), dict[str, Dataset]()
     try:
@@ -93,11 +108,7 @@ def locate(name_or_path: str, split: str | None = None, config: str | None = Non
         raise ValueError(f"Cannot load {asked}: {reason}. Correct the name, or fetch the data anew.") from error
     if not tables and not any(files.values()):
         raise ValueError(f"There is no file or folder '{name_or_path}' in '{os.getcwd()}'. Correct the path.")
-    splits = list(tables or files)
-    split = splits[0] if split is None and len(splits) == 1 else split
-    if split not in splits:
-        raise ValueError(f"'{name_or_path}' has the splits {splits}, but the split is {split!r}. Choose one of them.")
-    return tables[split] if tables else files[split]
+    return {**(tables or files)}
 
 
 def _load_file(path: str) -> Dataset:

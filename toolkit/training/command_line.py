@@ -12,6 +12,10 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from trl import TrlParser
 
+from .shipped import CONFIGS, shipped_file
+
+Defaults = Callable[[set[str]], Mapping[str, Any]]
+
 MOST_CHOICES = 20  # of an option are listed where another was given
 _CHOICE = re.compile(r"invalid choice: '(.*?)' \(choose from (.*)\)")
 # What a value of a YAML file may be, by what reads the option; text is read as on the command line
@@ -29,10 +33,14 @@ class RecipeParser(TrlParser):
     Args:
         classes (`type` or an iterable of them):
             Dataclasses of options.
+        defaults (`Callable`, *optional*):
+            Called with the names of the options that are given; returns values of others, in place of their own
+            defaults.
     """
 
-    def __init__(self, classes: Any) -> None:
+    def __init__(self, classes: Any, defaults: Defaults | None = None) -> None:
         super().__init__(classes, allow_abbrev=False)
+        self._unless_given = defaults
         # argparse takes -1e-5 for the name of an option
         self._negative_number_matcher = re.compile(r"-(\d+\.?|\d*\.\d+)(e[+-]?\d+)?$|-(inf|nan)$", re.IGNORECASE)
 
@@ -42,8 +50,13 @@ class RecipeParser(TrlParser):
         words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
         if words[-1:] == ["--config"]:
             raise ValueError("`--config` has no file after it. Name a YAML file.")
+        words = [
+            shipped_file(word, CONFIGS) if words[i - 1 : i] == ["--config"] else word for i, word in enumerate(words)
+        ]
         known = {"--config", *(name for action in self._actions for name in action.option_strings)}
         self._check_names([word.partition("=")[0] for word in words if word.startswith("--")], known, "")
+        if self._unless_given is not None:
+            self.set_defaults(**self._unless_given(_given(words)))
         try:
             return super().parse_args_and_config(words, *more, **options)
         except json.JSONDecodeError as error:
@@ -92,7 +105,22 @@ class RecipeParser(TrlParser):
         raise ValueError(message[0].upper() + message[1:].rstrip(".") + end)
 
 
-def run_recipe(main: Callable[..., None], *classes: type, environment: Mapping[str, str] = os.environ) -> None:
+def _given(words: list[str]) -> set[str]:
+    """Names of the options of a command line and of its YAML file."""
+    names = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+    if "--config" in words:
+        with open(words[words.index("--config") + 1]) as file:
+            found = yaml.safe_load(file)
+        names |= set(found) if isinstance(found, dict) else set()
+    return names
+
+
+def run_recipe(
+    main: Callable[..., None],
+    *classes: type,
+    defaults: Defaults | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> None:
     """
     Run a recipe with the options of its command line. A user's mistake is one line, and exit status 2.
 
@@ -103,6 +131,8 @@ def run_recipe(main: Callable[..., None], *classes: type, environment: Mapping[s
             Called with one instance of each class.
         classes (`type`):
             Dataclasses of options.
+        defaults (`Callable`, *optional*):
+            As in [`RecipeParser`].
         environment (`Mapping[str, str]`, *optional*):
             Where launchers say which process of several this is.
 
@@ -116,7 +146,7 @@ def run_recipe(main: Callable[..., None], *classes: type, environment: Mapping[s
     ]
     words = [word for i, word in enumerate(words) if i not in switches]
     try:
-        main(*RecipeParser(classes).parse_args_and_config(words))
+        main(*RecipeParser(classes, defaults).parse_args_and_config(words))
     except KeyboardInterrupt:
         print(f"{_program(environment)}: interrupted.", file=sys.stderr)
         sys.exit(130)
