@@ -21,6 +21,7 @@ ORDER = [
     "reward",
     "policy",
     "judges",
+    "generative",
     "sandbox",
     "arguments",
     "pages",
@@ -31,6 +32,7 @@ ORDER = [
 ]
 ONLY_TORCH = [
     "data/positions",
+    "generative/weights",
     "planning/memory",
     "policy/losses",
     "policy/returns",
@@ -56,6 +58,9 @@ PUBLIC_NAMES = [
     "ResponseScore",
     "RewardFunction",
     "SharedBaseRewardFunction",
+    "ThoughtConfig",
+    "ThoughtReward",
+    "ThoughtTrainer",
     "compare_policies",
     "evaluate_pairs",
     "explain",

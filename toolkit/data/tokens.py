@@ -88,11 +88,7 @@ def turn_parts(tokenizer: PreTrainedTokenizerBase, prompt: Messages, **template_
 
 
 def next_turn(tokenizer: PreTrainedTokenizerBase, question: str, **template_kwargs: Any) -> str:
-    """
-    What the template writes from the end of an assistant's message to the next one, with the user's question between.
-
-    A `ValueError` where the template refuses such a conversation, or leaves the first of the two messages out.
-    """
+    """What the template writes from the end of an assistant's message to the next one, after the user's question."""
     turns = zip(("user", "assistant", "user"), ("a", _PROBE, question), strict=True)
     messages = [{"role": role, "content": content} for role, content in turns]
     _, found, after = render(tokenizer, messages, add_generation_prompt=True, **template_kwargs).partition(_PROBE)

@@ -6,10 +6,9 @@ from ..policy.config import ReinforceConfig
 from ..training.options import check_number, help_from_docstring
 from .turns import JudgeSettings
 
-# Options of the parent for rewards and baselines, which a judge has none of, with what they must stay
+# Of the parent, for rewards and baselines; one model thinks and answers, and both responses are read
 _FIXED = {"baseline": "leave_one_out", "prefix_baseline": False, "normalize_rewards": False, "reward_weights": None}
 _FIXED |= {"normalize_advantages": False, "reward_clip_range": None, "mask_truncated_completions": False}
-# The answer's probability is of the same model as the thoughts, and both responses are read
 _FIXED |= {"temperature": 1.0, "remove_unused_columns": False}
 
 
@@ -54,10 +53,8 @@ class ThoughtConfig(JudgeSettings, ReinforceConfig):
             if getattr(self, name) != only:
                 raise ValueError(f"`{name}={getattr(self, name)!r}` does not apply to thoughts. Leave it out.")
         if self.num_thoughts == 1 and (self.train_thoughts or self.crossed_weights):
-            raise ValueError(
-                "With `num_thoughts=1` a thought has no other one to be compared with. Set 2 or more, or train the "
-                "answers alone, by `train_thoughts=False` and without `crossed_weights`."
-            )
+            only = "`train_thoughts=False` without `crossed_weights`"
+            raise ValueError(f"With `num_thoughts=1` a thought has no other to be compared with. Set more, or {only}.")
         if self.beta and not self.train_thoughts:
             raise ValueError(f"`beta` is {self.beta}, and thoughts that are not trained do not depart. Set it to 0.")
         ReinforceConfig.__post_init__(self)

@@ -80,25 +80,21 @@ class ThinkingJudge:
         )  # fmt: skip
 
     def judge(self, prompts: Texts, *responses: Texts) -> list[Judgement]:
-        """
-        Think about a response to each prompt, or about the pairs of two lists of them, and answer.
-
-        The same texts in the same call are judged alike, whatever was judged before.
-        """
+        """Think about a response to each prompt, or about the pairs of two lists of them, and answer."""
         asked, each = (
             [self._turns.first_turn(*row) for row in zip(prompts, *responses, strict=True)],
             self.num_thoughts,
         )
         ids = self.processing_class.apply_chat_template(asked, add_generation_prompt=True, **self._template_kwargs)
         rows = [(row, self._turns.ending(0, i)) for row in ids["input_ids"] for i in range(each)]
-        device, found = self.model.device, []
+        device, found = self.model.device, list[tuple[str, float]]()
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(zlib.crc32(repr((self.seed, asked)).encode()))
             for first in range(0, len(rows), self.batch_size):
                 found += self._think(*zip(*rows[first : first + self.batch_size], strict=True))
         groups = [found[i : i + each] for i in range(0, len(found), each)]
         said = torch.tensor([[log_answer for _, log_answer in group] for group in groups])
-        thoughts = [[thought for thought, _ in group] for group in groups]
+        thoughts = ([thought for thought, _ in group] for group in groups)
         return list(map(Judgement, utilities(said).tolist(), thoughts, said.exp().tolist()))
 
     @torch.no_grad()
@@ -122,16 +118,12 @@ class ThinkingJudge:
 
 
 class ThoughtReward(ThinkingJudge):
-    """
-    [`ThinkingJudge`] of single responses, for `reward_funcs` of any of TRL's trainers, `label_pairs` and the like.
-
-    What it returns is Bradley-Terry's utility in nats, the logarithm of the mean probability of the good answer.
-    """
+    """[`ThinkingJudge`] of single responses, for `reward_funcs` of any of TRL's trainers, and for `label_pairs`."""
 
     protocol = "point"
 
     def __call__(self, prompts: Texts, completions: Texts, log_extra: Any = None, **columns: Any) -> list[float]:
-        """Utilities in nats. TRL's table of completions gets a thought about each."""
+        """Bradley-Terry's utilities in nats. TRL's table of completions gets a thought about each response."""
         found = self.judge(prompts, completions)
         if log_extra is not None:
             log_extra("thought", [judgement.thoughts[0] for judgement in found])

@@ -32,16 +32,10 @@ class ThoughtTrainer(ReinforceTrainer):
     own. Sampling, vLLM, LoRA, ZeRO, shared prompts and exact resume are the parent's.
 
     Args:
-        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Judge: a causal language model with a chat template.
-        args ([`ThoughtConfig`]):
-            Configuration.
-        train_dataset ([`~datasets.Dataset`]):
+        model, args, kw:
+            As of [`ReinforceTrainer`], with a [`ThoughtConfig`], a chat template, and no reward functions.
+        train_dataset, eval_dataset ([`~datasets.Dataset`]):
             Pairs in any of TRL's preference formats, with optional columns `margin` and `strength`.
-        eval_dataset ([`~datasets.Dataset`] or a `dict` of them, *optional*):
-            Held-out pairs.
-        kwargs (`dict`, *optional*):
-            What [`trl.RLOOTrainer`] takes: `processing_class`, `peft_config`, `callbacks`, …
 
     Raises:
         `ValueError`: If the pairs are refused, a pairwise judge's have a margin, an answer is not one token, or as in
@@ -53,24 +47,21 @@ class ThoughtTrainer(ReinforceTrainer):
     chat_template_kwargs: dict[str, Any]
 
     def __init__(
-        self, model: Any, args: ThoughtConfig, train_dataset: Any, eval_dataset: Any = None, **kwargs: Any
+        self, model: Any, args: ThoughtConfig, train_dataset: Any, eval_dataset: Any = None, **kw: Any
     ) -> None:
-        train_dataset = normalize_pairs(train_dataset, "train")
+        train = normalize_pairs(train_dataset, "train")
         if isinstance(eval_dataset, dict):
             eval_dataset = {name: normalize_pairs(part, name) for name, part in eval_dataset.items()}
         elif eval_dataset is not None:
             eval_dataset = normalize_pairs(eval_dataset, "eval")
-        if "margin" in train_dataset.column_names and args.protocol == "pair":
+        if "margin" in train.column_names and args.protocol == "pair":
             raise ValueError(
-                "A verdict has no gap to hold the pairs' `margin` to. Remove it, or set `protocol='point'`."
+                "A verdict has no gap to hold the pairs' `margin` to. Remove it, or use protocol 'point'."
             )
-        self._mean_strength: float | None = None
-        if args.weight_by_strength and "strength" in train_dataset.column_names:
-            self._mean_strength = fmean(train_dataset["strength"][:])
+        weighs = args.weight_by_strength and "strength" in train.column_names
+        self._mean_strength = fmean(train["strength"][:]) if weighs else None
         self._thought_lengths = torch.empty(0)
-        super().__init__(
-            model, self.log_answer, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs
-        )
+        super().__init__(model, self.log_answer, args, train_dataset=train, eval_dataset=eval_dataset, **kw)
         _ = self.turns  # which refuses answers of several tokens
 
     @cached_property
@@ -197,9 +188,8 @@ class ThoughtTrainer(ReinforceTrainer):
     def _log_judgements(self, loss: Loss) -> None:
         log_answers, metrics = self._log_answers, self._metrics["train" if self.model.training else "eval"]
         values, omega, shares = utilities(log_answers), log_answers.exp(), log_answers.softmax(-1)
-        point = self.args.protocol == "point"
+        point, sides = self.args.protocol == "point", omega.mean((0, 2))
         gap = values[:, 0] - values[:, 1] if point else values.exp().sum(1) - 1
-        sides = omega.mean((0, 2))
         found = {
             "pair_loss": loss(values).mean(),
             "accuracy": ((gap > 0).float() + (gap == 0).float() / 2).mean(),
@@ -212,8 +202,7 @@ class ThoughtTrainer(ReinforceTrainer):
         if not point:
             found["answers/position_bias"] = sides[0] - sides[1]
         if self.args.swap_answers:
-            swapped = omega.unflatten(-1, (-1, 2)).mean((0, 2))  # (sides, as written and exchanged)
-            bias = swapped[:, 0] - swapped[:, 1]
+            bias = (omega[..., ::2] - omega[..., 1::2]).mean((0, 2))  # (sides,), as written less exchanged
             found["answers/letter_bias"] = bias.mean() if point else (bias[0] - bias[1]) / 2
         for name, value in found.items():
             metrics[name].append(value.item())

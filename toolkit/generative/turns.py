@@ -6,8 +6,6 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, NamedTuple
 
-from transformers import PreTrainedTokenizerBase
-
 from ..data.messages import Messages
 from ..data.tokens import next_turn
 from ..training.options import check_counts, help_from_docstring
@@ -86,7 +84,7 @@ class JudgeSettings:
 
     @staticmethod
     def load(folder: str) -> "JudgeSettings":
-        """Settings in a judge's folder; a `ValueError` where there are none."""
+        """Settings in a judge's folder."""
         file = Path(folder, SETTINGS_NAME)
         if not file.is_file():
             raise ValueError(f"There is no '{file}', by which a judge is asked. Give the folder of a trained judge.")
@@ -107,17 +105,9 @@ class Ending(NamedTuple):
 
 
 class JudgeTurns:
-    """
-    A judge's two turns in its own tokens. `end_ids` are those with which it ends a thought, `template_kwargs` further
-    arguments of `apply_chat_template`.
+    """A judge's two turns in its own tokens; `end_ids` are those with which it ends a thought."""
 
-    Raises:
-        `ValueError`: If the template does not end a turn with one of these ids, or an answer is not one token.
-    """
-
-    def __init__(
-        self, settings: JudgeSettings, tokenizer: PreTrainedTokenizerBase, end_ids: list[int], **template_kwargs: Any
-    ) -> None:
+    def __init__(self, settings: JudgeSettings, tokenizer: Any, end_ids: list[int], **template_kwargs: Any) -> None:
         self.settings, self._tokenizer, self._end_ids = settings, tokenizer, set(end_ids)
         ways = [(right, swapped) for right in (0, 1) for swapped in (False, True)]
         self._endings = {way: self._ending(*way, template_kwargs) for way in ways}
@@ -134,7 +124,7 @@ class JudgeTurns:
         return self._endings[right, self.settings.swap_answers and thought % 2 == 1]
 
     def up_to_end(self, sampled: list[int]) -> list[int]:
-        """What was sampled up to and including the first id that ends it."""
+        """What was sampled, until it ends."""
         return next((sampled[: i + 1] for i, token in enumerate(sampled) if token in self._end_ids), sampled)
 
     def complete(self, thought: list[int], ending: Ending) -> list[int]:

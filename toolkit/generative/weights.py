@@ -39,17 +39,14 @@ def utilities(log_answers: Tensor) -> Tensor:
 
 def verdict_loss(values: Tensor, label_smoothing: float = 0.0) -> Tensor:
     r"""
-    Negative log-likelihood `(P,)` of a pairwise judge's right verdicts, the mean of the two orders of the responses.
+    Negative log-likelihood `(P,)` of a pairwise judge's verdicts $p_k$ in both orders of the responses.
 
     $$ -\tfrac12 \sum_k \left[(1 - \epsilon) \log p_k + \epsilon \log(1 - p_k)\right] $$
 
-    `values` `(P, 2)` are $\log p_k$, the utility of the right verdict in each order, and `label_smoothing` the
-    probability $\epsilon$ that a label is wrong.
+    `values` `(P, 2)` are $\log p_k$ of the right verdicts; with `label_smoothing` $\epsilon$ they must be below 0.
     """
-    right = values.mean(1)
-    if label_smoothing == 0:
-        return -right
-    return -(1 - label_smoothing) * right - label_smoothing * torch.log(-torch.expm1(values)).mean(1)
+    right = (1 - label_smoothing) * values.mean(1)
+    return -right - label_smoothing * torch.log(-torch.expm1(values)).mean(1) if label_smoothing else -right
 
 
 def slopes(loss: Loss, values: Tensor) -> Tensor:

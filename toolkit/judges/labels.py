@@ -88,31 +88,17 @@ def judge_scores(judge: Judge, prompts: Sequence[Any], completions: Sequence[Any
     return scores
 
 
-def pair_probabilities(
-    judge: PairJudge, prompts: Sequence[Any], first: Sequence[Any], second: Sequence[Any]
-) -> tuple[list[float], list[float]]:
+def pair_probabilities(judge: PairJudge, prompts: Any, first: Any, second: Any) -> tuple[list[float], list[float]]:
     """
-    What a judge of pairs says in both orders.
-
-    Args:
-        judge ([`PairJudge`]):
-            It is asked twice about each pair.
-        prompts, first, second (lists of `str` or of lists of messages):
-            Prompts, and two answers to each.
-
-    Returns:
-        `tuple[list[float], list[float]]`: Probability that the first answer is better, `(p_12 + 1 - p_21) / 2`, and
-        the bias of the places `p_12 + p_21 - 1`, of each pair.
-
-    Raises:
-        `ValueError`: Naming the first verdict that is no probability.
+    What a judge of pairs says in both orders: of each pair, the probability `(p_12 + 1 - p_21) / 2` that the first
+    answer is better, and the bias of the places, `p_12 + p_21 - 1`. A `ValueError` names what is no probability.
     """
     orders = (first, second), (second, first)
     said = [[verdict.p_first for verdict in judge.compare(prompts, one, other)] for one, other in orders]
     for place, p in enumerate(said[0] + said[1]):
         if not 0 <= p <= 1:
             raise ValueError(
-                f"The judge of pairs said {p} of pair {place % len(prompts) + 1}, which is no probability."
+                f"The judge of pairs said {p} of pair {place % len(prompts) + 1}. It must be a probability."
             )
     both = list(zip(*said, strict=True))
     return [(p + 1 - q) / 2 for p, q in both], [p + q - 1 for p, q in both]

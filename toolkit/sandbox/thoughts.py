@@ -9,12 +9,9 @@ from datasets import Dataset
 from .rows import sample_pairs
 from .world import TASKS, Text, mark, message_text, parse_prompt, segments_of, values_in
 
-# In the sandbox's own words: {prompt} and {response} are all that a judge is told, and its answers are these
-JUDGE_OPTIONS: dict[str, Any] = {
-    "judge_template": "{prompt}\n{response}",
-    "question": "is it good? {yes} / {no}",
-    "answers": ["sure", "no"],
-}
+# In the sandbox's own words
+JUDGE_OPTIONS: dict[str, Any] = {"judge_template": "{prompt}\n{response}", "answers": ["sure", "no"]}
+JUDGE_OPTIONS["question"] = "is it good? {yes} / {no}"
 RIGHT, WRONG, MISSING = "sure", "mistake", "no"
 
 
@@ -44,18 +41,8 @@ def write_thought(prompt: Text, response: Text, noise: float, rng: random.Random
 
 def sample_thoughts(size: int, seed: int, noise: float = 0.3, tasks: Sequence[str] = TASKS) -> Dataset:
     """
-    Draw conversations with a judge for supervised fine-tuning: a response, a thought, the question and an answer.
-
-    The answer is the label of a pair, as annotators vote: the chosen response is called good, the rejected one not.
-
-    Args:
-        size, seed, tasks:
-            As in [`~toolkit.sandbox.rows.sample_pairs`], whose pairs they are about.
-        noise (`float`, *optional*, defaults to `0.3`):
-            Probability that what a thought finds, each by itself, is replaced by chance.
-
-    Returns:
-        `datasets.Dataset`: Column `messages`, of four turns.
+    Draw conversations with a judge for supervised fine-tuning, in the column `messages`: one response of each pair of
+    [`~toolkit.sandbox.rows.sample_pairs`], a thought with `noise`, the question, and whether it is the chosen one.
     """
     yes, no = JUDGE_OPTIONS["answers"]
     rows = []
