@@ -67,15 +67,15 @@ def test_both_protocols_label_pairs(judge_folder, chat_pairs):
     _, second = rows(chat_pairs.select(range(6)), "rejected")
     pointwise = label_pairs(prompts, first, second, ThoughtReward(judge_folder()), seed=0)
     assert len(pointwise.pairs) == 6
-    assert pointwise.position_bias is None
+    assert pointwise.pairs.column_names == ["prompt", "chosen", "rejected", "strength"]
     judge = ThoughtPairJudge(judge_folder(protocol="pair"))
     verdicts = judge.compare(prompts, first, second)
     assert all(0 < verdict.p_first < 1 for verdict in verdicts)
     labelled = label_pairs(prompts, first, second, judge, seed=0)
     again = judge.compare(prompts, second, first)
     biases = [one.p_first + other.p_first - 1 for one, other in zip(verdicts, again, strict=True)]
-    assert labelled.position_bias == pytest.approx(sum(biases) / 6)
-    assert labelled.contested == 6  # untrained, it gives the letter a probability below a half in any order
+    assert labelled.pairs["position_bias"][:] == pytest.approx(biases)
+    assert all(labelled.pairs["contested"][:])  # untrained, it gives either letter less than a half in any order
 
 
 def test_a_folder_that_holds_no_such_judge_is_refused(judge_folder, tiny_folder):

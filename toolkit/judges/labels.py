@@ -31,10 +31,8 @@ class PairJudge(Protocol):
 class LabelledPairs(NamedTuple):
     """Pairs that a judge labelled, and how many it could not label."""
 
-    pairs: Dataset  # columns prompt, chosen, rejected, strength
+    pairs: Dataset  # columns prompt, chosen, rejected, strength; of a judge of pairs also position_bias, contested
     skipped: int  # rows left out, as their two answers were equal or one was empty
-    position_bias: float | None = None  # of a judge of pairs, by how much the first place raises the probability
-    contested: int = 0  # pairs on which it prefers the same place in both orders
 
 
 def vote(gap: float, rng: random.Random) -> int:
@@ -156,9 +154,9 @@ def label_pairs(
         chosen, rejected = (one, other) if votes > 0 else (other, one)
         strength = abs(votes) / ANNOTATORS
         rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected, "strength": strength})
+        if biases:  # the places decide where their bias is more than what speaks for either answer
+            contested = abs(biases[index]) > abs(2 * probabilities[index] - 1)
+            rows[-1] |= {"position_bias": biases[index], "contested": contested}
     if not rows:
         raise ValueError(f"None of {len(prompts)} prompts got two different answers that are not empty.")
-    bias = sum(biases) / len(biases) if biases else None
-    # The places decide where their bias is more than what speaks for either answer
-    contested = sum(abs(b) > abs(2 * p - 1) for b, p in zip(biases, probabilities, strict=True))
-    return LabelledPairs(Dataset.from_list(rows), len(prompts) - len(rows), bias, contested)
+    return LabelledPairs(Dataset.from_list(rows), len(prompts) - len(rows))
