@@ -127,7 +127,8 @@ def label_pairs(
 
     Returns:
         [`LabelledPairs`]: The pairs, with the share by which the vote was won (0.2, 0.6 or 1) as `strength`, and the
-        number of rows left out because their two answers were equal or one was empty.
+        number of rows left out because their two answers were equal or one was empty; of a judge of pairs also the
+        bias of the places, and whether it is more than what speaks for either answer (`contested`).
 
     Raises:
         `ValueError`: If the three lists differ in length, the judge returns no finite number for an answer, or no row
