@@ -1,5 +1,6 @@
 """The console command `prefscale`. Each subcommand is a module, which imports what it works with when it is called."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -33,6 +34,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         `int`: Exit status: 0, 2 where the user's input was wrong, or 1 where `check` finds what training would
         refuse, or `verify` what is not as it was saved.
     """
+    args = read_words(list(sys.argv[1:] if arguments is None else arguments))
+    try:
+        return int(args.run(args) or 0)
+    except (ValueError, OSError) as error:
+        print(f"prefscale {args.command}: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        return 2
+
+
+def read_words(words: list[str]) -> argparse.Namespace:
+    """
+    What a command line says.
+
+    Args:
+        words (`list[str]`):
+            Words after the command.
+
+    Returns:
+        `argparse.Namespace`: With `command`, its name, and `run`, which takes this and does it; of a job `words`, its
+        own, which it reads itself.
+
+    Raises:
+        `SystemExit`: With status 2, where a word is wrong, or 0 after `--help` and `--version`.
+    """
     parser = Parser(
         prog="prefscale",
         description="From preference pairs to a reward model, and from that to a tuned policy.",
@@ -50,13 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_plan(add("plan", help="say what memory, tokens and hours a run needs, without any weights"))
     add_report(add("report", help="write a page with the figures, plots and settings of a training run or a study"))
     add_verify(add("verify", help="say whether a saved reward model is, byte by byte, what was saved"))
-    words = list(sys.argv[1:] if arguments is None else arguments)
     args, rest = parser.parse_known_args(words[:1] if words[:1] and words[0] in JOBS else words)
     args.words = words[1:]
     if rest:
         commands.choices[args.command].refuse(rest[0])
-    try:
-        return int(args.run(args) or 0)
-    except (ValueError, OSError) as error:
-        print(f"prefscale {args.command}: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return 2
+    return args
