@@ -5,6 +5,7 @@
 Where the model does not think well enough yet, it first learns from conversations with a judge (`cold_start`).
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,32 +44,29 @@ class JudgeArguments(RunArguments):
             Conversations to learn from first, in a column `messages`: what the judge is asked, a thought, the question
             and an answer, as `judge_template` and `question` write them. A hub name, a folder, a file, or `sandbox`.
         cold_start_steps (`int`, *optional*, defaults to `500`):
-            Steps of it.
-        cold_start_batch_size (`int`, *optional*, defaults to `32`):
-            Conversations of each step and process.
+            Steps of it, of 32 conversations for each process.
         cold_start_learning_rate (`float`, *optional*, defaults to `1e-05`):
             Learning rate of it.
     """
 
     cold_start: str | None = None
     cold_start_steps: int = 500
-    cold_start_batch_size: int = 32
     cold_start_learning_rate: float = 1e-5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_counts(self, "cold_start_steps", "cold_start_batch_size")
+        check_counts(self, "cold_start_steps")
 
 
 def start_cold(folder: Path, model: str, args: JudgeArguments, training_args: ThoughtConfig) -> None:
-    """Fine-tune all weights of `model` on conversations with a judge."""
-    rows = 10 * args.cold_start_steps  # of the sandbox, each of them a few times
-    data = sample_thoughts(rows, training_args.seed) if args.cold_start == SANDBOX else load_table(args.cold_start)
-    same = ("use_cpu", "bf16", "seed", "activation_checkpointing", "gradient_checkpointing", "model_init_kwargs")
+    """Fine-tune all weights of `model` on conversations with a judge; of the sandbox ten for each step."""
+    size, source = 10 * args.cold_start_steps, args.cold_start
+    data = sample_thoughts(size, training_args.seed) if source == SANDBOX else load_table(source)
+    same = ("use_cpu", "bf16", "seed", "activation_checkpointing", "model_init_kwargs", "logging_steps", "report_to")
     config = SFTConfig(
-        str(folder), max_steps=args.cold_start_steps, per_device_train_batch_size=args.cold_start_batch_size,
-        learning_rate=args.cold_start_learning_rate, assistant_only_loss=True, save_strategy="no", report_to="none",
-        **{name: getattr(training_args, name) for name in same if hasattr(training_args, name)},
+        str(folder), max_steps=args.cold_start_steps, per_device_train_batch_size=8, gradient_accumulation_steps=4,
+        learning_rate=args.cold_start_learning_rate, assistant_only_loss=True, save_strategy="no",
+        **{name: getattr(training_args, name) for name in same},
     )  # fmt: skip
     trainer = SFTTrainer(model, config, train_dataset=data, processing_class=AutoTokenizer.from_pretrained(model))
     trainer.train()
@@ -84,6 +82,8 @@ def main(script_args: JudgeArguments, training_args: ThoughtConfig, model_args: 
         pairs, test = divided_pairs(script_args, training_args.seed)
     delete_earlier_run(folder, script_args.overwrite_output_dir)
     if script_args.cold_start:
+        if script_args.overwrite_output_dir:
+            shutil.rmtree(f"{folder}_start", ignore_errors=True)
         model = make_once(Path(f"{folder}_start"), start_cold, model, script_args, training_args)
     loaded = {"quantization_config": get_quantization_config(model_args), "peft_config": get_peft_config(model_args)}
     trainer = ThoughtTrainer(model, training_args, pairs, test, **loaded)
