@@ -57,6 +57,7 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
         "disable_dropout": ("value", "policy/config: True by default, so that sampling and training have one policy"),
         "num_generations": ("value", "generative/config: follows from the thoughts about a response"),
         "beta": ("value", "generative/config: 0 by default"),
+        "chat_template_kwargs": ("value", "generative/turns: kept with a judge"),
         "max_completion_length": ("value", "generative/turns: kept with a judge"),
     },
     "trl.RLOOTrainer": {

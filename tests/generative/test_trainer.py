@@ -290,7 +290,7 @@ def test_a_resumed_training_is_the_undisturbed_one_bit_for_bit(judge_trainer):
 
 def test_lora_trains_its_adapter_alone_and_keeps_how_to_ask(judge_trainer):
     lora = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "v_proj"])
-    trainer = judge_trainer(peft_config=lora, beta=0.1, learning_rate=1e-2)
+    trainer = judge_trainer(peft_config=lora, beta=0.1, learning_rate=1e-2, chat_template_kwargs='{"plain": true}')
     before = parameters_of(trainer)
     trainer.train()
     assert moved(trainer, before) == {name for name in before if "lora_" in name}
@@ -298,6 +298,7 @@ def test_lora_trains_its_adapter_alone_and_keeps_how_to_ask(judge_trainer):
     trainer.save_model()
     kept = JudgeSettings.load(trainer.args.output_dir)
     assert {name: getattr(trainer.args, name) for name in vars(kept)} == vars(kept)
+    assert kept.chat_template_kwargs == {"plain": True}
 
 
 @pytest.mark.parametrize("protocol", ["point", "pair"])
@@ -331,7 +332,7 @@ def test_vllm_samples_thoughts_and_says_nothing_of_what_is_put(judge_trainer, mo
 
 def test_one_thought_cannot_be_trained(thought_config):
     for options in ({}, {"train_thoughts": False, "crossed_weights": True}):
-        with pytest.raises(ValueError, match="With `num_thoughts=1` a thought has no other one to be compared with"):
+        with pytest.raises(ValueError, match="With `num_thoughts=1` a thought has no other to be compared with"):
             thought_config(num_thoughts=1, **options)
 
 

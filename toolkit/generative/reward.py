@@ -42,8 +42,6 @@ class ThinkingJudge:
             Thoughts that are written together.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the thoughts. They follow from it and from the texts of a call.
-        template_kwargs:
-            Further arguments of `apply_chat_template`.
 
     Raises:
         `ValueError`: If the folder holds no judge or one of the other protocol, or ZeRO-3 would cut it into pieces.
@@ -51,15 +49,7 @@ class ThinkingJudge:
 
     protocol: str
 
-    def __init__(
-        self,
-        folder: str,
-        *,
-        num_thoughts: int | None = None,
-        batch_size: int = 64,
-        seed: int = 0,
-        **template_kwargs: Any,
-    ) -> None:
+    def __init__(self, folder: str, *, num_thoughts: int | None = None, batch_size: int = 64, seed: int = 0) -> None:
         self.__name__ = type(self).__name__
         if is_deepspeed_zero3_enabled():
             raise ValueError(f"ZeRO-3 would cut the judge '{folder}' into pieces. Use stage 2.")
@@ -71,9 +61,7 @@ class ThinkingJudge:
         self.processing_class: Any = AutoTokenizer.from_pretrained(folder)
         self.num_thoughts, self.batch_size, self.seed = num_thoughts or self.settings.num_thoughts, batch_size, seed
         ends = self.model.generation_config.eos_token_id or self.processing_class.eos_token_id
-        ends = [ends] if isinstance(ends, int) else ends
-        self._turns = JudgeTurns(self.settings, self.processing_class, ends, **template_kwargs)
-        self._template_kwargs = template_kwargs
+        self._turns = JudgeTurns(self.settings, self.processing_class, [ends] if isinstance(ends, int) else ends)
         self._config = GenerationConfig(
             do_sample=True, top_k=0, max_new_tokens=self.settings.max_completion_length, eos_token_id=ends,
             pad_token_id=self.processing_class.pad_token_id, disable_compile=True,
@@ -81,11 +69,9 @@ class ThinkingJudge:
 
     def judge(self, prompts: Texts, *responses: Texts) -> list[Judgement]:
         """Think about a response to each prompt, or about the pairs of two lists of them, and answer."""
-        asked, each = (
-            [self._turns.first_turn(*row) for row in zip(prompts, *responses, strict=True)],
-            self.num_thoughts,
-        )
-        ids = self.processing_class.apply_chat_template(asked, add_generation_prompt=True, **self._template_kwargs)
+        asked = [self._turns.first_turn(*row) for row in zip(prompts, *responses, strict=True)]
+        each, options = self.num_thoughts, self.settings.template_options
+        ids = self.processing_class.apply_chat_template(asked, add_generation_prompt=True, **options)
         rows = [(row, self._turns.ending(0, i)) for row in ids["input_ids"] for i in range(each)]
         device, found = self.model.device, list[tuple[str, float]]()
         with torch.random.fork_rng([device] if device.type == "cuda" else []):

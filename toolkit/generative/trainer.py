@@ -44,7 +44,6 @@ class ThoughtTrainer(ReinforceTrainer):
 
     _name = "Thought"
     num_generations_eval: int
-    chat_template_kwargs: dict[str, Any]
 
     def __init__(
         self, model: Any, args: ThoughtConfig, train_dataset: Any, eval_dataset: Any = None, **kw: Any
@@ -67,7 +66,7 @@ class ThoughtTrainer(ReinforceTrainer):
     @cached_property
     def turns(self) -> JudgeTurns:
         """The judge's two turns in its own tokens."""
-        return JudgeTurns(self.args, self.processing_class, self.eos_token_ids, **self.chat_template_kwargs)
+        return JudgeTurns(self.args, self.processing_class, self.eos_token_ids)
 
     def log_answer(self, completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
         """Log-probability of the good answer after each thought: what TRL logs as its reward."""

@@ -56,6 +56,8 @@ class JudgeSettings:
             Thoughts about each of the two responses; with `protocol='pair'`, about each of the two orders.
         max_completion_length (`int`, *optional*, defaults to `256`):
             Most tokens of a thought.
+        chat_template_kwargs (`dict[str, Any]`, *optional*):
+            Further arguments of `apply_chat_template`.
     """
 
     protocol: str = "point"
@@ -66,6 +68,7 @@ class JudgeSettings:
     swap_answers: bool = False
     num_thoughts: int = 8
     max_completion_length: int | None = 256
+    chat_template_kwargs: dict[str, Any] | str | None = None
 
     def __post_init__(self) -> None:
         if self.protocol not in PLACES:
@@ -81,6 +84,11 @@ class JudgeSettings:
             raise ValueError(
                 f"`swap_answers` is for one half of {self.num_thoughts} thoughts. Make `num_thoughts` even."
             )
+
+    @property
+    def template_options(self) -> dict[str, Any]:
+        """Those options of the chat template, as a dictionary."""
+        return self.chat_template_kwargs if isinstance(self.chat_template_kwargs, dict) else {}
 
     @staticmethod
     def load(folder: str) -> "JudgeSettings":
@@ -107,10 +115,10 @@ class Ending(NamedTuple):
 class JudgeTurns:
     """A judge's two turns in its own tokens; `end_ids` are those with which it ends a thought."""
 
-    def __init__(self, settings: JudgeSettings, tokenizer: Any, end_ids: list[int], **template_kwargs: Any) -> None:
+    def __init__(self, settings: JudgeSettings, tokenizer: Any, end_ids: list[int]) -> None:
         self.settings, self._tokenizer, self._end_ids = settings, tokenizer, set(end_ids)
         ways = [(right, swapped) for right in (0, 1) for swapped in (False, True)]
-        self._endings = {way: self._ending(*way, template_kwargs) for way in ways}
+        self._endings = {way: self._ending(*way) for way in ways}
         self.longest = 1 + max(len(ending.turn) for ending in self._endings.values())
 
     def first_turn(self, *said: str | Messages) -> Messages:
@@ -132,10 +140,12 @@ class JudgeTurns:
         finished = thought[-1:] and thought[-1] in self._end_ids
         return [*thought, *ending.turn[1 if finished else 0 :], ending.answer]
 
-    def _ending(self, right: int, swapped: bool, template_kwargs: dict[str, Any]) -> Ending:
+    def _ending(self, right: int, swapped: bool) -> Ending:
         answers = self.settings.answers[::-1] if swapped else self.settings.answers
         filled = dict(zip(PLACES[self.settings.protocol][1], answers, strict=True))
-        text = next_turn(self._tokenizer, str(self.settings.question).format(**filled), **template_kwargs)
+        text = next_turn(
+            self._tokenizer, str(self.settings.question).format(**filled), **self.settings.template_options
+        )
         turn, *rows = (self._tokenizer(text + end, add_special_tokens=False)["input_ids"] for end in ("", *answers))
         if turn[0] not in self._end_ids:
             raise ValueError(
