@@ -153,7 +153,7 @@ class JudgeTurns:
                 "end what the model generates. Add its id to `eos_token_id` of the model's generation configuration."
             )
         for answer, row in zip(answers, rows, strict=True):
-            if row[:-1] != turn or row[-1] == self._tokenizer.unk_token_id:
+            if self._tokenizer.decode(row[-1]).strip() != answer:  # as it would be generated after the turn's own ids
                 raise ValueError(f"`answers`: {answer!r} is not one token where the answer begins. Use others.")
         return Ending(turn, rows[right][-1], rows[1 - right][-1])
 
