@@ -349,6 +349,7 @@ def test_one_thought_cannot_be_trained(thought_config):
         ({"answers": ["A", "A"]}, "Give two that differ"),
         ({"protocol": "list"}, "`protocol` is 'list'"),
         ({"swap_answers": True, "num_thoughts": 3, "per_device_train_batch_size": 6}, "Make `num_thoughts` even"),
+        ({"num_generations_eval": 6, "swap_answers": True, "per_device_eval_batch_size": 6}, "a multiple of 4"),
         ({"num_generations": 8}, "`num_generations` is 8, and a pair has 4 thoughts"),
         ({"normalize_rewards": True}, "`normalize_rewards=True` does not apply"),
         ({"mask_truncated_completions": True}, "`mask_truncated_completions=True` does not apply"),
@@ -365,9 +366,9 @@ def test_what_the_model_or_the_pairs_do_not_allow_is_refused(judge_trainer, chat
     with pytest.raises(ValueError, match="'very good' is not one token where the answer begins"):
         judge_trainer(answers=["very good", "B"])
     margins = chat_pairs.add_column("margin", [1.0] * len(chat_pairs))
-    with pytest.raises(ValueError, match="no gap to hold the pairs' `margin` to"):
+    with pytest.raises(ValueError, match="no gap to hold a `margin` to"):
         judge_trainer(margins, protocol="pair")
-    with pytest.raises(ValueError, match=r"with \d+ that follow are more than 256, and GPT2LMHeadModel has places"):
+    with pytest.raises(ValueError, match=r"`max_completion_length=100` are more than 256, and GPT2LMHeadModel has"):
         judge_trainer(model=tiny_folder("gpt2"), max_completion_length=100).train()
     with pytest.raises(ValueError, match="Every prompt has more tokens than `max_prompt_length=10`"):
         judge_trainer(max_prompt_length=10)

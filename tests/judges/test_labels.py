@@ -120,5 +120,5 @@ def test_a_verdict_that_is_no_probability_is_refused():
         def compare(self, prompts, first, second):
             return [Verdict(0.5), Verdict(1.4)]
 
-    with pytest.raises(ValueError, match=r"said 1.4 of pair 2. It must be a probability"):
+    with pytest.raises(ValueError, match=r"said 1.4 of pair 2. Return a probability"):
         label_pairs(["?", "?"], ["a", "b"], ["c", "d"], Off(), seed=0)

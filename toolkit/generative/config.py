@@ -58,7 +58,5 @@ class ThoughtConfig(JudgeSettings, ReinforceConfig):
         if self.beta and not self.train_thoughts:
             raise ValueError(f"`beta` is {self.beta}, and thoughts that are not trained do not depart. Set it to 0.")
         ReinforceConfig.__post_init__(self)
-        if self.num_generations_eval is not None and self.num_generations_eval % 2:
-            raise ValueError(
-                f"`num_generations_eval` is {self.num_generations_eval}, for two responses. Make it even."
-            )
+        if (self.num_generations_eval or 0) % (each := 4 if self.swap_answers else 2):
+            raise ValueError(f"`num_generations_eval` is {self.num_generations_eval}. Make it a multiple of {each}.")

@@ -3,7 +3,7 @@
 import math
 import zlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from accelerate import PartialState
@@ -70,7 +70,7 @@ class ThinkingJudge:
     def judge(self, prompts: Texts, *responses: Texts) -> list[Judgement]:
         """Think about a response to each prompt, or about the pairs of two lists of them, and answer."""
         asked = [self._turns.first_turn(*row) for row in zip(prompts, *responses, strict=True)]
-        each, options = self.num_thoughts, self.settings.template_options
+        each, options = self.num_thoughts, cast(dict[str, Any], self.settings.chat_template_kwargs or {})
         ids = self.processing_class.apply_chat_template(asked, add_generation_prompt=True, **options)
         rows = [(row, self._turns.ending(0, i)) for row in ids["input_ids"] for i in range(each)]
         device, found = self.model.device, list[tuple[str, float]]()

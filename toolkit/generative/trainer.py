@@ -19,8 +19,6 @@ from .config import ThoughtConfig
 from .turns import JudgeTurns
 from .weights import Loss, ThoughtWeights, crossed_weights, likelihood_weights, slopes, utilities, verdict_loss
 
-SIDES = ("chosen", "rejected")
-
 
 class ThoughtTrainer(ReinforceTrainer):
     """
@@ -38,8 +36,7 @@ class ThoughtTrainer(ReinforceTrainer):
             Pairs in any of TRL's preference formats, with optional columns `margin` and `strength`.
 
     Raises:
-        `ValueError`: If the pairs are refused, a pairwise judge's have a margin, an answer is not one token, or as in
-            [`ReinforceTrainer`].
+        `ValueError`: As there; or if pairs are refused, a judge of pairs has a margin, or an answer is not one token.
     """
 
     _name = "Thought"
@@ -55,7 +52,7 @@ class ThoughtTrainer(ReinforceTrainer):
             eval_dataset = normalize_pairs(eval_dataset, "eval")
         if "margin" in train.column_names and args.protocol == "pair":
             raise ValueError(
-                "A verdict has no gap to hold the pairs' `margin` to. Remove it, or use protocol 'point'."
+                "A verdict has no gap to hold a `margin` to. Remove the column, or use `protocol='point'`."
             )
         weighs = args.weight_by_strength and "strength" in train.column_names
         self._mean_strength = fmean(train["strength"][:]) if weighs else None
@@ -73,20 +70,18 @@ class ThoughtTrainer(ReinforceTrainer):
         last = torch.tensor([len(ids) - 1 for ids in completion_ids])
         return self._frozen_logps[0].cpu()[torch.arange(len(last)), last].tolist()
 
-    # A thought's place in its group says which response it judges, here and wherever thoughts are gathered
-
     @property
     def _num_thoughts(self) -> int:
         return (self.num_generations if self.model.training else self.num_generations_eval) // 2
 
     def _places(self, count: int) -> list[tuple[int, int]]:
-        """Side and number of each of this process's thoughts."""
+        """Side and number of each of this process's thoughts, which follow from its place in its group."""
         first, each = self.accelerator.process_index * count, self._num_thoughts
         return [divmod(place % (2 * each), each) for place in range(first, first + count)]
 
     def _first_turn(self, row: dict[str, Any], side: int) -> Any:
-        shown = (row[SIDES[side]],) if self.args.protocol == "point" else (row[SIDES[side]], row[SIDES[1 - side]])
-        return self.turns.first_turn(row["prompt"], *shown)
+        one, other = (row["chosen"], row["rejected"])[:: -1 if side else 1]
+        return self.turns.first_turn(row["prompt"], one, *([other] if self.args.protocol == "pair" else []))
 
     def _prompt_lengths(self, rows: dict[str, list[Any]]) -> list[int]:
         pairs = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
@@ -94,7 +89,8 @@ class ThoughtTrainer(ReinforceTrainer):
         return [max(map(len, ids)) for ids in zip(*(self._tokenize_prompts(side)[0] for side in both), strict=True)]
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
-        check_prompts(self._decoder, prompt_ids, self.args.max_completion_length, self.turns.longest)
+        asked = [[*ids, *self.turns.ending(0, 0).turn, 0] for ids in prompt_ids]  # in both turns, with the answer
+        check_prompts(self._decoder, asked, self.args.max_completion_length)
         given = self.num_generations, self.num_generations_eval
         # A server of vLLM is sent each prompt once, and takes this for how often each stands there
         self.num_generations, self.num_generations_eval = given[0] // 2, given[1] // 2
@@ -174,9 +170,8 @@ class ThoughtTrainer(ReinforceTrainer):
         def column(name: str) -> Tensor | None:
             if inputs[0].get(name) is None:
                 return None
-            values = torch.tensor([row[name] for row in inputs], device=self.accelerator.device)
-            whole: Tensor = gather(values).float().view(-1, 2 * self._num_thoughts)
-            return whole[:, 0]
+            values = gather(torch.tensor([row[name] for row in inputs], device=self.accelerator.device))
+            return torch.as_tensor(values).float().view(-1, 2 * self._num_thoughts)[:, 0]
 
         strength, margin, smoothing = column("strength"), column("margin"), self.args.label_smoothing_factor
         weight = 1.0 if strength is None or self._mean_strength is None else strength / self._mean_strength

@@ -85,11 +85,6 @@ class JudgeSettings:
                 f"`swap_answers` is for one half of {self.num_thoughts} thoughts. Make `num_thoughts` even."
             )
 
-    @property
-    def template_options(self) -> dict[str, Any]:
-        """Those options of the chat template, as a dictionary."""
-        return self.chat_template_kwargs if isinstance(self.chat_template_kwargs, dict) else {}
-
     @staticmethod
     def load(folder: str) -> "JudgeSettings":
         """Settings in a judge's folder."""
@@ -119,7 +114,6 @@ class JudgeTurns:
         self.settings, self._tokenizer, self._end_ids = settings, tokenizer, set(end_ids)
         ways = [(right, swapped) for right in (0, 1) for swapped in (False, True)]
         self._endings = {way: self._ending(*way) for way in ways}
-        self.longest = 1 + max(len(ending.turn) for ending in self._endings.values())
 
     def first_turn(self, *said: str | Messages) -> Messages:
         """What the judge is asked to think about: a prompt with one response, or with the two of a pair in order."""
@@ -143,9 +137,8 @@ class JudgeTurns:
     def _ending(self, right: int, swapped: bool) -> Ending:
         answers = self.settings.answers[::-1] if swapped else self.settings.answers
         filled = dict(zip(PLACES[self.settings.protocol][1], answers, strict=True))
-        text = next_turn(
-            self._tokenizer, str(self.settings.question).format(**filled), **self.settings.template_options
-        )
+        options: Any = self.settings.chat_template_kwargs or {}
+        text = next_turn(self._tokenizer, str(self.settings.question).format(**filled), **options)
         turn, *rows = (self._tokenizer(text + end, add_special_tokens=False)["input_ids"] for end in ("", *answers))
         if turn[0] not in self._end_ids:
             raise ValueError(

@@ -81,10 +81,8 @@ def crossed_weights(log_answers: Tensor, loss: Loss) -> ThoughtWeights:
 
     with $\hat p_{-i}$ the mean of the response's other thoughts, also in its utility. The factor is independent of
     the thought, so that the expected gradient of each response is parallel to the true one, whatever N; its length is
-    not the same, and with few thoughts it varies more. `log_answers` `(P, K, N)` are $\log \omega$, in nats.
-
-    Raises:
-        `ValueError`: If a response has one thought alone.
+    not the same, and with few thoughts it varies more. `log_answers` `(P, K, N)` are $\log \omega$, in nats; of one
+    thought alone they are a `ValueError`.
     """
     log_answers, count = log_answers.detach(), log_answers.size(-1)
     if count < 2:

@@ -95,9 +95,7 @@ def pair_probabilities(judge: PairJudge, prompts: Any, first: Any, second: Any) 
     said = [[verdict.p_first for verdict in judge.compare(prompts, one, other)] for one, other in orders]
     for place, p in enumerate(said[0] + said[1]):
         if not 0 <= p <= 1:
-            raise ValueError(
-                f"The judge of pairs said {p} of pair {place % len(prompts) + 1}. It must be a probability."
-            )
+            raise ValueError(f"The judge of pairs said {p} of pair {place % len(prompts) + 1}. Return a probability.")
     both = list(zip(*said, strict=True))
     return [(p + 1 - q) / 2 for p, q in both], [p + q - 1 for p, q in both]
 

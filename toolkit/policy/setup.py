@@ -161,9 +161,7 @@ def last_place(decoder: PreTrainedModel) -> int | None:
     return places if places is not None and _has_a_last_place(decoder) is True else None
 
 
-def check_prompts(
-    decoder: PreTrainedModel, prompt_ids: list[list[int]], max_completion_length: int, more: int = 0
-) -> None:
+def check_prompts(decoder: PreTrainedModel, prompt_ids: list[list[int]], max_completion_length: int) -> None:
     """
     Refuse prompts whose responses would go beyond what a policy can be trained on.
 
@@ -174,8 +172,6 @@ def check_prompts(
             Token ids of the prompts of a batch.
         max_completion_length (`int`):
             Most tokens of a response.
-        more (`int`, *optional*, defaults to `0`):
-            Tokens that follow every response.
 
     Raises:
         `ValueError`: If the longest prompt with its response goes beyond the last place, or beyond where rotary
@@ -190,10 +186,9 @@ def check_prompts(
         ),
     }
     for what, limit in limits.items():
-        if limit is not None and longest + max_completion_length + more > limit:
-            follow = f" with {more} that follow" if more else ""
+        if limit is not None and longest + max_completion_length > limit:
             raise ValueError(
-                f"A prompt of {longest} tokens and a response of `max_completion_length={max_completion_length}`"
-                f"{follow} are more than {limit}, and {type(decoder).__name__} {what}. Lower `max_completion_length` "
-                "or leave out long prompts."
+                f"A prompt of {longest} tokens and a response of `max_completion_length={max_completion_length}` are "
+                f"more than {limit}, and {type(decoder).__name__} {what}. Lower `max_completion_length` or leave out "
+                "long prompts."
             )

@@ -44,8 +44,7 @@ def sample_thoughts(size: int, seed: int, noise: float = 0.3, tasks: Sequence[st
     Draw conversations with a judge for supervised fine-tuning, in the column `messages`: one response of each pair of
     [`~toolkit.sandbox.rows.sample_pairs`], a thought with `noise`, the question, and whether it is the chosen one.
     """
-    yes, no = JUDGE_OPTIONS["answers"]
-    rows = []
+    rows, (yes, no) = [], JUDGE_OPTIONS["answers"]
     for index, pair in enumerate(sample_pairs(size, seed, tasks)):
         rng = random.Random(f"thoughts {seed} {index}")
         side, answer = rng.choice((("chosen", yes), ("rejected", no)))
