@@ -1,68 +1,11 @@
-"""Accuracy of a reward model on held-out pairs: each scale and their mix, with intervals.
+"""Models side by side on held-out pairs: accuracy with intervals, calibration, what length explains, a page.
 
-accelerate launch recipes/evaluate_reward.py --reward_model runs/reward --dataset_name pairs.jsonl
+    accelerate launch recipes/evaluate_reward.py runs/reward --dataset_name pairs.jsonl --page runs/evaluation
+
+`prefscale evaluate` is the same without a clone.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
-
-from toolkit import RewardFunction
-from toolkit.arguments import DataArguments, held_out_pairs
-from toolkit.data.files import check_json_name
-from toolkit.pages.tables import accuracies_of, print_accuracy
-from toolkit.reward.evaluation import evaluate_pairs
-from toolkit.stats.metrics import summarize_pairs
-from toolkit.training.command_line import run_recipe
-from toolkit.training.options import check_counts, check_number, help_from_docstring
-from toolkit.training.run_record import read_json, write_json
-
-
-@help_from_docstring
-@dataclass
-class EvaluationArguments(DataArguments):
-    """
-    Arguments of this recipe, beside the data's.
-
-    Args:
-        reward_model (`str`, *optional*):
-            Folder or hub name of a multi-scale reward model or adapter.
-        output_file (`str`, *optional*):
-            JSON file for the figures.
-        batch_size (`int`, *optional*, defaults to `16`):
-            Rows of a forward pass.
-        max_length (`int`, *optional*):
-            Most tokens of a row; the model's context length by default.
-    """
-
-    reward_model: str = "runs/reward"
-    output_file: str | None = None
-    batch_size: int = 16
-    max_length: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_counts(self, "batch_size")
-        check_number("max_length", self.max_length, 2, whole=True)
-
-
-def main(args: EvaluationArguments) -> None:
-    if args.output_file:
-        check_json_name(args.output_file)
-        file = Path(args.output_file)
-        if file.exists() and "length_correlation" not in read_json(file, dict, "Give another `output_file`."):
-            raise ValueError(f"'{file}' exists and holds no figures of an evaluation. Give another `output_file`.")
-    args.eval_dataset_name = args.eval_dataset_name or args.dataset_name  # a file is all held out
-    pairs = held_out_pairs(args, 0)
-    reward = RewardFunction(args.reward_model, batch_size=args.batch_size, max_length=args.max_length)
-    metrics = summarize_pairs(evaluate_pairs(reward, pairs), reward.settings.scales)
-
-    accuracies = accuracies_of(metrics, reward.settings.scales, prefix="")
-    print_accuracy(accuracies)
-    if args.output_file:
-        figures = {name: accuracy._asdict() for name, accuracy in accuracies.items()}
-        figures["length_correlation"] = metrics["length_correlation"]
-        write_json(Path(args.output_file), figures)
-
+from toolkit.evaluation.command import run
 
 if __name__ == "__main__":
-    run_recipe(main, EvaluationArguments)
+    run()

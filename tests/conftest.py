@@ -23,6 +23,7 @@ ALL_SCALES = ("token", "segment", "response")
 LAUNCH = ROOT / "tests" / "launch"
 # Nine tenths of the time of what starts no process
 TRAINING = {
+    "evaluation/test_scorers",
     "experiments/benchmarks/test_policy",
     "experiments/benchmarks/test_scaling",
     "experiments/study/test_committed_tasks",
@@ -36,6 +37,7 @@ TRAINING = {
     "reward/test_shared_base",
     "reward/test_states",
     "reward/test_trainer",
+    "serving/test_server",
     "test_call_order",
     "training/test_checkpoints",
     "training/test_progress",

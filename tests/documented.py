@@ -16,9 +16,9 @@ TOOLS = ("prefscale", "make", "python", "accelerate", "pip", "vllm")
 # By how a command begins, the longest first: the test that runs it, at a small size, or what it needs that tests lack.
 TESTED = {
     "prefscale check": "tests/cli/test_check.py",
-    "prefscale evaluate": "tests/launch/test_documented.py",
+    "prefscale evaluate": "tests/evaluation/test_command.py; with two processes tests/launch/test_recipes.py",
     "prefscale explain": "tests/launch/test_documented.py",
-    "prefscale export": "tests/launch/test_documented.py",
+    "prefscale export": "tests/reward/test_export.py",
     "prefscale init": "tests/cli/test_init.py",
     "prefscale joint": "tests/launch/test_recipes.py",
     "prefscale plan": "tests/planning/test_plan.py",
@@ -34,6 +34,7 @@ TESTED = {
     "prefscale reward --accelerate_config zero3 --num_processes 2": "tests/launch/test_backends.py",
     "prefscale reward --num_processes 2": "tests/launch/test_two_processes.py",
     "prefscale sandbox": "tests/cli/test_main.py",
+    "prefscale serve": "tests/serving/test_server.py",
     "prefscale verify": "tests/reward/test_saved_checks.py",
     "recipes/demo.py": "tests/launch/test_recipes.py",
     "recipes/evaluate_reward.py": "tests/launch/test_recipes.py",

@@ -15,6 +15,7 @@ from toolkit.arguments import (
     held_out_prompts,
     import_callable,
     make_once,
+    named_model,
     training_pairs,
     training_prompts,
     with_model_arguments,
@@ -141,3 +142,9 @@ def test_true_is_the_last_complete_checkpoint_or_the_beginning(tmp_path):
         assert resumed(value) == str(tmp_path / "checkpoint-1")
     assert resumed(False) is resumed("false") is resumed(None) is None
     assert resumed("elsewhere/checkpoint-7") == "elsewhere/checkpoint-7"
+
+
+def test_without_a_model_there_is_one_line():
+    assert named_model(ModelConfig(model_name_or_path="a/b")) == "a/b"
+    with pytest.raises(ValueError, match="`model_name_or_path` is not set"):
+        named_model(ModelConfig())

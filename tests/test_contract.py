@@ -35,7 +35,9 @@ LIBRARIES = ("trl", "transformers", "peft", "accelerate", "datasets", "bitsandby
 CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
     # ---- TRL: the policy's trainer
     "trl.trainer.base_trainer._BaseTrainer": {
-        "_name": ("value", "policy/trainer, reward/trainer: the name on model cards"),
+        "_name": ("value", "policy/trainer, reward/trainer: the name of the trainer"),
+        "_tag_names": ("value", "training/cards: tags of a card"),
+        "create_model_card": ("(self, model_name, dataset_name, tags)", "training/cards: writes ours"),
         "loss_is_scaled_for_ga": ("value", "reward/trainer: the loss of uneven batches is not divided once more"),
     },
     "argparse._ActionsContainer": {
@@ -131,6 +133,7 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
         "get_config_model_id": ("takes config", "reward/scorer: the tokenizer of a loaded model"),
         "is_async_callable": ("takes func", "policy/setup: what is awaited is not looked at"),
         "add_fused_lm_head": ("takes model", "experiments/architectures: log-probabilities as in training"),
+        "selective_log_softmax": ("takes logits, index", "evaluation/scorers: the likelihood of a response"),
     },
     # ---- Transformers: the trainer
     "transformers.Trainer": {
@@ -151,7 +154,7 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
         "_save_rng_state": ("(self, output_dir)", "training/checkpoints: saves our own state"),
         "_load_rng_state": ("(self, checkpoint)", "training/checkpoints: puts our own state back"),
         "_get_output_dir": ("takes trial", "training/checkpoints: finds the folder of a checkpoint"),
-        "_save": ("(self, output_dir, state_dict)", "reward/trainer: saves the settings beside an adapter"),
+        "_save": ("(self, output_dir, state_dict)", "reward/trainer, training/cards: an adapter's settings, the card"),
         "_push_from_checkpoint": ("(self, checkpoint_folder)", "reward/trainer: sends the settings along"),
         "_prepare_inputs": ("(self, inputs)", "reward/trainer: margins and weights stay in float32 under DeepSpeed"),
         "_get_train_sampler": ("(self, train_dataset)", "reward/trainer: rows of like length, and tokens of a batch"),
@@ -175,12 +178,15 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
     "transformers.TrainerCallback": {
         "on_train_begin": (
             "(self, args, state, control, **kwargs)",
-            "training/run_record: examples of an earlier run",
+            "training/run_record: examples of an earlier run; policy/before_after: answers before",
         ),
         "on_evaluate": ("(self, args, state, control, **kwargs)", "training/signals: saves after an evaluation"),
         "on_save": ("(self, args, state, control, **kwargs)", "training/signals: ends the run after a save"),
         "on_log": ("(self, args, state, control, **kwargs)", "training/run_record: writes examples"),
-        "on_train_end": ("(self, args, state, control, **kwargs)", "reward/warmup: ends the warm-up"),
+        "on_train_end": (
+            "(self, args, state, control, **kwargs)",
+            "reward/warmup: ends the warm-up; policy/before_after",
+        ),
         "on_step_begin": ("(self, args, state, control, **kwargs)", "benchmarks: rounds; reward/warmup: goes on"),
         "on_step_end": ("(self, args, state, control, **kwargs)", "benchmarks: rounds; study: the gold curve"),
         "on_pre_optimizer_step": ("(self, args, state, control, **kwargs)", "study: gradients"),
@@ -202,7 +208,7 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
     "transformers.trainer_utils": {
         "PREFIX_CHECKPOINT_DIR": (
             "value",
-            "training/manifests, training/checkpoints, pages/run_page: names of checkpoints",
+            "training/manifests, training/checkpoints, pages/run_files: names of checkpoints",
         ),
         "set_seed": ("takes seed", "study: a new head"),
         "EvalLoopOutput": ("class", "reward/trainer: what an evaluation returns"),

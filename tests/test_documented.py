@@ -13,6 +13,7 @@ from tests.documented import TESTED, documented
 from tests.helpers import ROOT, job_of, load_recipe
 from toolkit.cli.launch import _divide
 from toolkit.cli.main import JOBS, read_words
+from toolkit.evaluation.command import with_models
 from toolkit.training.command_line import RecipeParser
 
 COMMANDS = list(documented())
@@ -41,6 +42,8 @@ def classes_of(script):
 def read(script, words):
     """Parse the words of a job or recipe, as where there is no GPU."""
     classes = classes_of(script)
+    if script == "recipes/evaluate_reward.py":
+        words = with_models(words)
     trains = len(classes) > 1
     RecipeParser(classes).parse_args_and_config(
         [*words, *(["--use_cpu", "true", "--bf16", "false"] if trains else [])]
@@ -69,6 +72,7 @@ def test_its_options_exist(command, monkeypatch, tmp_path):
         read(first, words)
     elif first == "prefscale" and words[0] in JOBS:
         scripts = {"reward": "train_reward", "reinforce": "train_reinforce", "joint": "train_jointly"}
+        scripts["evaluate"] = "evaluate_reward"
         read(f"recipes/{scripts[words[0]]}.py", _divide(words[1:])[0])
     elif first == "prefscale":
         assert read_words(words).command == words[0]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .reward.scores import ResponseScore
     from .reward.shared_base import SharedBaseRewardFunction
     from .reward.trainer import MultiScaleRewardTrainer
+    from .serving.client import RemoteRewardFunction
 
 __all__ = [
     "PREFERENCE_MODELS",
@@ -35,6 +36,7 @@ __all__ = [
     "MultiScaleSettings",
     "ReinforceConfig",
     "ReinforceTrainer",
+    "RemoteRewardFunction",
     "ResponseScore",
     "RewardFunction",
     "SharedBaseRewardFunction",
@@ -61,6 +63,7 @@ _MODULES = {
     "MultiScaleSettings": "reward.head",
     "ReinforceConfig": "policy.config",
     "ReinforceTrainer": "policy.trainer",
+    "RemoteRewardFunction": "serving.client",
     "ResponseScore": "reward.scores",
     "RewardFunction": "reward.scorer",
     "SharedBaseRewardFunction": "reward.shared_base",

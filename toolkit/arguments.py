@@ -146,7 +146,8 @@ def _divided_rows(
         f"Held out {len(test):,} of the {len(rows):,} rows of '{name}', by prompt, and trains on the others. "
         "`eval_size` changes how many, `eval_dataset_name` takes them from elsewhere."
     )
-    return _at_most(keep_normalized(train, rows), args.train_size, seed), keep_normalized(test, rows)
+    train = _at_most(keep_normalized(train, rows), args.train_size, seed)
+    return _named(train, name), keep_normalized(test, rows)
 
 
 def _training_rows(
@@ -154,9 +155,14 @@ def _training_rows(
 ) -> Dataset:
     name = _name(args)
     if name == SANDBOX:
-        return draw(args.train_size or 10_000, seed=seed)
-    split = None if _names_files(name) else args.dataset_train_split
-    return _at_most(load(name, split, args.dataset_config), args.train_size, seed)
+        return _named(draw(args.train_size or 10_000, seed=seed), name)
+    split = None if names_files(name) else args.dataset_train_split
+    return _named(_at_most(load(name, split, args.dataset_config), args.train_size, seed), name)
+
+
+def _named(rows: Dataset, name: str) -> Dataset:
+    rows.info.dataset_name = name  # which the model's card tells
+    return rows
 
 
 def _held_out_rows(
@@ -164,10 +170,10 @@ def _held_out_rows(
 ) -> Dataset:
     if _name(args) == SANDBOX:
         return draw(args.eval_size or EVAL_SIZE, seed=HELD_OUT_SEED)
-    if args.eval_dataset_name is None and _names_files(_name(args)):
+    if args.eval_dataset_name is None and names_files(_name(args)):
         raise ValueError(f"'{args.dataset_name}' is one split. Set `eval_dataset_name` to a file of held-out rows.")
     name = args.eval_dataset_name or _name(args)
-    split = None if _names_files(name) else args.dataset_test_split
+    split = None if names_files(name) else args.dataset_test_split
     return _at_most(load(name, split, args.dataset_config), args.eval_size or EVAL_SIZE, seed)
 
 
@@ -177,7 +183,8 @@ def _name(args: DataArguments) -> str:
     return args.dataset_name
 
 
-def _names_files(name: str) -> bool:
+def names_files(name: str) -> bool:
+    """Whether the name of data is that of a file, or a pattern of files, which are one split."""
     return glob.has_magic(name) or os.path.isfile(name)
 
 

@@ -160,7 +160,7 @@ WORDS = [
         "Give `--tokenizer`",
     ),
     said("verify of what is not there", ["verify", "./absent"], "There is no folder './absent'", "Give that of a"),
-    said("two folders to report", ["report", "a", "b"], "`b` belongs to no option", "leave it out"),
+    said("one folder twice to report", ["report", "a", "a"], "A run is given twice: a, a", "Give each run once"),
 ]
 
 
@@ -168,11 +168,11 @@ def evaluate(name: str, words: list[str], found: str, remedy: str) -> Case:
     """The recipe that evaluates a reward model."""
 
     def act(bench: Bench) -> Any:
-        from tests.helpers import load_recipe
+        from toolkit.evaluation.command import main
 
-        given = ["--reward_model", str(bench.shop.saved / "whole"), "--dataset_name", bench.path("pairs.jsonl")]
+        given = ["--models", str(bench.shop.saved / "whole"), "--dataset_name", bench.path("pairs.jsonl")]
         here = [word.replace("@", bench.path() + "/") for word in words]
-        return bench.recipe("evaluate_reward", *given, *here, main=load_recipe("evaluate_reward").main)
+        return bench.recipe("evaluate_reward", *given, *here, main=main)
 
     def given(bench: Bench) -> None:
         bench.write("pairs.jsonl", TALKS)
@@ -186,9 +186,7 @@ EVALUATED = [
     evaluate(
         "figures over the pairs", ["--output_file", "@pairs.jsonl"], "pairs.jsonl' would hold JSON", "Give it a name"
     ),
-    evaluate(
-        "no model", ["--reward_model", "./absent"], "There is no folder './absent' (reward model)", "Correct the path"
-    ),
+    evaluate("no model", ["--models", "./absent"], "There is no folder './absent' (model)", "Correct the path"),
     evaluate("no data", ["--dataset_name", "@absent.jsonl"], "There is no file or folder", "Correct the path"),
     evaluate(
         "figures over other figures",
@@ -198,4 +196,23 @@ EVALUATED = [
     ),
     evaluate("rows of two tokens", ["--max_length", "2"], "does not fit into `max_length=2`", "Raise `max_length`"),
 ]
-CASES = [*PLANS, *WRITTEN, *WORDS, *EVALUATED]
+
+
+def exported(name: str, form: str, found: str, remedy: str, saved: str = "whole", folder: str = "new") -> Case:
+    """What the shop has saved, or what is not there, in another form."""
+
+    def act(bench: Bench) -> Any:
+        source = str(bench.shop.saved / saved) if saved != "absent" else bench.path(saved)
+        return bench.command("export", source, bench.path(folder), "--form", form)
+
+    return Case(f"export: {name}", act, Refused(found, remedy), lambda bench: bench.write("mine/a.txt", "mine"))
+
+
+EXPORTED = [
+    exported("into a folder that is there", "stock", "mine' exists", "Name a folder that is not there", folder="mine"),
+    exported("a whole model merged", "merged", "no adapter to merge", "Use it as it is"),
+    exported("a decoder without a head", "pooling", "is not a multi-scale reward model", "Train it", saved="base"),
+    exported("a model that is not there", "stock", "There is no folder", "Correct the path", saved="absent"),
+    exported("a form that nobody knows", "onnx", "argument --form: invalid choice: 'onnx'", "choose from 'merged'"),
+]
+CASES = [*PLANS, *WRITTEN, *WORDS, *EVALUATED, *EXPORTED]

@@ -119,7 +119,7 @@ DID_YOU_MEAN = [
     policy("--baselin none", "There is no option `--baselin`", "Did you mean `--baseline`?"),
     policy("--max_tokens_per_batch 9", "There is no option `--max_tokens_per_batch`", "`--help` lists all"),
     words("train_jointly", "--round 3", "There is no option `--round`", "Did you mean `--rounds`?"),
-    words("evaluate_reward", "--model x", "There is no option `--model`", "Did you mean `--reward_model`?"),
+    words("evaluate_reward", "--model x", "There is no option `--model`", "Did you mean `--models`?"),
     reward("--scales token phrase", "`scales` is ['token', 'phrase']", "Name one or more of ['token', 'segment'"),
     reward("--scales token token", "`scales` is ['token', 'token']", "each once"),
     reward("--context gat", "`context` is 'gat'", "Use one of ['none', 'gate', 'head']"),

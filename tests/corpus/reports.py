@@ -35,6 +35,8 @@ def linked(bench: Bench) -> None:
     (bench.folder / "run/report").symlink_to(bench.folder / "mine")
 
 
+HELD_OUT = {"row": ["a", "b"], "prompt": ["p", "q"]}
+HELD_OUT |= {name: [0.5, 1.5] for name in ("chosen", "rejected", "chosen_length", "rejected_length")}
 RESTORE = "Remove it, or restore it"
 OUTPUT_DIR = "Give the `output_dir` of a run"
 STUDY = "recipes/experiments/study.py"
@@ -87,9 +89,27 @@ REPORTS = [
     report(
         "a run of another trainer",
         {"trainer_state.json": STATE | {"log_history": [{"step": 1, "loss": 1.0}]}},
-        Refused(
-            "is neither a reward model's training nor REINFORCE: it logged ['loss'", "no `accuracy` and no `reward`"
-        ),
+        Accepted("report/index.html", True),
+    ),
+    report(
+        "held-out scores without their columns",
+        {"trainer_state.json": STATE, "held_out.json": {"chosen": [1.0]}},
+        Refused("held_out.json' is damaged: its columns are ['chosen']", RESTORE),
+    ),
+    report(
+        "held-out scores cut short",
+        {"trainer_state.json": STATE, "held_out.json": HELD_OUT | {"rejected": []}},
+        Refused("held_out.json' is damaged: its columns have", RESTORE),
+    ),
+    report(
+        "a held-out score that is text",
+        {"trainer_state.json": STATE, "held_out.json": HELD_OUT | {"loss": [1.0, "high"]}},
+        Refused("held_out.json' is damaged: its column 'loss' mixes kinds of values", RESTORE),
+    ),
+    report(
+        "options of the wrong kind",
+        {"trainer_state.json": STATE, "run.json": RUN | {"options": {"Config": {"seed": 1}}}},
+        Refused("run.json' is damaged: its options of `Config` are", RESTORE),
     ),
     report(
         "a record cut short", {"trainer_state.json": STATE, "run.json": "{"}, Refused("run.json' is damaged", RESTORE)

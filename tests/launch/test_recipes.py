@@ -89,13 +89,16 @@ def test_training_and_evaluation_of_a_reward_model_agree(run_here):
     folder = run_here("train_reward", "--config", config, "--output_dir", "reward", *sizes)
     trained = json.loads((folder / "reward" / "eval_results.json").read_text())
     sample_pairs(30, seed=HELD_OUT_SEED).to_json(folder / "pairs.jsonl")  # a file, all of which is evaluated
-    arguments = ["--reward_model", "reward", "--dataset_name", "pairs.jsonl"]
+    arguments = ["--models", "reward", "--dataset_name", "pairs.jsonl", "--batch_size", 2]
     run_here("evaluate_reward", *arguments, "--output_file", "figures.json")
     evaluated = json.loads((folder / "figures.json").read_text())
     assert trained["num_processes"] == 1
-    assert evaluated["mix"]["value"] == trained["eval_accuracy"]
-    assert evaluated["token"]["value"] == trained["eval_accuracy/token"]
-    assert evaluated["longer wins"]["value"] == trained["eval_accuracy/longer_wins"]
+    model = evaluated["models"]["reward"]
+    assert model["accuracy"]["value"] == pytest.approx(trained["eval_accuracy"])
+    assert model["scales"]["token"]["value"] == pytest.approx(trained["eval_accuracy/token"])
+    # two processes score a block each, and give the figures of one to the last digit
+    launch("evaluate_reward", *arguments, "--output_file", "of_two.json", folder=folder, processes=2)
+    assert json.loads((folder / "of_two.json").read_text()) == evaluated
 
 
 def test_a_judge_is_started_cold_and_goes_on(run_here):

@@ -58,7 +58,7 @@ def test_every_public_name_is_there(installed, used):
     assert used[0] == str(installed / "toolkit" / "__init__.py")
 
 
-@pytest.mark.parametrize("command", ["init", "check", "sandbox", "explain", "plan", "report"])
+@pytest.mark.parametrize("command", ["init", "check", "sandbox", "explain", "export", "plan", "report"])
 def test_every_command_answers(installed, command):
     done = run(installed, installed / "bin" / "prefscale", command, "--help")
     assert done.returncode == 0, done.stderr
@@ -67,8 +67,9 @@ def test_every_command_answers(installed, command):
 
 def test_a_page_can_be_written_and_types_are_declared(installed, used):
     assert (installed.parent / used[1]).is_file()
-    templates = {path.name for path in (ROOT / "toolkit" / "pages" / "templates").iterdir()}
-    assert {path.name for path in (installed / "toolkit" / "pages" / "templates").iterdir()} == templates
+    for package in ("pages", "training"):
+        templates = {path.name for path in (ROOT / "toolkit" / package / "templates").iterdir()}
+        assert {path.name for path in (installed / "toolkit" / package / "templates").iterdir()} == templates
     assert (installed / "toolkit" / "py.typed").is_file()
 
 

@@ -9,7 +9,8 @@ import torch
 from toolkit import RewardFunction
 from toolkit.cli.main import main
 from toolkit.data.tokens import encode_response
-from toolkit.pages.explain import Explanation, compare, explain, render_html
+from toolkit.pages.explain import Explanation, compare, explain
+from toolkit.pages.explain_page import render_html, verdict
 from toolkit.reward.model import base_reward_model
 from toolkit.reward.scales import SCALES
 
@@ -215,15 +216,58 @@ def test_colours_by_hand(reward):
     tokens = [token._replace(contribution=part) for part in parts]
     explanation = explanation._replace(segments=[explanation.segments[0]._replace(tokens=tokens, contribution=-1.0)])
     spans = Page(render_html("model", PLAIN, ["response"], [explanation])).spans
-    # white at 0, (90, 160, 216) at the largest size, (240, 160, 48) at its negative, in a line between
+    # nothing at 0, all of a colour at the largest size, in a line between
     assert [style for kind, style, _ in spans if kind == "token"] == [
-        "background:#5aa0d8",
-        "background:#f0a030",
-        "background:#acd0ec",
-        "background:#ffffff",
-        "background:#fbe7cb",
+        "--tint: var(--plus) / 1.000",
+        "--tint: var(--minus) / 1.000",
+        "--tint: var(--plus) / 0.500",
+        "--tint: var(--minus) / 0.000",
+        "--tint: var(--minus) / 0.250",
     ]
-    assert [style for kind, style, _ in spans if kind == "segment"] == ["border-color:#f0a030"]
+    assert [style for kind, style, _ in spans if kind == "segment"] == ["--tint: var(--minus) / 1.000"]
+
+
+def test_each_response_has_a_full_colour_of_its_own(reward):
+    # a token of a long response contributes little: beside a short one it would have no colour at all
+    explained = explain(reward, *in_form("plain", "Yes.", " word" * 60))
+    spans = [Page(render_html("model", PLAIN, ["response"], [e])).spans for e in explained]
+    largest = [max(abs(token.contribution) for token in e.tokens) for e in explained]
+    assert largest[0] > 2 * largest[1]
+    both = Page(render_html("model", PLAIN, ["one", "two"], explained)).spans
+    assert both == [*spans[0], *spans[1]]
+    for one in spans:
+        assert any(style.endswith("/ 1.000") for kind, style, _ in one if kind == "token")
+
+
+def test_a_wrong_ranking_is_marked():
+    worse, better = by_hand([0.1, 0.2, 0.0]), by_hand([0.3, 0.2, 0.0])
+    names = ("chosen", "rejected")
+    assert verdict(names, [better, worse], "chosen")[0] == "good"
+    outcome, text = verdict(names, [worse, better], "chosen")
+    assert outcome == "bad"
+    assert text.startswith(
+        "Ranked wrong: chosen is the one that the data prefer. The model prefers rejected by 0.2000"
+    )
+    assert verdict(names, [worse, better])[0] == "open"
+
+
+@pytest.mark.parametrize("difference", [0.0, 4e-5])
+def test_scores_that_are_equal_as_shown_are_a_tie(difference):
+    even = by_hand([0.25, 0.0, 0.0])
+    outcome, text = verdict(("one", "two"), [by_hand([0.25, 0.0, difference]), even])
+    assert outcome == "open"
+    assert text == "The model prefers neither: they score +0.2500 and +0.2500."
+    assert "0.0000" not in text
+    assert verdict(("one", "two"), [even, even], "one")[0] == "bad"
+
+
+def test_every_number_can_be_read_without_pointing(reward):
+    explained = explain(reward, *in_form("plain", TEXT, "One. Two!"))
+    page = Page(render_html("model", PLAIN, ["one", "two"], explained))
+    assert page.tags.count("details") == page.tags.count("summary") == 2
+    for e in explained:
+        for part in [*e.tokens, *(segment for segment in e.segments if segment.score is not None)]:
+            assert f"{part.contribution:+.4f}{part.score:+.4f}" in page.text.replace("\n", "")
 
 
 def column(printed: str, name: str) -> list[float]:
@@ -242,6 +286,8 @@ def test_command_compares_a_pair_of_a_file(reward_folder, reward, chat_pairs, tm
     assert f"prefers {'chosen' if chosen > rejected else 'rejected'} by {abs(chosen - rejected):.4f} nats" in printed
     probability = 1 / (1 + 2.718281828459045 ** -abs(chosen - rejected))
     assert f"a probability of {probability:.3f}" in printed
+    assert ("Ranked right." in printed) == (chosen > rejected)
+    assert ("Ranked wrong: chosen" in printed) == (chosen < rejected)
     assert "return a + b<|im_end|>↵" in printed
     assert Page(page.read_text()).spans
 

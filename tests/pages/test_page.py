@@ -18,6 +18,7 @@ from toolkit.pages.page import (
     Section,
     Settings,
     Table,
+    Verdicts,
     curve_picture,
     duration,
     interval_picture,
@@ -193,6 +194,25 @@ def test_few_logs_are_points_and_many_have_a_trailing_mean():
 def test_what_is_no_number_is_left_out_of_a_curve():
     rows = [{"step": 1, "loss": float("nan")}, {"step": 2}, {"step": 3, "loss": None}, {"step": 4, "loss": 2.5}]
     assert lines_of(curve_picture(rows, "Loss", {"": "loss"}, "nats", "loss")) == [[[4, 2.5]]]
+
+
+def test_what_was_evaluated_last_stands_at_its_step_and_the_kept_one_is_marked():
+    rows = [{"step": 1, "x": 1.0}, {"step": 2, "x": 3.0}, {"step": 1, "x": 1.0}]
+    picture = curve_picture(rows, "Accuracy", {"": "x"}, "share", "x", kept=1)
+    line, mark = lines_of(picture)
+    assert line == [[1, 1], [1, 1], [2, 3]]
+    assert mark == [[1, 0], [1, 1]]  # upright, over the whole height
+    assert picture.alt == "Accuracy by step: from 1 to 3, the checkpoint that was kept is of step 1."
+
+
+def test_verdicts_link_to_what_shows_them(tmp_path):
+    rows = [("bad", "It is <b>low</b>.", "Two"), ("open", "Not known.", "")]
+    page = read(write_page(page_of(Verdicts(rows)), tmp_path))
+    assert [text.strip().split("\n") for text in page.texts["li"][-2:]] == [
+        ["✗ problem", "It is <b>low</b>. Two"],
+        ["? open", "Not known."],
+    ]
+    assert page.values("a", "href") == ["#section-1", "#section-2", "#section-2"]
 
 
 def test_held_out_estimates_stand_at_their_steps():

@@ -4,6 +4,7 @@ import shutil
 import pytest
 from trl import ModelConfig, RewardConfig, RewardTrainer
 
+from tests.pages.planted import policy_run
 from tests.pages.test_page import assert_stands_alone, drawings, read
 from toolkit import MultiScaleRewardConfig, ReinforceConfig, RewardFunction
 from toolkit.arguments import RunArguments
@@ -11,7 +12,8 @@ from toolkit.cli.main import main
 from toolkit.jobs.reinforce import ReinforceArguments
 from toolkit.jobs.reinforce import main as train_policy
 from toolkit.jobs.reward import main as train_reward
-from toolkit.pages.run_page import write_run_report
+from toolkit.pages.run_files import read_run
+from toolkit.pages.run_page import page_title, write_run_report
 from toolkit.training.manifests import write_manifest
 
 ACCESS = "hf_" + 30 * "a"  # shaped like an access token
@@ -63,10 +65,12 @@ def test_the_page_of_a_reward_model(copy, tmp_path, capsys):
     assert_stands_alone(page)
     log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     figures = json.loads((folder / "eval_results.json").read_text())
+    assert page.texts["h1"] == ["Reward model: " + "/".join(folder.parts[-2:])]
     assert page.texts["h2"] == [
-        "Held-out pairs", "Training", "Examples", "Model and cost", "Settings", "Versions and seeds",
+        "What follows", "Held-out pairs", "Training", "Examples", "Model and cost", "Settings", "Versions and seeds",
     ]  # fmt: skip
-    assert f"On 24 held-out pairs the mix ranks {100 * figures['eval_accuracy']:.1f}% right" in page.texts["p"][0]
+    assert f"On 24 held-out pairs it ranks {100 * figures['eval_accuracy']:.1f}% right" in page.texts["p"][0]
+    assert len(page.texts["li"]) == 5 + 7  # chance, length, scales, gate, overfitting; and the contents
     token = table_of(page, f"token{100 * figures['eval_accuracy/token']:.1f}")
     low, high = figures["eval_accuracy_low/token"], figures["eval_accuracy_high/token"]
     assert f"{100 * low:.1f} to {100 * high:.1f}" in token[0]
@@ -74,7 +78,10 @@ def test_the_page_of_a_reward_model(copy, tmp_path, capsys):
     assert table_of(page, f"loss{first['loss']:#.4g}")
     assert table_of(page, "steps") == ["steps12"]
     assert table_of(page, "seed") == ["seed3"]
-    pictures = ["accuracy.png", "gate.png", "held-out-by-step.png", "held-out.png", "loss.png"]
+    pictures = [
+        "accuracy.png", "gate.png", "held-out-by-step.png", "held-out-loss.png", "held-out.png", "length.png",
+        "loss.png", "reliability.png", "scores.png",
+    ]  # fmt: skip
     assert sorted(file.name for file in path.parent.glob("*.png")) == pictures
     assert len(drawings(page)) == len(pictures)
 
@@ -138,7 +145,12 @@ def test_the_page_of_a_policy(copy, tmp_path):
     assert len(drawings(page)) == len(names)
     examples = json.loads((folder / "examples.json").read_text())
     assert [card["step"] for card in examples] == [1, 1, 3, 3]  # two prompts a batch, and not the step between
-    assert [text.strip() for text in page.texts["h3"]] == [card["title"] for card in examples]
+    cards = json.loads((folder / "before_after.json").read_text())
+    titles = [card["title"] for card in [*cards[:4], *examples]]
+    assert [text.strip() for text in page.texts["h3"]] == titles
+    labels = [text for text in page.texts["p"] if text in ("before", "after 3 steps")]
+    assert labels == ["before", "after 3 steps"] * 4
+    assert len(cards) == 16
     rewards = [response["numbers"]["RewardFunction"] for card in examples[:2] for response in card["responses"]]
     assert sum(rewards) / 4 == pytest.approx(log[0]["rewards/RewardFunction/mean"], abs=1e-5)
 
@@ -154,9 +166,12 @@ def test_settings_and_versions_are_those_of_the_run(copy):
     assert settings["max_steps"] == "12"
     assert settings["started"] == run["started"][0]
     assert settings["weight_by_strength"] == "true"  # a default
-    changed, default = page.texts["summary"][-2:]
-    assert "differ from their defaults" in changed
+    matters, aside, default = page.texts["summary"][-3:]
+    assert "differ from their defaults and matter" in matters
+    assert "others that differ: paths, logging" in aside
     assert "at their defaults" in default
+    names = page.texts["dt"]
+    assert names.index("learning_rate") < names.index("max_steps") < names.index("report_to")  # which is put aside
     assert "hub_token" not in settings
     assert ACCESS not in (folder / "report" / "index.html").read_text()
 
@@ -166,10 +181,10 @@ def test_a_run_that_was_killed_is_shown_up_to_its_newest_complete_checkpoint(cop
     for name in ("trainer_state.json", "all_results.json", "eval_results.json"):
         (folder / name).unlink()
     page = read(write_run_report(folder))
-    assert "up to step 12, from its newest complete checkpoint, checkpoint-12" in page.texts["p"][0]
+    assert "up to step 12, from its newest complete checkpoint, checkpoint-12" in page.texts["main"][0]
     (folder / "checkpoint-12" / "manifest.json").unlink()  # it died while it wrote that one
     page = read(write_run_report(folder))
-    assert "up to step 6, from its newest complete checkpoint, checkpoint-6" in page.texts["p"][0]
+    assert "up to step 6, from its newest complete checkpoint, checkpoint-6" in page.texts["main"][0]
     assert table_of(page, "steps") == ["steps6"]
 
 
@@ -182,7 +197,7 @@ def test_a_run_that_went_on_after_its_end_is_shown_as_far_as_it_is(copy):
     (folder / "checkpoint-15" / "trainer_state.json").write_text(json.dumps(state))
     write_manifest(folder / "checkpoint-15")
     page = read(write_run_report(folder))
-    assert "up to step 15" in page.texts["p"][0]
+    assert "up to step 15" in page.texts["main"][0]
     assert "Held-out pairs" not in page.texts["h2"]  # eval_results.json is of the earlier end
 
 
@@ -219,7 +234,7 @@ def test_the_page_of_the_demonstration(runs, tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps(demo_of(runs)))
     page = read(write_run_report(tmp_path))
     assert page.texts["h1"][0].startswith("Demonstration")
-    assert "1.00 before REINFORCE and 2.00 after it, on 40 prompts" in page.texts["p"][0]
+    assert "1.00 before REINFORCE and 2.00 after 3 steps of it, on 40 prompts" in page.texts["p"][0]
     assert table_of(page, "win rate") == ["win rate (3 ties)0.7500.700 to 0.800"]
     assert page.texts["pre"].count("\n<b>bad</b>") == 2
     assert (tmp_path / "report" / "held-out.png").exists()
@@ -255,8 +270,24 @@ def test_the_page_of_a_run_of_trls_own_trainer(tmp_path, tiny_folder, plain_pair
     trainer.save_model()
     assert not (tmp_path / "trainer_state.json").exists()
     page = read(write_run_report(tmp_path))
-    assert "left no trainer_state.json of its end: this page shows it up to step 4" in page.texts["p"][0]
+    assert "left no trainer_state.json of its end: this page shows it up to step 4" in page.texts["main"][0]
     assert len(drawings(page)) > 0
+
+
+@pytest.mark.parametrize(
+    ("tag", "title"),
+    [("grpo", "GRPO"), ("rloo", "RLOO"), ("sft", "Supervised fine-tuning"), ("dpo", "DPO"), ("other", "Policy")],
+)
+def test_a_page_is_titled_by_the_trainer_that_trl_names(tmp_path, tag, title):
+    folder = policy_run(tmp_path, "good", seed=0)
+    (folder / "README.md").write_text(f"---\ntags:\n- generated_from_trainer\n- {tag}\n- trl\n---\n# Model card\n")
+    assert page_title(read_run(folder)) == title
+
+
+def test_a_page_is_titled_by_the_trainer_that_started_the_run(copy):
+    record = read_run(copy("policy"))
+    assert page_title(record) == "REINFORCE"
+    assert page_title(record._replace(trainer="MyOwnTrainer")) == "MyOwn"
 
 
 def assert_refused(folder, capsys, *messages):

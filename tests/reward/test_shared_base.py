@@ -104,7 +104,7 @@ def test_the_head_goes_where_the_policy_went_after_it_was_attached(reward_adapte
     shared, policy = SharedBaseRewardFunction(reward_adapter()), policy_on(tiny_folder())
     shared.attach(policy)
     policy.to("meta")  # which stands for a GPU
-    shared._score_rows({})
+    shared.score_encoded([])
     assert {parameter.device.type for parameter in shared.model.parameters()} == {"meta"}
     assert shared.model.device.type == "meta"  # where inputs are sent
 

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.stats.curves import convergence_step, instability, noise_to_signal, tokens_to_level, trailing_mean
+from toolkit.stats.curves import (
+    changes_to_last,
+    convergence_step,
+    instability,
+    level_at_end,
+    noise_to_signal,
+    tokens_to_level,
+    trailing_mean,
+)
 
 
 def test_trailing_mean_by_hand():
@@ -180,3 +188,35 @@ def test_noise_can_hide_the_mean_gradient():
 def test_a_matrix_of_three_gradients_is_needed(shape):
     with pytest.raises(ValueError, match=rf"`gram` has shape \({shape[0]}, {shape[1]}"):
         noise_to_signal(torch.ones(shape))
+
+
+def test_changes_to_the_last_part_by_hand():
+    # parts of two: means 1, 1.5 and 4; differences 2, -1, 1, 2, 0 and so a variance of 10 / 5 / 2 = 1
+    values = torch.tensor([0.0, 2, 1, 2, 4, 4])
+    first, second = changes_to_last(values, parts=3)
+    assert (first.value, second.value) == (3.0, 2.5)
+    degrees, z = 2 * 25 / 14, 1.959964
+    t = z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+    assert first.high - first.value == pytest.approx(t, rel=1e-5)  # the root of 1 · (1/2 + 1/2)
+    end = level_at_end(values, parts=3)
+    assert (end.value, end.high - end.value) == (4.0, pytest.approx(t / 2**0.5, rel=1e-5))
+
+
+def test_noise_alone_rarely_passes_for_a_change():
+    generator = torch.Generator().manual_seed(0)
+    runs = torch.randn(4000, 20, generator=generator)
+    beyond = sum(change.low > 0 or change.high < 0 for run in runs for change in changes_to_last(run, 5)[:1])
+    assert 0.035 < beyond / len(runs) < 0.065
+
+
+def test_a_slow_trend_is_no_noise():
+    trend = torch.linspace(0, 1, 100)
+    (change,) = changes_to_last(trend, parts=2)
+    assert change.value == pytest.approx(50 / 99)
+    assert change.high - change.low < 0.01
+
+
+@pytest.mark.parametrize(("count", "parts"), [(9, 5), (10, 1)])
+def test_parts_need_two_values(count, parts):
+    with pytest.raises(ValueError, match=f"{count} values make no {parts} parts"):
+        changes_to_last(torch.zeros(count), parts)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.stats.intervals import wilson_interval
+from toolkit.stats.intervals import difference_of_shares, wilson_interval
 from toolkit.stats.metrics import (
     PairScores,
     correlation,
+    effective_count,
     mean_interval,
     pair_accuracy,
     summarize_pairs,
@@ -212,3 +213,45 @@ def test_every_scale_has_the_same_figures(scales):
     assert {key for key in summary if key.endswith(tuple(SCALES))} == {
         f"{n}/{scale}" for n in names for scale in scales
     }
+
+
+def test_pairs_of_one_prompt_that_go_together_count_as_one():
+    # ten prompts of four pairs, all four right or all four wrong: ten outcomes, however often each is told
+    outcomes = torch.tensor([1.0, 0.0] * 5)
+    whole, prompts = outcomes.repeat_interleave(4), torch.arange(10).repeat_interleave(4)
+    # design effect: 10/9 * 10 * (4/2)^2 over 40/39 * 40/4
+    assert effective_count(whole, prompts) == pytest.approx(40 / ((10 / 9 * 40) / (40 / 39 * 10)))
+    assert effective_count(whole, prompts) == pytest.approx(9.23, abs=0.01)
+
+
+def test_pairs_that_differ_within_their_prompts_count_each():
+    assert effective_count(torch.tensor([1.0, 0.0] * 6), torch.arange(6).repeat_interleave(2)) == 12
+    assert effective_count(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([5, 1, 9])) == 3
+
+
+def test_outcomes_that_are_all_equal_tell_as_much_as_there_are_prompts():
+    assert effective_count(torch.ones(6), torch.tensor([0, 0, 0, 1, 1, 1])) == 2
+    assert effective_count(torch.tensor([1.0, 0.0]), torch.zeros(2, dtype=torch.long)) == 1
+
+
+def test_the_interval_of_clustered_pairs_is_wilsons_of_their_effective_count():
+    chosen, rejected = torch.tensor([1.0, 0.0] * 5).repeat_interleave(4), torch.full((40,), 0.5)
+    prompts = torch.arange(10).repeat_interleave(4)
+    found = pair_accuracy(chosen, rejected, clusters=prompts)
+    trials = effective_count(chosen, prompts)
+    assert (found.value, found.pairs) == (0.5, 40)
+    assert found[1:3] == wilson_interval(trials / 2, trials)[1:]
+    assert pair_accuracy(chosen, rejected, clusters=torch.arange(40)) == pair_accuracy(chosen, rejected)
+
+
+@pytest.mark.parametrize(
+    ("shares", "low", "high"),
+    [((56, 70, 48, 80), 0.0524, 0.3339), ((9, 10, 3, 10), 0.1705, 0.8090), ((10, 10, 0, 20), 0.6791, 1.0)],
+)
+def test_difference_of_shares_is_newcombes(shares, low, high):
+    # Three rows of Table II of Newcombe (1998), method 10
+    found = difference_of_shares(*shares)
+    assert found.value == pytest.approx(shares[0] / shares[1] - shares[2] / shares[3])
+    assert (round(found.low, 4), round(found.high, 4)) == (low, high)
+    back = difference_of_shares(*shares[2:], *shares[:2])
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low))

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
 from toolkit.arguments import DataArguments
 from toolkit.training.run_record import CompletionExamples, save_pair_examples, save_run
@@ -27,7 +28,7 @@ def test_a_run_leaves_its_options_versions_and_seeds(reward_config):
     run = read(config, "run.json")
     data, training = run["options"]["DataArguments"], run["options"]["MultiScaleRewardConfig"]
     assert data["changed"] == {"dataset_name": "sandbox"}
-    assert data["default"]["eval_size"] == 2000
+    assert data["default"]["eval_size"] is None
     assert training["changed"]["max_steps"] == 7
     assert training["default"]["scales"] == ["token", "segment", "response"]
     assert not training["changed"].keys() & training["default"].keys()
@@ -122,7 +123,7 @@ def test_the_clearest_pairs_are_kept(reward_config):
     config = reward_config()
     rows = [{"prompt": f"p{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(6)]
     settings = SimpleNamespace(settings=SimpleNamespace(scales=["token", "response"]))
-    trainer = trainer_of(config, eval_dataset=rows, reward_model=settings)
+    trainer = trainer_of(config, eval_dataset=Dataset.from_list(rows), reward_model=settings)
     save_pair_examples(trainer, predicted([0.5, -1.0, 3.0, 0.0, 2.0, -0.25]), each=2)
     examples = read(config, "examples.json")
     assert [card["prompt"] for card in examples] == ["p2", "p4", "p1", "p5"]
@@ -141,9 +142,28 @@ def test_the_clearest_pairs_are_kept(reward_config):
 def test_a_tie_is_neither_right_nor_wrong(reward_config):
     config = reward_config()
     settings = SimpleNamespace(settings=SimpleNamespace(scales=["token", "response"]))
-    rows = [{"prompt": "p", "chosen": "a", "rejected": "b"}] * 2
+    rows = Dataset.from_list([{"prompt": "p", "chosen": "a", "rejected": "b"}] * 2)
     save_pair_examples(trainer_of(config, eval_dataset=rows, reward_model=settings), predicted([0.0, 0.0]))
     assert read(config, "examples.json") == []
+
+
+def test_scores_of_all_held_out_pairs_are_kept_to_the_last_bit(reward_config):
+    config = reward_config()
+    settings = SimpleNamespace(settings=SimpleNamespace(scales=["token", "response"]))
+    rows = [{"prompt": p, "chosen": "a", "rejected": b, "subset": i} for i, (p, b) in enumerate(["pb", "pc", "qb"])]
+    scores = np.array([1 / 3, 2e-30, -7], dtype=np.float32)
+    save_pair_examples(
+        trainer_of(config, eval_dataset=Dataset.from_list(rows), reward_model=settings), predicted(scores)
+    )
+    found = read(config, "held_out.json")
+    assert np.array_equal(np.array(found["chosen"], dtype=np.float32), scores)
+    assert np.array_equal(np.array(found["chosen/response"], dtype=np.float32), 20 * scores)
+    assert found["subset"] == ["0", "1", "2"]
+    assert [found["prompt"].index(key) for key in found["prompt"]] == [0, 0, 2]  # two pairs of one prompt
+    assert len(set(found["row"])) == 3
+    last = trainer_of(config, eval_dataset=Dataset.from_list(rows[2:]), reward_model=settings)
+    save_pair_examples(last, predicted(scores[2:]))
+    assert read(config, "held_out.json")["row"] == found["row"][2:]  # what a pair is known by is its text
 
 
 def log_step(config, step, resumed=None, prompts=("a", "a", "b", "b", "c", "c")):
@@ -180,7 +200,8 @@ def test_the_first_examples_outlive_an_interruption_and_not_a_new_run(reward_con
 def test_conversations_are_shown_with_who_speaks(reward_config):
     config = reward_config()
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes?"}]
-    rows = [{"prompt": turns, "chosen": turns[1:], "rejected": "no"}]
+    no = [{"role": "assistant", "content": "no"}]
+    rows = Dataset.from_list([{"prompt": turns, "chosen": turns[1:], "rejected": no}])
     settings = SimpleNamespace(settings=SimpleNamespace(scales=["token", "response"]))
     save_pair_examples(trainer_of(config, eval_dataset=rows, reward_model=settings), predicted([1.0]))
     (card,) = read(config, "examples.json")

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from ..data.messages import Messages
     from ..reward.scorer import RewardFunction
 
-    # The reward model, the prompt, and the responses, text or messages, by the names that they are shown by.
-    Explained = tuple[RewardFunction, str | Messages, Mapping[str, Any]]
+    # The reward model, the prompt, the responses, text or messages, by the names that they are shown by, and the name
+    # of the one that the data prefer.
+    Explained = tuple[RewardFunction, str | Messages, Mapping[str, Any], str | None]
 
 
 def add_explain(command: argparse.ArgumentParser) -> None:
@@ -33,20 +34,21 @@ def _explain(args: argparse.Namespace) -> None:
     import datasets
     from transformers import logging
 
-    from ..pages.explain import explain, print_explanations, render_html
+    from ..pages.explain import explain
+    from ..pages.explain_page import print_explanations, render_html
     from ..training.run_record import write_text
 
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
     try:
-        reward, prompt, responses = _from_file(args) if args.file is not None else _from_options(args)
+        reward, prompt, responses, preferred = _from_file(args) if args.file is not None else _from_options(args)
     finally:
         logging.enable_progress_bar()
         datasets.enable_progress_bars()
     explanations = explain(reward, prompt, list(responses.values()))
-    print_explanations(prompt, list(responses), explanations)
+    print_explanations(prompt, list(responses), explanations, preferred)
     if args.html is not None:
-        page = render_html(args.model, prompt, list(responses), explanations)
+        page = render_html(args.model, prompt, list(responses), explanations, preferred)
         try:
             write_text(Path(args.html), page)
         except OSError as error:
@@ -72,7 +74,7 @@ def _from_file(args: argparse.Namespace) -> "Explained":
         raise ValueError(f"'{args.file}' has {len(pairs)} pairs, but `--row` is {args.row}. Give 1 to {len(pairs)}.")
     row = pairs[args.row - 1]
     reward = load_reward_function(args.model, tools=row.get("tools"), **(row.get("chat_template_kwargs") or {}))
-    return reward, row["prompt"], {name: row[name] for name in ("chosen", "rejected")}
+    return reward, row["prompt"], {name: row[name] for name in ("chosen", "rejected")}, "chosen"
 
 
 def _from_options(args: argparse.Namespace) -> "Explained":
@@ -85,6 +87,6 @@ def _from_options(args: argparse.Namespace) -> "Explained":
     reward = load_reward_function(args.model)
     responses = dict(zip(names, args.response, strict=True))
     if reward.processing_class.chat_template is None:
-        return reward, args.prompt, responses
+        return reward, args.prompt, responses, None
     messages = {name: [{"role": "assistant", "content": response}] for name, response in responses.items()}
-    return reward, [{"role": "user", "content": args.prompt}], messages
+    return reward, [{"role": "user", "content": args.prompt}], messages, None

@@ -7,16 +7,19 @@ from importlib.metadata import version
 
 from .check import add_check
 from .explain import add_explain
+from .export import add_export
 from .init import add_init
 from .launch import EPILOG, add_job
 from .parser import Parser
 from .plan import add_plan
 from .report import add_report
 from .sandbox import add_sandbox
+from .serve import add_serve
 from .verify import add_verify
 
 JOBS = {
     "reward": ("jobs.reward", "train and evaluate a multi-scale reward model"),
+    "evaluate": ("evaluation.command", "compare models of any kind on held-out pairs"),
     "reinforce": ("jobs.reinforce", "tune a policy by REINFORCE on a reward model"),
     "joint": ("jobs.joint", "both in turns, with a judge that labels the policy's answers"),
 }
@@ -71,8 +74,10 @@ def read_words(words: list[str]) -> argparse.Namespace:
     add_check(add("check", help="check every row of a set of preference pairs, and describe it"))
     add_sandbox(add("sandbox", help="write preference pairs of the sandbox to a file"))
     add_explain(add("explain", help="show what every token and segment adds to a response's score"))
+    add_export(add("export", help="write a reward model merged, for stock classes, or for pooling engines"))
     add_plan(add("plan", help="say what memory, tokens and hours a run needs, without any weights"))
-    add_report(add("report", help="write a page with the figures, plots and settings of a training run or a study"))
+    add_report(add("report", help="write a page on a training run, several of them, a closed loop or a study"))
+    add_serve(add("serve", help="serve a reward model to other processes"))
     add_verify(add("verify", help="say whether a saved reward model is, byte by byte, what was saved"))
     args, rest = parser.parse_known_args(words[:1] if words[:1] and words[0] in JOBS else words)
     args.words = words[1:]

@@ -42,26 +42,26 @@ def load_table(name_or_path: str, split: str | None = None, config: str | None =
         `ValueError`: If there is no such path, split or configuration, a file is empty, of another kind or not to be
             read, or files differ in the five columns named above.
     """
-    return _concatenate(_sources(name_or_path, split, config))
+    return _concatenate(named_tables(name_or_path, split, config))
+
+
+def named_tables(name_or_path: str, split: str | None = None, config: str | None = None) -> list[tuple[str, Dataset]]:
+    """The tables of [`load_table`] before they are put together, each with the name that errors give it."""
+    found = locate(name_or_path, split, config)
+    return [(name_or_path, found)] if isinstance(found, Dataset) else [(file, _load_file(file)) for file in found]
 
 
 def load_pairs(name_or_path: str, split: str | None = None, config: str | None = None) -> Dataset:
     """[`load_table`], then [`normalize_pairs`] of each file, with their arguments, results and errors."""
-    tables = _sources(name_or_path, split, config)
+    tables = named_tables(name_or_path, split, config)
     pairs = [(name, normalize_pairs(table, name)) for name, table in tables]
     return keep_normalized(_concatenate(pairs), pairs[0][1])
 
 
 def load_prompts(name_or_path: str, split: str | None = None, config: str | None = None) -> Dataset:
     """[`load_table`], then [`normalize_prompts`] of each file, with their arguments, results and errors."""
-    tables = _sources(name_or_path, split, config)
+    tables = named_tables(name_or_path, split, config)
     return _concatenate([(name, normalize_prompts(table, name)) for name, table in tables])
-
-
-def _sources(name_or_path: str, split: str | None, config: str | None) -> list[tuple[str, Dataset]]:
-    """Tables behind a name, each with the name that errors give it."""
-    found = locate(name_or_path, split, config)
-    return [(name_or_path, found)] if isinstance(found, Dataset) else [(file, _load_file(file)) for file in found]
 
 
 def locate(name_or_path: str, split: str | None = None, config: str | None = None) -> Dataset | list[str]:

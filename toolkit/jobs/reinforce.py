@@ -14,6 +14,7 @@ from ..arguments import (
     training_prompts,
     with_model_arguments,
 )
+from ..policy.before_after import BeforeAndAfter
 from ..policy.config import ReinforceConfig
 from ..policy.trainer import ReinforceTrainer
 from ..reward.scorer import RewardFunction
@@ -89,6 +90,7 @@ def main(script_args: ReinforceArguments, training_args: ReinforceConfig, model_
         peft_config=get_peft_config(model_args),
     )
     trainer.add_callback(CompletionExamples(trainer))
+    trainer.add_callback(BeforeAndAfter(trainer))
     trainer.add_callback(SaveOnSignal(trainer))
     delete_earlier_run(folder, script_args.overwrite_output_dir)
     save_run(trainer, script_args, training_args, model_args)

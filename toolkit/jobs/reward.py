@@ -45,6 +45,7 @@ def main(script_args: RunArguments, training_args: MultiScaleRewardConfig, model
     trainer.log(metrics)
     trainer.save_metrics("eval", {**metrics, "num_processes": trainer.accelerator.num_processes})
     trainer.save_state()
+    trainer.create_model_card()  # with what was found
     save_pair_examples(trainer, predictions)
     if trainer.accelerator.is_main_process:
         print_accuracy(accuracies_of(metrics, training_args.scales))

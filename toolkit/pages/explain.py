@@ -1,16 +1,12 @@
-"""What a multi-scale reward model liked and disliked in a response: the parts of its score beside the text, in the
-terminal and as a page of HTML."""
+"""What a multi-scale reward model liked and disliked in a response: the parts of its score, token by token."""
 
 import math
 import os
-import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.text import Text
 
 from ..data.messages import Messages, text_of
 from ..data.tokens import EncodedResponse
@@ -18,12 +14,7 @@ from ..reward.contributions import score_contributions
 from ..reward.scales import SCALES
 from ..reward.scorer import RewardFunction
 from ..reward.scores import ResponseScore
-from .page import render_template
-from .tables import print_table
 
-# Blue and orange stay apart for colour-blind readers. Both are light enough for black text, at the fullest, too.
-_BLUE, _ORANGE = (90, 160, 216), (240, 160, 48)
-_STRONGEST = 5  # tokens that the terminal lists on either side, for those who see no colours
 _CONFIG_NAMES = ["config.json", "adapter_config.json"]
 
 
@@ -215,126 +206,3 @@ def compare(first: Explanation, second: Explanation) -> Comparison:
     gains = [math.copysign(1, difference) * gain for gain in by_scale]
     probability = torch.tensor(difference, dtype=torch.float64).sigmoid().item()
     return Comparison(difference, probability, by_scale, gains.index(max(gains)) if difference else None)
-
-
-def _verdict(names: Sequence[str], first: Explanation, second: Explanation) -> str:
-    comparison = compare(first, second)
-    if comparison.decisive is None:
-        return f"The model prefers neither: both score {first.reward:+.4f}."
-    name, size = names[comparison.difference < 0], abs(comparison.difference)
-    probability = max(comparison.probability, 1 - comparison.probability)
-    scale, part = first.scales[comparison.decisive], abs(comparison.by_scale[comparison.decisive])
-    return (
-        f"The model prefers {name} by {size:.4f} nats, a probability of {probability:.3f}. The {scale} scale does "
-        f"most for it: {part:+.4f}."
-    )
-
-
-def _note(scales: list[str]) -> str | None:
-    """What cannot be shown for a model of only some scales."""
-    missing = [scale for scale in ("token", "segment") if scale not in scales]
-    each = " and no ".join(missing)
-    return f"This model has no {each} scale, so no {each} has a part of its own in the score." if missing else None
-
-
-def _score_rows(e: Explanation) -> list[tuple[str, ...]]:
-    rows = zip(e.scales, e.gate, e.scores, e.parts, strict=True)
-    cells = [(scale, f"{gate:.3f}", f"{score:+.4f}", f"{part:+.4f}") for scale, gate, score, part in rows]
-    return [("scale", "weight", "score", "contributes"), *cells, ("sum", f"{sum(e.gate):.3f}", "", f"{e.reward:+.4f}")]
-
-
-def _comparison_rows(names: Sequence[str], first: Explanation, second: Explanation) -> list[tuple[str, ...]]:
-    parts = [(*first.parts, first.reward), (*second.parts, second.reward)]
-    rows = [(f"{one:+.4f}", f"{two:+.4f}", f"{one - two:+.4f}") for one, two in zip(*parts, strict=True)]
-    scales = [*first.scales, "sum"]
-    return [("contributes", *names, "difference"), *((s, *row) for s, row in zip(scales, rows, strict=True))]
-
-
-def _limits(explanations: Sequence[Explanation]) -> tuple[float, float]:
-    """Contributions of a token and of a segment that get the full colour: the largest of all responses."""
-    tokens = [abs(token.contribution) for e in explanations for token in e.tokens]
-    segments = [abs(segment.contribution or 0.0) for e in explanations for segment in e.segments]
-    return max(tokens), max(segments)
-
-
-def _colour(value: float, limit: float) -> str:
-    """White at 0, blue at `limit`, orange at its negative."""
-    share = min(abs(value) / limit, 1.0) if limit else 0.0
-    red, green, blue = (round(255 + share * (c - 255)) for c in (_BLUE if value > 0 else _ORANGE))
-    return f"#{red:02x}{green:02x}{blue:02x}"
-
-
-def _visible(text: str, line_end: str = "↵\n") -> str:
-    """Text with its line ends marked, and by their numbers the characters that would steer a terminal or turn text."""
-    shown = {"\n": line_end, "\t": "\t", "\u200c": "\u200c", "\u200d": "\u200d"}
-    return "".join(
-        shown.get(c) or (f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in ("Cc", "Cf") else c) for c in text
-    )
-
-
-def _turns(prompt: str | Messages) -> list[tuple[str, str]]:
-    messages = [{"role": "prompt", "content": prompt}] if isinstance(prompt, str) else prompt
-    return [(_visible(message["role"]), _visible(message["content"], "\n")) for message in messages]
-
-
-def print_explanations(prompt: str | Messages, names: Sequence[str], explanations: Sequence[Explanation]) -> None:
-    """Print scores, heat maps and, of two responses, which one the model prefers; of one or two with their names."""
-    console = Console(highlight=False, markup=False)
-
-    def show(text: Text | str, style: str = "") -> None:
-        console.print(text, style=style, soft_wrap=not console.is_terminal)
-
-    for role, content in _turns(prompt):
-        show(f"{role}: {content}", "dim")
-    scales, (token_limit, segment_limit) = explanations[0].scales, _limits(explanations)
-    for name, e in zip(names, explanations, strict=True):
-        columns, *rows = _score_rows(e)
-        print_table(f"\n{name}", columns, rows)
-        heat = Text()
-        for token in e.tokens:
-            style = f"black on {_colour(token.contribution, token_limit)}" if "token" in scales else ""
-            heat.append(_visible(token.text), style)
-        show(heat)
-        if "token" in scales:
-            ranked = sorted(e.tokens, key=lambda token: token.contribution)
-            show(_name_strongest("most for it", [token for token in ranked[::-1] if token.contribution > 0]))
-            show(_name_strongest("most against it", [token for token in ranked if token.contribution < 0]))
-        if "segment" in scales:
-            show("segments:")
-        for segment in e.segments:
-            if segment.contribution is not None:
-                line = Text(f"{segment.contribution:+.4f}", f"black on {_colour(segment.contribution, segment_limit)}")
-                show(Text.assemble(line, f" {_visible(segment.text, '↵').strip()}"))
-    if "token" in scales:
-        steps = [(f" {x * token_limit:+.4f} ", f"black on {_colour(x, 1.0)}") for x in (-1.0, -0.5, 0.0, 0.5, 1.0)]
-        show(Text.assemble("\ncolour of a token, by what it contributes: ", *steps))
-    if note := _note(scales):
-        show(f"\n{note}")
-    if len(explanations) == 2:
-        columns, *rows = _comparison_rows(names, *explanations)
-        print_table("\nboth", columns, rows)
-        show(_verdict(names, *explanations), "bold")
-
-
-def _name_strongest(title: str, tokens: list[ExplainedToken]) -> str:
-    named = [f"“{_visible(token.text, '↵')}” {token.contribution:+.4f}" for token in tokens[:_STRONGEST]]
-    return f"{title}: {', '.join(named) or 'nothing'}"
-
-
-def render_html(model: str, prompt: str | Messages, names: Sequence[str], explanations: Sequence[Explanation]) -> str:
-    """The same as one page of HTML that needs no script, no other file and no network; `model` is in its title."""
-    both = len(explanations) == 2
-    token_limit, segment_limit = _limits(explanations)
-    return render_template(
-        "explain.html.jinja",
-        {"visible": _visible, "colour": _colour},
-        model=model,
-        turns=_turns(prompt),
-        responses=[(name, e, _score_rows(e)) for name, e in zip(names, explanations, strict=True)],
-        scales=explanations[0].scales,
-        note=_note(explanations[0].scales),
-        verdict=_verdict(names, *explanations) if both else None,
-        comparison=_comparison_rows(names, *explanations) if both else [],
-        token_limit=token_limit,
-        segment_limit=segment_limit,
-    )

@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 import matplotlib
 import torch
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -21,7 +21,7 @@ from ..training.run_record import write_text
 
 _TEMPLATES = Path(__file__).with_name("templates")
 # Colours that stay apart for colour-blind readers (Okabe and Ito, 2008). A scale has its own, others take their turn.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 COLOUR_OF = {
     "mix": "#0072B2",
     "token": "#56B4E9",
@@ -33,7 +33,7 @@ _HELD_OUT = "held-out prompts"
 _SIZE = (5.2, 3.3)  # inches; small, so that letters can be read where a telephone shows the picture
 # What turns the order of the text around it, so that it reads as what it is not; and halves of characters, which no
 # file can hold.
-_UNSHOWN = re.compile("[\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSHOWN = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # Nothing in a drawing but the drawing, so that the same figure gives the same page.
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
@@ -92,7 +92,14 @@ class Settings(NamedTuple):
     unfolded: bool = False
 
 
-Block = Paragraph | Table | Picture | Examples | Settings
+class Verdicts(NamedTuple):
+    """What follows from the figures: of each an outcome, a sentence, and the heading of the section that shows it, or
+    nothing."""
+
+    rows: Sequence[tuple[Literal["good", "bad", "open"], str, str]]
+
+
+Block = Paragraph | Table | Picture | Examples | Settings | Verdicts
 
 
 class Section(NamedTuple):
@@ -160,14 +167,21 @@ def render_page(page: Page) -> str:
     groups = [_groups(section) for section in page.sections]
     images = {picture.name: _drawing(picture.image) for picture in _pictures(page)}
     filters = {"kind": lambda block: type(block).__name__, "shown": shown}
-    return render_template("page.html.jinja", filters, page=page, groups=groups, images=images)
+    places = {section.heading: place for place, section in enumerate(page.sections, 1)}
+    return render_template("page.html.jinja", filters, page=page, groups=groups, images=images, places=places)
 
 
 def render_template(name: str, filters: Mapping[str, Callable[..., Any]], **values: Any) -> str:
     """A template of this package as HTML: text in `values` is shown as it is, and a value that lacks is an error."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= filters
-    html = environment.from_string((_TEMPLATES / name).read_text(encoding="utf-8")).render(**values)
+    html = environment.get_template(name).render(**values)
     return _UNSHOWN.sub(lambda found: f"[U+{ord(found[0]):04X}]", html)
 
 
@@ -220,9 +234,10 @@ def curve_picture(
     unit: str,
     name: str,
     held_out: Mapping[int, Interval] | None = None,
+    kept: int | None = None,
 ) -> Picture:
     """
-    Figures by step. From ten logs on each log is a thin line, and the mean of it and those before it a thick one.
+    Figures by step. From ten points on a curve is a thin line, and the mean of each and those before it a thick one.
 
     Args:
         rows (`Sequence[Mapping[str, Any]]`):
@@ -233,18 +248,18 @@ def curve_picture(
             Key of each curve in a log, by the curve's label.
         held_out (`Mapping[int, Interval]`, *optional*):
             By step, the same figure on held-out prompts: points with bars.
+        kept (`int`, *optional*):
+            Step of the checkpoint that is kept: an upright line.
 
     Returns:
         [`Picture`]
     """
-    figure, axes = _axes(title)
-    window = max(5, len(rows) // 20) if len(rows) >= 10 else 1
+    figure, axes = picture_axes(title)
+    curves = {label: found for label, key in keys.items() if (found := _points(rows, key))}
+    longest = max(map(len, curves.values()), default=0)
+    window = max(5, longest // 20) if longest >= 10 else 1
     ends = []
-    for (label, key), other in zip(keys.items(), cycle(_COLOURS), strict=False):
-        points = [(row["step"], float(row[key])) for row in rows if isinstance(row.get(key), int | float)]
-        points = [(step, value) for step, value in points if math.isfinite(value)]
-        if not points:
-            continue
+    for (label, points), other in zip(curves.items(), cycle(COLOURS), strict=False):
         steps, values = zip(*points, strict=True)
         colour, line = COLOUR_OF.get(label, other), "--" if label == "longer wins" else "-"
         if window == 1:
@@ -257,11 +272,15 @@ def curve_picture(
     caption = f"Thin: each log. Thick: the mean of {window} logs up to it." if window > 1 else "Each point is a log."
     if held_out:
         means, bars = [i.value for i in held_out.values()], _bars(*held_out.values())
-        axes.errorbar(list(held_out), means, bars, fmt="o", capsize=4, color=_COLOURS[1], label=_HELD_OUT)
+        axes.errorbar(list(held_out), means, bars, fmt="o", capsize=4, color=COLOURS[1], label=_HELD_OUT)
         ends.append(_from_to(_HELD_OUT, means[0], means[-1]))
         caption += f" Bars: {_HELD_OUT}, with 95% intervals."
+    if kept is not None:
+        axes.axvline(kept, color="black", linewidth=0.9, linestyle=":")
+        ends.append(f"the checkpoint that was kept is of step {kept:,}")
+        caption += f" Dotted: step {kept:,}, whose checkpoint was kept."
     axes.set(xlabel="step", ylabel=unit)
-    if len(ends) > 1:
+    if len(axes.get_legend_handles_labels()[1]) > 1:
         axes.legend(frameon=False, fontsize=9)
     return Picture(figure, name, f"{title} by step: {', '.join(ends)}.", caption)
 
@@ -290,9 +309,9 @@ def interval_picture(
     Returns:
         [`Picture`]
     """
-    figure, axes = _axes(title)
+    figure, axes = picture_axes(title)
     named = dict(intervals)
-    for place, ((label, i), other) in enumerate(zip(named.items(), cycle(_COLOURS), strict=False)):
+    for place, ((label, i), other) in enumerate(zip(named.items(), cycle(COLOURS), strict=False)):
         colour = COLOUR_OF.get(label, other)
         axes.errorbar(i.value, place, xerr=_bars(i), fmt="o", capsize=4, color=colour)
     caption = "Bars are 95% intervals."
@@ -312,6 +331,12 @@ def interval_picture(
     return Picture(figure, name, f"{title}, {unit}: {values}.", caption)
 
 
+def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    """Steps and values of a figure by rising step, without what is absent or no finite number."""
+    found = [(row["step"], float(row[key])) for row in rows if isinstance(row.get(key), int | float)]
+    return sorted(((step, value) for step, value in found if math.isfinite(value)), key=lambda point: point[0])
+
+
 def _from_to(label: str, first: float, last: float) -> str:
     return f"{label} from {number(first)} to {number(last)}".strip()
 
@@ -321,7 +346,8 @@ def _bars(*intervals: Interval) -> list[list[float]]:
     return [[i.value - i.low for i in intervals], [i.high - i.value for i in intervals]]
 
 
-def _axes(title: str) -> tuple[Figure, Any]:
+def picture_axes(title: str) -> tuple[Figure, Any]:
+    """A new figure of the size of a page's pictures, and its axes, with a title."""
     figure = Figure(figsize=_SIZE, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     axes = figure.subplots()
     axes.set_title(title, loc="left", fontsize=11)

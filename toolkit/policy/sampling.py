@@ -1,5 +1,7 @@
 """Responses of a policy to a list of prompts, outside any trainer."""
 
+from typing import Any
+
 import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -16,6 +18,7 @@ def sample_responses(
     seed: int,
     temperature: float = 1.0,
     batch_size: int = 64,
+    chat_template_kwargs: dict[str, Any] | None = None,
 ) -> list[str]:
     """
     One sampled response to every prompt.
@@ -35,6 +38,8 @@ def sample_responses(
             Sampling temperature; 0 takes the likeliest token every time.
         batch_size (`int`, *optional*, defaults to `64`):
             Prompts that are answered together.
+        chat_template_kwargs (`dict`, *optional*):
+            Variables of the chat template, where the prompts are messages.
 
     Returns:
         `list[str]`: Texts of the responses, without special tokens.
@@ -49,7 +54,9 @@ def sample_responses(
     texts = [
         prompt
         if isinstance(prompt, str)
-        else tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        else tokenizer.apply_chat_template(
+            prompt, tokenize=False, add_generation_prompt=True, **(chat_template_kwargs or {})
+        )
         for prompt in prompts
     ]
     training, responses = model.training, []

@@ -16,8 +16,10 @@ from ..reward.loading import keep_gradients_in_4bit
 from ..reward.scorer import RewardFunction
 from ..reward.setup import check_targets
 from ..reward.shared_base import SharedBaseRewardFunction
+from ..training.cards import Card, ModelCards
 from ..training.checkpoints import ExactResume
 from ..training.progress import show_progress
+from .cards import policy_card
 from .config import ReinforceConfig
 from .losses import clipped_policy_loss, reinforce_loss, sampling_weights
 from .passes import prefill_once, prompts_together, response_log_probs, unpadded, why_not_prefilled
@@ -39,7 +41,7 @@ from .vllm import SampledLogProbs
 logger = get_logger(__name__)
 
 
-class ReinforceTrainer(ExactResume, RLOOTrainer):
+class ReinforceTrainer(ModelCards, ExactResume, RLOOTrainer):
     """
     [`trl.RLOOTrainer`] with its own baseline, credit and loss. Generation, vLLM, the reference model, LoRA, ZeRO-3
     gathering and logging stay TRL's.
@@ -122,9 +124,12 @@ class ReinforceTrainer(ExactResume, RLOOTrainer):
     def _models_of_run(self) -> dict[str, tuple[Any, bool]]:
         funcs = [getattr(func, "source", func) for func in self.reward_funcs]  # the prefix baseline stands before one
         own_weights = [func for func in funcs if not isinstance(func, SharedBaseRewardFunction)]
-        scorers = [func for func in own_weights if isinstance(func, RewardFunction)]
+        scorers = [func for func in own_weights if isinstance(func, RewardFunction) and func.model is not None]
         rewards = {f"reward model {i}": (func.model, False) for i, func in enumerate(scorers, 1)}
         return {**super()._models_of_run(), **rewards}
+
+    def _card(self) -> Card:
+        return policy_card(self)
 
     def _leave_out_long_prompts(self, most: int) -> None:
         self.train_dataset = leave_out_long_prompts(self.train_dataset, self._prompt_lengths, most)

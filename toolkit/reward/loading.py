@@ -369,3 +369,14 @@ def keep_gradients_in_4bit(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def loading_options(given: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """What `from_pretrained` is given for a model that scores: bfloat16 on a GPU where nobody has said otherwise."""
+    says_dtype = bool(given.keys() & {"dtype", "torch_dtype"})
+    return given if says_dtype or device.type != "cuda" else {"dtype": torch.bfloat16, **given}
+
+
+def is_partitioned(model: Any) -> bool:
+    """Whether the weights were partitioned as they were loaded, which Transformers does under ZeRO-3."""
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())

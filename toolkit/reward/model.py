@@ -17,13 +17,14 @@ from transformers import (
 )
 
 from ..data.packing import branch_mask
-from ..data.positions import find_response_start, last_kept, positions_from, response_mask, segment_ends
+from ..data.positions import last_kept, positions_from, response_mask, segment_ends
 from ..data.rotary import settle_frequencies
 from .head import MultiScaleHead, MultiScaleSettings
 from .layers import hidden_states
 from .output import MultiScaleRewardOutput
+from .reading import read_scores, response_starts, with_open_end
 from .record import leave_without_record, write_record
-from .scales import SCALES, mix, scale_prefix_values
+from .scales import mix
 
 USE_A_DECODER = "Use a causal model such as Qwen3, Llama, GPT-NeoX or GPT-2."
 
@@ -173,7 +174,7 @@ class MultiScaleMixin:
         )
         response, boundary = self._layout(rows)
         last = last_kept(response)
-        ends = _with_open_end(segment_ends(boundary, response), boundary, last)
+        ends = with_open_end(segment_ends(boundary, response), boundary, last)
         index, row = rows.token_index, torch.arange(len(last), device=last.device)
         context, read = (rows.response_start - 1).clamp(min=0), []
         for hidden in rows.hidden:
@@ -206,7 +207,7 @@ class MultiScaleMixin:
             input_ids = input_ids.flatten()[token_index.clamp(min=0)]
             return _Run(_hidden(backbone, output, layers), input_ids, token_index >= 0, response_start, token_index)
         if response_start is None:
-            response_start = self._find_response_start(input_ids, attention_mask)
+            response_start = response_starts(self.settings, input_ids, attention_mask)
         if position_ids is None and "position_ids" in inspect.signature(backbone.forward).parameters:
             position_ids = positions_from(attention_mask)
         if position_ids is not None:
@@ -223,27 +224,7 @@ class MultiScaleMixin:
         response, boundary = self._layout(rows)
         context = (rows.response_start - 1).clamp(min=0)
         head = self.score(rows.hidden[0], context, rows.token_index)
-        ends = segment_ends(boundary, response)
-        chosen = [SCALES.index(scale) for scale in self.settings.scales]
-        prefix = scale_prefix_values(head.token, head.segment, head.response, boundary, ends, response)[..., chosen]
-
-        row = torch.arange(response.size(0), device=response.device)
-        last = last_kept(response)
-        scale_scores = prefix[row, last]
-        ends = _with_open_end(ends, boundary, last)
-        at_prompt = head.response.new_zeros(row.numel(), len(SCALES))
-        at_prompt[:, SCALES.index("response")] = head.response[row, context]
-        return MultiScaleRewardOutput(
-            logits=mix(scale_scores, head.gate)[:, None],
-            scale_scores=scale_scores,
-            gate=head.gate,
-            prefix_values=prefix,
-            prompt_value=at_prompt[:, chosen],
-            token_scores=head.token * response,
-            segment_scores=head.segment * ends,
-            response_mask=response,
-            segment_ends=ends,
-        )
+        return read_scores(head, response, boundary, context, self.settings.scales)
 
     def set_layout(
         self,
@@ -288,25 +269,9 @@ class MultiScaleMixin:
             self._boundary_cache = torch.tensor(self.settings.segment_boundary_ids, dtype=torch.long, device=device)
         return self._boundary_cache
 
-    def _find_response_start(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        if self.settings.response_marker_ids:
-            return find_response_start(input_ids, attention_mask, self.settings.response_marker_ids)
-        if self.settings.scales == ["response"] and self.settings.context == "none":
-            return last_kept(attention_mask)  # only the last token is read, wherever the response starts
-        raise ValueError(
-            "This reward model was trained on plain text, or with a chat template that does not mark where the "
-            "response starts. Pass `response_start`, or score with `toolkit.RewardFunction`, which knows."
-        )
-
 
 def _hidden(backbone: Any, output: Any, layers: Sequence[int]) -> list[Tensor]:
     return hidden_states(backbone, output, layers) if layers else [output.last_hidden_state]
-
-
-def _with_open_end(ends: Tensor, boundary: Tensor, last: Tensor) -> Tensor:
-    """The ends of segments, where one that is still open when the response stops ends there."""
-    is_last = torch.arange(ends.size(1), device=last.device) == last[:, None]
-    return ends | (is_last & ~boundary)
 
 
 @cache

@@ -23,7 +23,7 @@ from ..data.tokens import EncodedResponse, cut_prompt, encode_response, end_ids
 from ..training.command_line import check_path
 from ..training.options import check_number
 from .head import MultiScaleSettings
-from .loading import AutoModelForMultiScaleReward, check_place, load_tokenizer
+from .loading import AutoModelForMultiScaleReward, check_place, is_partitioned, load_tokenizer, loading_options
 from .model import base_reward_model
 from .output import MultiScaleRewardOutput
 from .scores import ResponseScore, response_score, rewards_of
@@ -39,6 +39,9 @@ class _Row(NamedTuple):
     same_tokens: bool
     head_tokens: int
     cut_tokens: int = 0
+
+
+_NOTHING = EncodedResponse([0, 0], 1, [])  # a row for a pass that only other processes have rows for
 
 
 class RewardFunction:
@@ -105,10 +108,10 @@ class RewardFunction:
         loaded: Any = model
         if isinstance(model, str):
             check_path(model, "reward model")
-            options = _loading_options(model_init_kwargs or {}, torch.device(device or PartialState().device))
+            options = loading_options(model_init_kwargs or {}, torch.device(device or PartialState().device))
             processing_class = processing_class or load_tokenizer(model, **options)
             loaded = AutoModelForMultiScaleReward.from_pretrained(model, **options)
-            if getattr(loaded, "hf_device_map", None) is None and not _is_partitioned(loaded):
+            if getattr(loaded, "hf_device_map", None) is None and not is_partitioned(loaded):
                 loaded.to(device or PartialState().device)
         base = base_reward_model(loaded)
         self.model = loaded
@@ -123,7 +126,7 @@ class RewardFunction:
         context_length = getattr(base.config.get_text_config(), "max_position_embeddings", None)
         self.max_length = max_length or context_length
         self.chat_template_kwargs = chat_template_kwargs or {}
-        self._end_ids = end_ids(policy_processing_class or self.processing_class, **self.chat_template_kwargs)
+        self.end_ids = end_ids(policy_processing_class or self.processing_class, **self.chat_template_kwargs)
         if policy_processing_class is None:  # else these are ids of another tokenizer
             of_config = base.config.get_text_config().eos_token_id or []
             self.add_stop_token_ids([of_config] if isinstance(of_config, int) else of_config)
@@ -138,7 +141,7 @@ class RewardFunction:
             ids (`list[int]`):
                 Ids of the policy's tokenizer with which its generation stops.
         """
-        self._end_ids |= set(ids)
+        self.end_ids |= set(ids)
 
     def __call__(
         self,
@@ -312,7 +315,7 @@ class RewardFunction:
         return _Row(found.row, found.followed, True, found.head_tokens)
 
     def _is_finished(self, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> bool:
-        if not ids or ids[-1] in self._end_ids:
+        if not ids or ids[-1] in self.end_ids:
             return bool(ids)
         if ids[-1] in tokenizer.all_special_ids:
             logger.warning_once(
@@ -333,13 +336,34 @@ class RewardFunction:
         return row._replace(encoded=encoded, cut_tokens=cut)
 
     def _score_rows(self, rows: dict[int, _Row]) -> dict[int, ResponseScore]:
+        fed = [row.encoded for row in rows.values()] + [row.followed for row in rows.values() if row.followed]
+        found = self.score_encoded(fed)
+        followed, scores = iter(found[len(rows) :]), dict[int, ResponseScore]()
+        for (i, row), score in zip(rows.items(), found, strict=False):
+            if row.followed is not None:
+                sampled = next(followed)
+                score = score._replace(prefix_values=sampled.prefix_values, prompt_value=sampled.prompt_value)
+            scores[i] = score._replace(
+                same_tokens=row.same_tokens, head_tokens=row.head_tokens, cut_tokens=row.cut_tokens
+            )
+        return scores
+
+    def score_encoded(self, rows: Sequence[EncodedResponse]) -> list[ResponseScore]:
+        """
+        Scores of rows of token ids, as [`encode`] makes them and no longer than `max_length`.
+
+        Args:
+            rows (`Sequence[EncodedResponse]`):
+                `N` rows.
+
+        Returns:
+            `list[ResponseScore]`: `N` scores. Under ZeRO-3 every process must call it alike.
+        """
         if is_deepspeed_zero3_enabled() and not self._partitioned and not self._quantized:
             self.model, self._partitioned = prepare_deepspeed(self.model, Accelerator()), True
-        training, scores, followed = self.model.training, dict[int, ResponseScore](), dict[int, ResponseScore]()
+        training, scores = self.model.training, dict[int, ResponseScore]()
         self.model.eval()
-        fed = [(i, row, row.encoded, scores) for i, row in rows.items()]
-        fed += [(i, row, row.followed, followed) for i, row in rows.items() if row.followed is not None]
-        chunks = self._chunks({k: encoded for k, (_, _, encoded, _) in enumerate(fed)})
+        chunks = self._chunks(dict(enumerate(rows)))
         passes = len(chunks)
         if self._partitioned:
             # A forward pass gathers each layer from every process, so all must make as many, with rows left or not.
@@ -347,15 +371,11 @@ class RewardFunction:
         with torch.no_grad():
             # Seen only where scoring takes its time, as it does not in a training step
             for chunk in tqdm(chunks + [[]] * (passes - len(chunks)), desc="Scoring", delay=10, leave=False):
-                groups = [[fed[k][2] for k in group] for group in chunk]
-                output = self._forward(groups or [[EncodedResponse([0, 0], 1, [])]])
+                output = self._forward([[rows[k] for k in group] for group in chunk] or [[_NOTHING]])
                 for place, k in enumerate(k for group in chunk for k in group):
-                    i, row, _, found = fed[k]
-                    found[i] = response_score(output, place, row)
+                    scores[k] = response_score(output, place, rows[k].ends)
         self.model.train(training)
-        for i, score in followed.items():
-            scores[i] = scores[i]._replace(prefix_values=score.prefix_values, prompt_value=score.prompt_value)
-        return scores
+        return [scores[k] for k in range(len(rows))]
 
     def _chunks(self, rows: dict[int, EncodedResponse]) -> list[list[list[int]]]:
         """Forward passes, each of groups of like length, each of responses to one prompt that share its tokens."""
@@ -376,14 +396,3 @@ class RewardFunction:
         inputs = grouped_inputs(ids, starts, self.processing_class.pad_token_id or 0)
         output = self.model(**{key: value.to(self.model.device) for key, value in inputs.items()}, use_cache=False)
         return MultiScaleRewardOutput(**{key: value.cpu() for key, value in output.items()})
-
-
-def _loading_options(given: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """What `from_pretrained` is given, with bfloat16 on a GPU where nobody has said otherwise."""
-    says_dtype = bool(given.keys() & {"dtype", "torch_dtype"})
-    return given if says_dtype or device.type != "cuda" else {"dtype": torch.bfloat16, **given}
-
-
-def _is_partitioned(model: PreTrainedModel | PeftModel) -> bool:
-    """Whether the weights were partitioned as they were loaded, which Transformers does under ZeRO-3."""
-    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())

@@ -18,9 +18,9 @@ class ResponseScore(NamedTuple):
     segment_scores: Tensor  # (R,) float32, 0 but at segment ends
     segment_ends: Tensor  # (R,) bool, last token of each segment, an open one at the end included
     ends: list[int]  # of each token, where it ends in the text, in characters
-    same_tokens: bool  # whether `prefix_values` stand at the tokens that the policy sampled
-    head_tokens: int  # with `same_tokens`, those before them that the template wrote, such as an empty thought
-    cut_tokens: int  # tokens that the prompt lost from its left to fit
+    same_tokens: bool = False  # whether `prefix_values` stand at the tokens that the policy sampled
+    head_tokens: int = 0  # with `same_tokens`, those before them that the template wrote, such as an empty thought
+    cut_tokens: int = 0  # tokens that the prompt lost from its left to fit
 
 
 def rewards_of(scores: list[ResponseScore | None]) -> list[float | None]:
@@ -28,8 +28,8 @@ def rewards_of(scores: list[ResponseScore | None]) -> list[float | None]:
     return [None if score is None else score.reward for score in scores]
 
 
-def response_score(output: Any, k: int, row: Any) -> ResponseScore:
-    """Score of the response in row `k` of a model's output, on the CPU, and what is known of the row as it was fed."""
+def response_score(output: Any, k: int, ends: list[int]) -> ResponseScore:
+    """Score of the response in row `k` of a model's output, on the CPU; `ends` are those of its row."""
     response, gate = output.response_mask[k], output.gate[k]
     return ResponseScore(
         reward=output.logits[k, 0].item(),
@@ -40,8 +40,5 @@ def response_score(output: Any, k: int, row: Any) -> ResponseScore:
         token_scores=output.token_scores[k][response],
         segment_scores=output.segment_scores[k][response],
         segment_ends=output.segment_ends[k][response],
-        ends=row.encoded.ends,
-        same_tokens=row.same_tokens,
-        head_tokens=row.head_tokens,
-        cut_tokens=row.cut_tokens,
+        ends=ends,
     )

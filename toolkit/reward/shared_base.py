@@ -1,7 +1,7 @@
 """One base, several adapters: a reward model that is a LoRA adapter and a head on the policy's own weights."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -25,6 +25,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..data.rotary import settle_frequencies
+from ..data.tokens import EncodedResponse
 from .adapters import load_adapter_config, load_adapter_settings, restore_adapter_dtype
 from .head import MultiScaleHead, MultiScaleSettings
 from .loading import keep_gradients_in_4bit, load_tokenizer
@@ -163,7 +164,8 @@ class SharedBaseRewardFunction(RewardFunction):
         if PartialState().distributed_type == DistributedType.FSDP:
             raise ValueError(f"A shared base does not work under FSDP. Use DeepSpeed ZeRO, or {alone}.")
 
-    def _score_rows(self, rows: dict[int, Any]) -> dict[int, ResponseScore]:
+    def score_encoded(self, rows: Sequence[EncodedResponse]) -> list[ResponseScore]:
+        """As in [`RewardFunction`], on the policy's base."""
         if self._policy is None:
             raise ValueError(
                 f"The reward adapter '{self._folder}' has no base yet: ReinforceTrainer gives it that of its policy, "
@@ -172,7 +174,7 @@ class SharedBaseRewardFunction(RewardFunction):
         # To where trainers move the policy after it was attached; the model's own `device` is that of its head
         self.model.score.to(self._policy.device)
         with _active(self._policy, self._name):
-            return super()._score_rows(rows)
+            return super().score_encoded(rows)
 
 
 @contextmanager

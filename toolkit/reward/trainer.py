@@ -22,9 +22,11 @@ from ..data.preparation import tokenize_pairs
 from ..data.templates import row_template_kwargs
 from ..data.tokens import segment_boundary_ids
 from ..stats.metrics import PairScores, summarize_pairs
+from ..training.cards import Card, ModelCards
 from ..training.checkpoints import ExactResume
 from ..training.progress import show_progress
 from .adapters import save_adapter_settings
+from .cards import reward_card
 from .config import MultiScaleRewardConfig
 from .loading import load_tokenizer
 from .losses import score_pairs, strength_weights
@@ -51,7 +53,7 @@ from .warmup import CoarseWarmup
 logger = get_logger(__name__)
 
 
-class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
+class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
     """
     [`trl.RewardTrainer`] for a reward model with several scales. Loading of data, LoRA, ZeRO and saving stay TRL's.
 
@@ -330,6 +332,9 @@ class MultiScaleRewardTrainer(ExactResume, RewardTrainer):
             if isinstance(model, PeftModel):
                 write_record(model, folder)
             add_tokenizer(folder)
+
+    def _card(self) -> Card:
+        return reward_card(self)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         # Transformers copies to where it pushes from what it knows the names of

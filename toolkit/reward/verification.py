@@ -157,8 +157,8 @@ def _check_stock(folder: str, probes: ProbeScores, options: dict[str, Any], expe
         return Finding("stock class", _one_line(error), False)
     with torch.no_grad():
         found = [model(input_ids=torch.tensor([row], device=model.device)).logits.item() for row in probes.rows]
-    off = max(map(_distance, found, expected))
-    good = off <= _tolerance(probes)
+    off = max(map(distance, found, expected))
+    good = off <= tolerance(probes)
     return Finding("stock class", f"reads the response scale{'' if good else ' otherwise'}, {off:.1e} off", good)
 
 
@@ -181,8 +181,8 @@ def _response_scores(model: Any, probes: ProbeScores) -> list[float]:
 def _compared(what: str, probes: ProbeScores, scores: list[float], scale_scores: list[list[float]]) -> Finding:
     saved = [*probes.scores, *(score for row in probes.scale_scores for score in row)]
     found = [*scores, *(score for row in scale_scores for score in row)]
-    off = max(map(_distance, found, saved))
-    if off <= _tolerance(probes):
+    off = max(map(distance, found, saved))
+    if off <= tolerance(probes):
         return Finding(what, f"as when it was saved, {off:.1e} off at most")
     shown = ", ".join(
         f"{score:.4f} instead of {before:.4f}" for score, before in zip(scores, probes.scores, strict=True)
@@ -190,13 +190,14 @@ def _compared(what: str, probes: ProbeScores, scores: list[float], scale_scores:
     return Finding(what, f"not as when it was saved: {shown}", False)
 
 
-def _distance(found: float, saved: float) -> float:
-    """In relation to scores above 1, whose digits are fewer behind the point; infinite where one is no number."""
+def distance(found: float, saved: float) -> float:
+    """Of two scores, in relation to those above 1, which have fewer digits; infinite where one is no number."""
     distance = abs(found - saved) / max(1.0, abs(saved))
     return distance if math.isfinite(distance) else math.inf
 
 
-def _tolerance(probes: ProbeScores) -> float:
+def tolerance(probes: ProbeScores) -> float:
+    """Largest distance of scores that count as the same, by the dtype of the decoder's weights."""
     return TOLERANCES.get(probes.dtype, HALF_TOLERANCE)
 
 

@@ -1,10 +1,13 @@
 """How fast and how steadily a policy learns: smoothed curves, when they are at a level, and the noise around them."""
 
 import math
+from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .intervals import Interval
 
 
 class NoiseToSignal(NamedTuple):
@@ -120,6 +123,62 @@ def instability(curve: Tensor) -> Tensor:
     centred = half - half.mean(-1, keepdim=True)
     slope = (centred * steps).sum(-1, keepdim=True) / steps.square().sum()
     return ((centred - slope * steps).square().sum(-1) / (count - 2)).sqrt()
+
+
+def changes_to_last(values: Tensor, parts: int, confidence: float = 0.95) -> list[Interval]:
+    r"""
+    How far the mean of a run's last part is above that of each earlier part, judged by the noise from step to step.
+
+    The noise is half the mean squared difference of successive values, which a slow trend hardly moves:
+
+    $$ \hat\sigma^2 = \frac{1}{2 (T - 1)} \sum_t (c_{t+1} - c_t)^2, \qquad
+       \bar c_P - \bar c_p \pm t_\nu \, \hat\sigma \sqrt{1 / n_P + 1 / n_p}, \qquad
+       \nu = \frac{2 (T - 1)^2}{3 T - 4} $$
+
+    von Neumann et al. (1941), "The mean square successive difference", Ann. Math. Stat. 12. Student's quantile
+    $t_\nu$ is taken from the normal one by the first two terms of its expansion (Abramowitz and Stegun, 26.7.5).
+
+    Args:
+        values (`torch.Tensor` of shape `(T,)`, float):
+            Measurement at each of `T` steps, each with noise of its own.
+        parts (`int`):
+            Number of parts, of as equal length as can be, at least 2.
+        confidence (`float`, *optional*, defaults to `0.95`):
+            Level of each interval.
+
+    Returns:
+        `list[Interval]`: In the unit of `values`, of each part but the last, the first one first.
+
+    Raises:
+        `ValueError`: If there are fewer than two values a part, or fewer than two parts.
+    """
+    noise = _half_width(values, parts, confidence)
+    *earlier, last = values.double().tensor_split(parts)
+    changes = []
+    for part in earlier:
+        change, half = (last.mean() - part.mean()).item(), noise * math.sqrt(1 / len(last) + 1 / len(part))
+        changes.append(Interval(change, change - half, change + half))
+    return changes
+
+
+def level_at_end(values: Tensor, parts: int, confidence: float = 0.95) -> Interval:
+    """
+    Mean of a run's last part, with the interval that the noise from step to step makes. Arguments, units and errors as
+    in [`changes_to_last`].
+    """
+    last = values.double().tensor_split(parts)[-1]
+    mean, half = last.mean().item(), _half_width(values, parts, confidence) / math.sqrt(len(last))
+    return Interval(mean, mean - half, mean + half)
+
+
+def _half_width(values: Tensor, parts: int, confidence: float) -> float:
+    """Of the interval around a single value."""
+    count = values.numel()
+    if parts < 2 or count < 2 * parts:
+        raise ValueError(f"{count} values make no {parts} parts of 2 or more. Give fewer parts, 2 at least.")
+    noise = (values.double().diff().square().mean() / 2).sqrt().item()
+    degrees, z = 2 * (count - 1) ** 2 / (3 * count - 4), NormalDist().inv_cdf((1 + confidence) / 2)
+    return noise * (z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2))
 
 
 def noise_to_signal(gram: Tensor) -> NoiseToSignal:

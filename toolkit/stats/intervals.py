@@ -23,7 +23,7 @@ class PairAccuracy(NamedTuple):
     pairs: int
 
 
-def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> Interval:
+def wilson_interval(successes: float, trials: float, confidence: float = 0.95) -> Interval:
     r"""
     Interval of a share that stays inside 0 and 1 and holds for few trials.
 
@@ -34,8 +34,8 @@ def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> 
     Args:
         successes (`float`):
             Number of successes; half ones are allowed.
-        trials (`int`):
-            Number of trials.
+        trials (`float`):
+            Number of trials; an effective one need not be whole.
         confidence (`float`, *optional*, defaults to `0.95`):
             Probability that the interval covers the true share.
 
@@ -53,3 +53,31 @@ def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> 
     return Interval(
         share, max(0.0, min(share, (centre - half) / scale)), min(1.0, max(share, (centre + half) / scale))
     )
+
+
+def difference_of_shares(
+    successes: float, trials: int, other_successes: float, other_trials: int, confidence: float = 0.95
+) -> Interval:
+    r"""
+    Difference of two shares of independent trials, with the interval that their Wilson intervals make.
+
+    $$ p - q - \sqrt{(p - l_p)^2 + (u_q - q)^2} \quad \text{to} \quad p - q + \sqrt{(u_p - p)^2 + (q - l_q)^2} $$
+
+    Newcombe (1998), "Interval estimation for the difference between independent proportions", Stat. Med. 17, its
+    method 10.
+
+    Args:
+        successes (`float`), trials (`int`):
+            Of the first share $p$; half successes are allowed.
+        other_successes (`float`), other_trials (`int`):
+            Of the second share $q$.
+        confidence (`float`, *optional*, defaults to `0.95`):
+            Probability that the interval covers the true difference.
+
+    Returns:
+        [`Interval`]: The first share less the second. Too wide where the same trials are behind both.
+    """
+    p, q = (wilson_interval(*one, confidence) for one in ((successes, trials), (other_successes, other_trials)))
+    difference = p.value - q.value
+    below, above = math.hypot(p.value - p.low, q.high - q.value), math.hypot(p.high - p.value, q.value - q.low)
+    return Interval(difference, difference - below, difference + above)

@@ -10,7 +10,9 @@ from torch import Tensor
 from .intervals import Interval, PairAccuracy, wilson_interval
 
 
-def pair_accuracy(chosen: Tensor, rejected: Tensor, confidence: float = 0.95) -> PairAccuracy:
+def pair_accuracy(
+    chosen: Tensor, rejected: Tensor, confidence: float = 0.95, clusters: Tensor | None = None
+) -> PairAccuracy:
     """
     Share of pairs whose chosen response scores higher. A tie counts as half: a constant score gets 0.5, not 0.
 
@@ -21,6 +23,8 @@ def pair_accuracy(chosen: Tensor, rejected: Tensor, confidence: float = 0.95) ->
             Scores of the other responses.
         confidence (`float`, *optional*, defaults to `0.95`):
             Level of the interval.
+        clusters (`torch.Tensor` of shape `(P,)`, int64, *optional*):
+            Number of the prompt of each pair. The interval is then that of [`effective_count`] independent pairs.
 
     Returns:
         [`PairAccuracy`]
@@ -31,8 +35,43 @@ def pair_accuracy(chosen: Tensor, rejected: Tensor, confidence: float = 0.95) ->
     if bool(torch.isnan(chosen).any()) or bool(torch.isnan(rejected).any()):
         raise ValueError("Some scores are not numbers (nan); no accuracy can be given.")
     wins, ties = int((chosen > rejected).sum()), int((chosen == rejected).sum())
-    interval = wilson_interval(wins + ties / 2, chosen.numel(), confidence)
-    return PairAccuracy(*interval, ties, chosen.numel())
+    count = chosen.numel()
+    value, low, high = wilson_interval(wins + ties / 2, count, confidence)
+    if clusters is not None and count:
+        trials = effective_count(((chosen > rejected).double() + (chosen >= rejected).double()) / 2, clusters)
+        _, low, high = wilson_interval(value * trials, trials, confidence)
+    return PairAccuracy(value, low, high, ties, count)
+
+
+def effective_count(outcomes: Tensor, clusters: Tensor) -> float:
+    r"""
+    How many independent outcomes tell as much as these, of which those of one cluster go together.
+
+    $$ \frac{n}{\max(1, d)}, \qquad
+       d = \frac{\tfrac{G}{G - 1} \sum_g (\sum_{i \in g} e_i)^2}{\tfrac{n}{n - 1} \sum_i e_i^2}, \qquad
+       e_i = x_i - \bar x $$
+
+    $d$ is the design effect: the variance of the mean with clusters over that without. Rao and Scott (1992),
+    "A simple method for the analysis of clustered binary data", Biometrics 48.
+
+    Args:
+        outcomes (`torch.Tensor` of shape `(n,)`, float):
+            Outcomes $x_i$, such as 1 for a pair that is ranked right.
+        clusters (`torch.Tensor` of shape `(n,)`, int64):
+            Number of each one's cluster, such as its prompt; there are $G$.
+
+    Returns:
+        `float`: `n` where each cluster has one outcome. The number of clusters where all outcomes are equal, which
+        tells nothing of how they go together, and 1 for one cluster.
+    """
+    _, numbers = clusters.unique(return_inverse=True)
+    count, groups = len(outcomes), int(numbers.max()) + 1
+    rests = outcomes.double() - outcomes.double().mean()
+    alone = rests.square().sum().item()
+    if groups == 1 or alone == 0:
+        return float(groups)
+    together = torch.zeros(groups, dtype=rests.dtype).index_add_(0, numbers, rests).square().sum().item()
+    return count / max(1.0, groups / (groups - 1) * together / (count / (count - 1) * alone))
 
 
 def mean_interval(values: Tensor, confidence: float = 0.95) -> Interval:

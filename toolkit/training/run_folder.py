@@ -15,13 +15,21 @@ from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 
 from .manifests import checkpoints_of
-from .run_record import EXAMPLES_NAME, RUN_NAME
+from .run_record import BEFORE_AFTER_NAME, EXAMPLES_NAME, HELD_OUT_NAME, RUN_NAME
 
 logger = get_logger(__name__)
 
 LOCK_NAME = "run.lock"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json")
-_RECORDS = (RUN_NAME, EXAMPLES_NAME, "trainer_state.json", "*_results.json", "metrics.json")
+_RECORDS = (
+    RUN_NAME,
+    EXAMPLES_NAME,
+    HELD_OUT_NAME,
+    BEFORE_AFTER_NAME,
+    "trainer_state.json",
+    "*_results.json",
+    "metrics.json",
+)
 
 
 def claim_folder(output_dir: str, resume_from_checkpoint: Any = None, overwrite: bool = False) -> None:

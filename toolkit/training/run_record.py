@@ -1,5 +1,6 @@
-"""What a run leaves behind beside its model: how it was started, and examples."""
+"""What a run leaves behind beside its model: how it was started, held-out scores, and examples."""
 
+import hashlib
 import json
 import os
 import platform
@@ -22,6 +23,9 @@ from ..stats.metrics import PairScores
 
 RUN_NAME = "run.json"
 EXAMPLES_NAME = "examples.json"
+HELD_OUT_NAME = "held_out.json"
+BEFORE_AFTER_NAME = "before_after.json"
+_GROUPS = ("task", "subset")  # columns by which held-out pairs are looked at apart
 PACKAGES = ("prefscale", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 # Options by these names are left out of what is written, and so is what looks like a secret inside other text.
 _SECRET_NAME = re.compile(r"(token|api_key|password|secret)$")
@@ -123,7 +127,8 @@ def _without_secrets(words: list[str], *arguments: Any) -> list[str]:
 
 def save_pair_examples(trainer: Any, predictions: Iterable[Any], each: int = 3) -> None:
     """
-    Write a few held-out pairs into `examples.json` of a run's folder: those ranked most clearly right and wrong.
+    Write held-out pairs into a run's folder: a few into `examples.json`, those ranked most clearly right and wrong,
+    and scores, lengths and losses of all into `held_out.json`, which holds a list for each column.
 
     Args:
         trainer ([`MultiScaleRewardTrainer`]):
@@ -147,7 +152,7 @@ def save_pair_examples(trainer: Any, predictions: Iterable[Any], each: int = 3) 
             responses = [
                 {
                     "label": side,
-                    "text": _as_text(row[side]),
+                    "text": as_text(row[side]),
                     "numbers": {"mix": float(mix[i]), **dict(zip(scales, map(float, by_scale[i]), strict=True))},
                 }
                 for side, mix, by_scale in sides
@@ -155,11 +160,32 @@ def save_pair_examples(trainer: Any, predictions: Iterable[Any], each: int = 3) 
             examples.append(
                 {
                     "title": f"Pair {i + 1}, {title} by {abs(gaps[i]):.2f} nats",
-                    "prompt": _as_text(row["prompt"]),
+                    "prompt": as_text(row["prompt"]),
                     "responses": responses,
                 }
             )
     write_json(Path(trainer.args.output_dir, EXAMPLES_NAME), examples)
+    write_json(
+        Path(trainer.args.output_dir, HELD_OUT_NAME), _held_out_columns(trainer.eval_dataset, pairs, scales), None
+    )
+
+
+def _held_out_columns(dataset: Any, pairs: PairScores, scales: list[str]) -> dict[str, list[Any]]:
+    columns = {"chosen": pairs.chosen, "rejected": pairs.rejected}
+    for i, scale in enumerate(scales):
+        columns |= {f"chosen/{scale}": pairs.scale_chosen[:, i], f"rejected/{scale}": pairs.scale_rejected[:, i]}
+    columns |= {name: getattr(pairs, name) for name in ("chosen_length", "rejected_length", "loss")}
+    texts = dataset.select_columns(["prompt", "chosen", "rejected"])
+    groups = {name: list(map(str, dataset[name])) for name in _GROUPS if name in dataset.column_names}
+    # As short as they can be written and still be read back to the last bit
+    numbers = {name: [float(str(value)) for value in np.asarray(column)] for name, column in columns.items()}
+    prompts, rows = [_key(row["prompt"]) for row in texts], [_key(list(row.values())) for row in texts]
+    return {"row": rows, "prompt": prompts, **groups, **numbers}
+
+
+def _key(content: Any) -> str:
+    """What a pair or a prompt is known by in any run: a hash of its texts."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class CompletionExamples(TrainerCallback):
@@ -196,7 +222,7 @@ class CompletionExamples(TrainerCallback):
         columns = {**texts["rewards"], "advantage of the first token": texts["advantages"]}
         found: dict[str, dict[str, Any]] = {}
         for i, (prompt, completion) in enumerate(zip(texts["prompt"], texts["completion"], strict=True)):
-            prompt = _as_text(prompt)
+            prompt = as_text(prompt)
             if prompt not in found and len(found) == self._prompts:
                 break
             example = found.setdefault(
@@ -204,12 +230,12 @@ class CompletionExamples(TrainerCallback):
             )
             numbers = {name: column[i] for name, column in columns.items()}
             label = f"response {len(example['responses']) + 1}"
-            example["responses"].append({"label": label, "text": _as_text(completion), "numbers": numbers})
+            example["responses"].append({"label": label, "text": as_text(completion), "numbers": numbers})
         return list(found.values())
 
 
-def _as_text(value: Any) -> str:
-    """A text, or messages: one alone as its content, more with who speaks."""
+def as_text(value: Any) -> str:
+    """Text of a prompt or response in either form; of messages one alone as its content, more with who speaks."""
     if isinstance(value, str):
         return value
     if len(value) == 1:

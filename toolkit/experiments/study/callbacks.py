@@ -18,7 +18,7 @@ class GoldCurve(TrainerCallback):
         self.curve: list[float] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        options = {"max_new_tokens": self.max_new_tokens, "seed": 0, "batch_size": len(self.prompts)}
+        options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "seed": 0, "batch_size": len(self.prompts)}
         texts = sample_responses(kwargs["model"], self.tokenizer, self.prompts, temperature=0, **options)
         self.curve.append(sum(gold_judge(self.prompts, texts)) / len(texts))
 

@@ -1,0 +1,197 @@
+"""What models are compared on: responses to score, and the pairs and sets that they make."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers.utils.logging import get_logger
+
+from ..data.answers import is_several
+from ..data.files import row_number
+from ..data.formats import keep_normalized, normalize_pairs
+from ..data.messages import Messages, text_of
+from ..data.row_errors import RowError, describe
+from ..data.templates import TEMPLATE_COLUMNS
+
+logger = get_logger(__name__)
+
+GROUPS = ("file", "task", "subset", "annotator")  # by which accuracy is broken down, where the data have them
+TIES = "ties"  # RewardBench 2's subset with many right answers, in any case of its letters
+
+
+class ResponseSet(NamedTuple):
+    """Several responses to one prompt, of which the first ones are right."""
+
+    responses: list[int]  # places among the responses that are scored
+    correct: int
+    subset: str | None
+    id: str | None
+
+
+class ScoredPairs(NamedTuple):
+    """`R` distinct responses to score, and the `P` pairs that they make."""
+
+    prompts: list[str | Messages]  # (R,)
+    responses: list[str | Messages]  # (R,)
+    columns: dict[str, list[Any]]  # (R,) each, what the chat template is given beside them
+    lengths: Tensor  # (R,) int64, in characters
+    chosen: Tensor  # (P,) int64, places among the responses
+    rejected: Tensor  # (P,) int64
+    prompt_numbers: Tensor  # (P,) int64, from 0 on; pairs of one prompt have one number
+    groups: dict[str, list[str | None]]  # (P,) each, by the names in `GROUPS`; None where a row does not say it
+    ids: list[Any]  # (P,) the column `id`, else the number of the pair in its file
+    sets: list[ResponseSet]
+    undecided: int  # prompts with three responses or more of which no best one is known
+
+
+class PairReader:
+    """
+    Puts pairs and sets of responses together, each distinct response once.
+
+    Args:
+        size (`int`, *optional*):
+            Most rows of a table; the others are left out at random, which a warning says.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        self.size = size
+        self._responses: dict[str, int] = {}
+        self._prompts: dict[str, int] = {}
+        self._rows: list[tuple[Any, Any, dict[str, Any]]] = []
+        self._pairs: list[tuple[int, int, int]] = []
+        self._told: list[tuple[dict[str, str | None], Any]] = []
+        self._sets: list[ResponseSet] = []
+        self._undecided = 0
+
+    def add(self, name: str, table: Dataset) -> None:
+        """
+        Take the pairs of a table, or its sets of responses: rows whose `chosen` and `rejected` are lists of texts, as
+        RewardBench 2 has them.
+
+        Args:
+            name (`str`):
+                File or data set, as errors shall name it.
+            table (`datasets.Dataset`):
+                Its rows, as they were found.
+
+        Raises:
+            `ValueError`: Naming the row at fault.
+        """
+        first = table[0] if len(table) else {}
+        if all(is_several(first.get(side)) for side in ("chosen", "rejected")):
+            for index, row in self._some(name, table):
+                try:
+                    self._add_set(name, row)
+                except RowError as error:
+                    raise error.at(name, row_number(name, index)) from None
+            return
+        begins, pairs = len(self._pairs), normalize_pairs(table, name)
+        for index, row in self._some(name, pairs):
+            self._add_pair(name, row, row["chosen"], row["rejected"], row.get("id", index + 1))
+        self._add_decided(self._pairs[begins:])
+
+    def result(self) -> ScoredPairs:
+        """
+        All that was added.
+
+        Returns:
+            [`ScoredPairs`]
+        """
+        chosen, rejected, prompts = torch.tensor(self._pairs, dtype=torch.long).view(-1, 3).unbind(1)
+        told = {name: [groups[name] for groups, _ in self._told] for name in GROUPS}
+        return ScoredPairs(
+            prompts=[prompt for prompt, _, _ in self._rows],
+            responses=[response for _, response, _ in self._rows],
+            columns={
+                name: [columns.get(name) for _, _, columns in self._rows]
+                for name in TEMPLATE_COLUMNS
+                if any(columns.get(name) is not None for _, _, columns in self._rows)
+            },
+            lengths=torch.tensor([len(text_of(response)) for _, response, _ in self._rows]),
+            chosen=chosen,
+            rejected=rejected,
+            prompt_numbers=prompts,
+            groups={name: labels for name, labels in told.items() if any(label is not None for label in labels)},
+            ids=[id for _, id in self._told],
+            sets=self._sets,
+            undecided=self._undecided,
+        )
+
+    def _some(self, name: str, table: Dataset) -> Iterable[tuple[int, dict[str, Any]]]:
+        indices: Sequence[int] = range(len(table))
+        if self.size is not None and len(table) > self.size:
+            indices = sorted(
+                torch.randperm(len(table), generator=torch.Generator().manual_seed(0))[: self.size].tolist()
+            )
+            logger.warning(f"{self.size:,} of the {len(table):,} rows of '{name}' are evaluated, drawn at random.")
+        return zip(indices, keep_normalized(table.select(indices), table), strict=True)
+
+    def _place(self, prompt: Any, response: Any, row: Mapping[str, Any]) -> int:
+        columns = {name: row[name] for name in TEMPLATE_COLUMNS if row.get(name) is not None}
+        place = self._responses.setdefault(json.dumps([prompt, response, columns]), len(self._rows))
+        if place == len(self._rows):
+            self._rows.append((prompt, response, columns))
+        return place
+
+    def _add_pair(self, name: str, row: Mapping[str, Any], chosen: Any, rejected: Any, id: Any) -> None:
+        number = self._prompts.setdefault(json.dumps(row["prompt"]), len(self._prompts))
+        self._pairs.append(
+            (self._place(row["prompt"], chosen, row), self._place(row["prompt"], rejected, row), number)
+        )
+        told = {group: None if row.get(group) is None else str(row[group]) for group in GROUPS}
+        self._told.append((told | {"file": Path(name).name}, id))
+
+    def _add_set(self, name: str, row: dict[str, Any]) -> None:
+        _check_set(row)
+        is_text = isinstance(row["prompt"], str)
+        right, wrong = (
+            [text if is_text else [{"role": "assistant", "content": text}] for text in row[side]]
+            for side in ("chosen", "rejected")
+        )
+        places = [self._place(row["prompt"], response, row) for response in right + wrong]
+        label = None if row.get("subset") is None else str(row["subset"])
+        self._sets.append(ResponseSet(places, len(right), label, None if row.get("id") is None else str(row["id"])))
+        for better, worse in product(right, wrong):
+            if better != worse:
+                self._add_pair(name, row, better, worse, row.get("id"))
+
+    def _add_decided(self, pairs: list[tuple[int, int, int]]) -> None:
+        """Sets of three responses or more to one prompt, where some lost no pair and each of them beat all others."""
+        of_prompt: dict[int, list[tuple[int, int]]] = {}
+        for chosen, rejected, number in pairs:
+            of_prompt.setdefault(number, []).append((chosen, rejected))
+        for judged in of_prompt.values():
+            lost = dict.fromkeys(rejected for _, rejected in judged)
+            best = list(dict.fromkeys(chosen for chosen, _ in judged if chosen not in lost))
+            if len(best) + len(lost) < 3:
+                continue
+            if best and set(product(best, lost)) <= set(judged):
+                self._sets.append(ResponseSet([*best, *lost], len(best), None, None))
+            else:
+                self._undecided += 1
+
+
+def _check_set(row: Mapping[str, Any]) -> None:
+    prompt = row.get("prompt")
+    if not isinstance(prompt, str | list) or not prompt:
+        raise RowError("prompt", describe(prompt), "Write text or messages.")
+    for side in ("chosen", "rejected"):
+        if not is_several(row.get(side)) or not all(text.strip() for text in row[side]):
+            raise RowError(
+                side, describe(row.get(side)), "Write a list of texts, none of them empty, as in other rows."
+            )
+    counts = {"num_correct": len(row["chosen"]), "total_completions": len(row["chosen"]) + len(row["rejected"])}
+    for column, count in counts.items():
+        if row.get(column) not in (None, count):
+            raise RowError(column, describe(row[column]), f"The row has {count}: correct one of the two.")
+    if str(row.get("subset", "")).lower() == TIES:
+        kind, _, number = str(row.get("id", "")).partition(":")
+        if kind not in ("ref", "tied") or not number.isdecimal():
+            raise RowError(
+                "id", describe(row.get("id")), "In the subset of ties write 'ref:' or 'tied:' and a number."
+            )

@@ -1,0 +1,1 @@
+"""A reward model in another process: the server, and the client that is a reward function."""
