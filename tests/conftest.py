@@ -33,6 +33,7 @@ TRAINING = {
     "pages/test_run_page",
     "policy/test_trainer",
     "policy/test_vllm",
+    "reward/test_list_training",
     "reward/test_rates",
     "reward/test_shared_base",
     "reward/test_states",

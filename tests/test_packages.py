@@ -38,6 +38,7 @@ ONLY_TORCH = [
     "planning/memory",
     "policy/losses",
     "policy/returns",
+    "reward/comparisons",
     "reward/contributions",
     "reward/losses",
     "reward/scales",
@@ -48,6 +49,7 @@ ONLY_TORCH = [
     "stats/intervals",
     "stats/length_control",
     "stats/metrics",
+    "stats/rankings",
     "stats/resampling",
 ]
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class RunArguments(DataArguments):
     overwrite_output_dir: bool = False
 
 
-def training_pairs(args: DataArguments, seed: int) -> Dataset:
+def training_pairs(args: DataArguments, seed: int, whole_lists: bool = False) -> Dataset:
     """
     Pairs to train on.
 
@@ -80,6 +81,8 @@ def training_pairs(args: DataArguments, seed: int) -> Dataset:
             Where they come from.
         seed (`int`):
             Seed of the sandbox's pairs, and of the choice where there are more rows than asked for.
+        whole_lists (`bool`, *optional*, defaults to `False`):
+            Whether a ranked list stays one row; else every two of its responses that are not tied are a pair.
 
     Returns:
         `Dataset`
@@ -87,17 +90,17 @@ def training_pairs(args: DataArguments, seed: int) -> Dataset:
     Raises:
         `ValueError`: If the data cannot be found or a row is wrong; the message names file, row and column.
     """
-    return _training_rows(args, seed, sample_pairs, load_pairs)
+    return _training_rows(args, seed, sample_pairs, partial(load_pairs, whole_lists=whole_lists))
 
 
-def held_out_pairs(args: DataArguments, seed: int) -> Dataset:
+def held_out_pairs(args: DataArguments, seed: int, whole_lists: bool = False) -> Dataset:
     """
     Held-out pairs of a source that has some. Arguments and errors as in [`training_pairs`].
     """
-    return _held_out_rows(args, seed, sample_pairs, load_pairs)
+    return _held_out_rows(args, seed, sample_pairs, partial(load_pairs, whole_lists=whole_lists))
 
 
-def divided_pairs(args: DataArguments, seed: int) -> tuple[Dataset, Dataset]:
+def divided_pairs(args: DataArguments, seed: int, whole_lists: bool = False) -> tuple[Dataset, Dataset]:
     """
     Pairs to train on, and held-out ones: those of a source that has some, or else a part of its prompts.
 
@@ -106,7 +109,8 @@ def divided_pairs(args: DataArguments, seed: int) -> tuple[Dataset, Dataset]:
     Returns:
         `tuple[Dataset, Dataset]`: No prompt is in both where one split was divided.
     """
-    return _divided_rows(args, seed, training_pairs, held_out_pairs, load_pairs)
+    functions = (partial(each, whole_lists=whole_lists) for each in (training_pairs, held_out_pairs, load_pairs))
+    return _divided_rows(args, seed, *functions)
 
 
 def training_prompts(args: DataArguments, seed: int) -> Dataset:

@@ -82,6 +82,22 @@ def test_a_person_sees_a_bar_that_knows_its_end(write, check, monkeypatch):
     assert "/5.00" in err
 
 
+def test_lists_are_counted_and_described_by_their_pairs(write, check, tmp_path):
+    ranked = {"prompt": "2 + 2?", "responses": ["Five.", "Four.", "Six."], "ranks": [2, 1, 2]}
+    two = {"prompt": "3 + 3?", "responses": ["Six.", "Seven, or so."], "ranks": [1, 2]}
+    path, fixed = write(ranked, two, ranked | {"ranks": [1, 1, 1]}), tmp_path / "fixed.jsonl"
+    status, out, _ = check(path, "--fix", fixed)
+    assert status == 0
+    assert "read as plain text: lists of `responses`, by `ranks`, the lowest the best; prompt in `prompt`" in out
+    assert "3 rows, 3 usable pairs, 2 different prompts\n2 lists of 2 to 3 responses; every two" in out
+    assert "  chosen:   Four.\n  rejected: Five.\n" in out
+    assert "1 row: no two responses of different rank (row 3)" in out
+    assert "Training would leave out 1 of 3 rows and take 2 lists." in out
+    rows = [json.loads(line) for line in fixed.read_text().splitlines()]
+    assert rows == [ranked | {"ranks": [1, 0, 1]}, two | {"ranks": [0, 1]}]
+    assert "Training would take 2 lists and leave out none of 2 rows." in check(fixed)[1]
+
+
 def test_what_is_left_out_is_counted_and_named(write, check):
     status, out, _ = check(
         write(PLAIN, BAD, "", BAD, *[PLAIN] * 3, PLAIN | {"rejected": "Four."}, BAD, BAD, *[PLAIN] * 3)
@@ -223,6 +239,15 @@ def test_rows_that_are_equal_as_tokens_are_left_out(write, check, tokenizer, tmp
     status, out, _ = check(write(*rows[:2], rows[1]), "--tokenizer", tmp_path / "tokenizer")
     assert status == 1
     assert "2 of 3 pairs have responses that are the same once they are tokens" in out
+
+
+def test_lists_are_checked_as_tokens_whole(write, check, tokenizer_folder):
+    ranked = {"prompt": "2 + 2?", "responses": ["Five.", "Four.", "Six. " * 30], "ranks": [2, 1, 2]}
+    short = ranked | {"responses": ["Five.", "Four."], "ranks": [1, 2]}
+    status, out, _ = check(write(ranked, short), "--tokenizer", tokenizer_folder, "--max-length", 40)
+    assert status == 1
+    assert "row 1, column 'responses[3]': a response of" in out
+    assert "2 rows, 1 usable pair, 1 different prompt\n1 list of 2 responses" in out
 
 
 def test_the_most_tokens_are_those_of_the_trainer():

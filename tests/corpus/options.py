@@ -123,7 +123,7 @@ DID_YOU_MEAN = [
     reward("--scales token phrase", "`scales` is ['token', 'phrase']", "Name one or more of ['token', 'segment'"),
     reward("--scales token token", "`scales` is ['token', 'token']", "each once"),
     reward("--context gat", "`context` is 'gat'", "Use one of ['none', 'gate', 'head']"),
-    reward("--loss_type listwise", "`loss_type` is 'listwise'", "Use 'pairwise' or 'pointwise'"),
+    reward("--loss_type listwise", "`loss_type` is 'listwise'", "Use one of ['pairwise', 'pointwise', "),
     reward("--lr_scheduler_type cosin", "lr_scheduler_type…'cosin'", "choose from 'linear', 'cosine'"),
     reward("--optim adamw", "optim: invalid choice: 'adamw'", "Did you mean 'adamw_"),
     reward("--optim lbfgs", "optim: invalid choice: 'lbfgs'", "`--help` lists all"),

@@ -333,4 +333,14 @@ FORMS = {
         [{"prompt": "Sky?", "answers": [{"answer": "Red.", "rank": 2.0}, {"answer": "Blue.", "rank": 1.0}]}],
         [plain("Sky?", "Blue.", "Red.", strength=1.0)],
     ),
+    "lists and their ranks": (
+        "lists of `responses`, by `ranks`, the lowest the best",
+        [{"prompt": "Sky?", "responses": ["Red.", "Blue.", "Green."], "ranks": [2, 1, 2]}],
+        [plain("Sky?", "Blue.", "Red."), plain("Sky?", "Blue.", "Green.")],
+    ),
+    "lists and their scores": (
+        "lists of `completions`, by `scores`, the highest the best",
+        [{"prompt": [user("Sky?")], "completions": [[assistant("Red.")], [assistant("Blue.")]], "scores": [0.1, 2]}],
+        [talk([user("Sky?")], "Blue.", "Red.")],
+    ),
 }

@@ -51,9 +51,10 @@ def test_a_batch_of_states_by_hand(shared):
     ]
     collator = MultiScaleCollator(pad_token_id=0, shared_prompts=shared, table=table)
     batch, tokens = collator(pairs), MultiScaleCollator(pad_token_id=0, shared_prompts=shared)(pairs)
-    assert batch.keys() == {"states", *BESIDE_THE_ROWS}
+    beside = set(BESIDE_THE_ROWS) - {"ranks", "pairs"}
+    assert batch.keys() == {"states", *beside}
     assert torch.equal(batch["states"], table.states[[3, 1, 0, 3]])  # all chosen, then all rejected
-    for name in BESIDE_THE_ROWS:
+    for name in beside:
         assert torch.equal(batch[name], tokens[name]), name
     assert batch["pair_tokens"].tolist() == ([5, 3] if shared else [7, 4])
     assert batch["pair_tokens"].sum() == tokens["attention_mask"].sum()
@@ -61,6 +62,60 @@ def test_a_batch_of_states_by_hand(shared):
     for each in pairs:
         del each["chosen_row"], each["rejected_row"]
     assert collator(pairs).keys() == tokens.keys()
+
+
+def test_batches_of_lists_by_hand():
+    lists = [
+        {
+            "response_ids": [[1, 2, 3], [1, 2, 4, 5], [1, 2, 6]],
+            "response_starts": [2, 2, 2],
+            "response_ranks": [0, 1, 1],
+        },
+        {"response_ids": [[6, 7], [6, 8]], "response_starts": [1, 1], "response_ranks": [0, 1]},
+    ]
+    for example, shared in zip(lists, (2, 1), strict=True):
+        example |= {"shared_tokens": shared, "weight": float(shared)}
+    batch = MultiScaleCollator(pad_token_id=0, pad_to_multiple_of=8)(lists)
+    rows = [[1, 2, 3], [6, 7], [1, 2, 4, 5], [6, 8], [1, 2, 6]]  # the first of each, the second of each, the third
+    assert batch["input_ids"].tolist() == [row + [0] * (8 - len(row)) for row in rows]
+    assert batch["attention_mask"].tolist() == [[1] * len(row) + [0] * (8 - len(row)) for row in rows]
+    shared = MultiScaleCollator(pad_token_id=0, shared_prompts=True, longest=4)(lists)
+    assert shared["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6], [6, 7, 8, 0, 0, 0]]
+    read = [[shared["input_ids"].flatten()[i].item() for i in row if i >= 0] for row in shared["token_index"]]
+    assert read == rows
+    table = StateTable(torch.arange(5 * 4 * 2.0).view(5, 4, 2), ("chosen_row", "rejected_row"), {}, "rows")
+    places = [example | {"rows": rows} for example, rows in zip(lists, ([4, 0, 1], [3, 2]), strict=True)]
+    states = MultiScaleCollator(pad_token_id=0, table=table)(places)
+    assert torch.equal(states["states"], table.states[[4, 3, 0, 2, 1]])
+    for found in (batch, shared):
+        assert found["response_start"].tolist() == [2, 1, 2, 1, 2]
+    for found in (batch, shared, states):
+        assert found["response_tokens"].tolist() == [1, 1, 2, 1, 1]
+        assert found["group_sizes"].tolist() == [3, 2]
+        assert found["weight"].tolist() == [2.0, 1.0]
+    assert batch["ranks"].tolist() == [[0, 1, 1], [0, 1, -1]]
+    assert shared["ranks"].tolist() == [[0, 1, 1, -1], [0, 1, -1, -1]]
+    assert batch["pair_tokens"].tolist() == [10, 4]
+    assert shared["pair_tokens"].tolist() == [6, 3]
+
+
+def test_batches_of_pairs_by_their_prompts_by_hand():
+    two = {"response_ids": [[1, 2], [1, 3]], "response_starts": [1, 1], "response_pairs": [[1, 0]], "weight": [1.0]}
+    rows = [
+        {
+            "response_ids": [[4, 5], [4, 6], [4, 7]],
+            "response_starts": [1, 1, 1],
+            "response_pairs": [[0, 2], [1, 2], [2, 0]],
+            "weight": [2.0, 3.0, 4.0],
+        },
+        two,
+    ]
+    batch = MultiScaleCollator(pad_token_id=0)([row | {"shared_tokens": 1} for row in rows])
+    read = [[batch["input_ids"][row].tolist() for row in pair] for pair in batch["pairs"]]
+    assert read == [[[4, 5], [4, 7]], [[4, 6], [4, 7]], [[4, 7], [4, 5]], [[1, 3], [1, 2]]]
+    assert batch["weight"].tolist() == [2, 3, 4, 1]
+    assert batch["group_sizes"].tolist() == [3, 2]
+    assert "ranks" not in batch
 
 
 def test_order_of_an_epoch_is_its_own_and_random(lengths):

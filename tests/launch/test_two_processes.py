@@ -100,6 +100,27 @@ def test_a_judge_of_two_processes_is_that_of_one(results):
     assert results["2-1"]["judge_log"] == two["judge_log"]
 
 
+@pytest.mark.parametrize("name", ["lists", "by_prompt"])
+def test_training_on_lists_is_that_of_one_process(results, name):
+    # two processes hold lists of unlike size, and unlike numbers of pairs
+    one, two = (results[process][f"{name}_log"] for process in ("1-0", "2-0"))
+    assert len(logged(one, "loss")) == 4
+    assert logged(two, "grad_norm") == pytest.approx(logged(one, "grad_norm"), rel=1e-4)
+    for key in (
+        "loss",
+        "accuracy",
+        "pairs",
+        "margin",
+        "num_tokens",
+        *(["kendall_tau", "lists"] if name == "lists" else []),
+    ):
+        assert logged(two, key) == pytest.approx(logged(one, key), abs=1e-5), key
+    one, two = (results[process][f"{name}_evaluation"] for process in ("1-0", "2-0"))
+    assert one["eval_lists"] == two["eval_lists"] == 7
+    for key in ("eval_loss", "eval_kendall_tau", "eval_top_1", "eval_accuracy", "eval_max_reward"):
+        assert two[key] == pytest.approx(one[key], abs=1e-5), key
+
+
 def test_policy_processes_stay_together(results):
     first, second = results["2-0"], results["2-1"]
     assert first["policy_weight"] == second["policy_weight"]

@@ -139,6 +139,29 @@ def test_the_clearest_pairs_are_kept(reward_config):
     ]
 
 
+def test_the_pairs_of_lists_are_kept_with_their_own_scores(reward_config):
+    config = reward_config()
+    rows = [
+        {"prompt": f"p{i}", "responses": ["a", "b", "c"][:k], "ranks": [1, 0, 1][:k]} for i, k in enumerate([3, 2])
+    ]
+    settings = SimpleNamespace(settings=SimpleNamespace(scales=["token", "response"]))
+    # The best first; nothing is known of the third response of a list of two
+    mix, ranks = np.array([[3.0, 1, 4], [0.5, 1, -100]]), np.array([[0, 1, 1], [0, 1, -1]])
+    by_scale, loss = np.stack([10 * mix, 20 * mix], axis=2), np.stack([mix[:, 0]] * 2, axis=1)
+    predictions = (mix, by_scale, loss, np.arange(6).reshape(2, 3), ranks, mix[:, 0], loss)
+    save_pair_examples(trainer_of(config, eval_dataset=Dataset.from_list(rows), reward_model=settings), predictions)
+    shown = [(each["title"], *(side["text"] for side in each["responses"])) for each in read(config, "examples.json")]
+    assert shown == [
+        ("Pair 1, ranked right by 2.00 nats", "b", "a"),
+        ("Pair 2, ranked wrong by 1.00 nats", "b", "c"),
+        ("Pair 3, ranked wrong by 0.50 nats", "b", "a"),
+    ]
+    found = read(config, "held_out.json")
+    assert (found["chosen"], found["rejected"]) == ([3.0, 3.0, 0.5], [1.0, 4.0, 1.0])
+    assert (found["chosen_length"], found["rejected_length"]) == ([0, 0, 3], [1, 2, 4])
+    assert [found["prompt"].index(key) for key in found["prompt"]] == [0, 0, 2]
+
+
 def test_a_tie_is_neither_right_nor_wrong(reward_config):
     config = reward_config()
     settings = SimpleNamespace(settings=SimpleNamespace(scales=["token", "response"]))

@@ -55,6 +55,9 @@ def print_survey(survey: Survey, tokens: "TokenChecks | None") -> None:
     counts = survey.counts
     found = {"row": survey.rows, "usable pair": len(counts), "different prompt": counts.distinct_prompts()}
     print(", ".join(_many(number, what) for what, number in found.items()))
+    if survey.lists:
+        sizes = " to ".join(map(str, sorted({min(survey.lists), max(survey.lists)})))
+        print(f"{_many(len(survey.lists), 'list')} of {sizes} responses; every two that are not tied count as a pair")
     if survey.alone:
         print(f"{_many(survey.alone, 'prompt')} with one response only, which make no pair")
     if survey.shown:
@@ -88,15 +91,16 @@ def verdict(survey: Survey, is_tokenized: bool) -> Iterator[str]:
         `str`: Sentences.
     """
     counts = survey.counts
+    taken = _many(len(survey.lists), "list") if survey.lists else _many(len(counts), "pair")
     wrong, left_out = (sum(kind.rows for kind in kinds.values()) for kinds in (survey.wrong, survey.left_out))
     if survey.refusals:
         yield f"Training would refuse these data: {survey.refusals[0]}"
         if wrong > 1:
             yield f"It is the first of {wrong:,} rows that training refuses."
     elif left_out:
-        yield f"Training would leave out {left_out:,} of {_many(survey.rows)} and take {_many(len(counts), 'pair')}."
+        yield f"Training would leave out {left_out:,} of {_many(survey.rows)} and take {taken}."
     else:
-        yield f"Training would take {_many(len(counts), 'pair')} and leave out none of {_many(survey.rows)}."
+        yield f"Training would take {taken} and leave out none of {_many(survey.rows)}."
     if survey.files:
         for path, rows in survey.files.written.items():
             yield f"Wrote {_many(rows)} to {path}." if rows else f"Nothing was to be written to {path}."

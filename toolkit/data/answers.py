@@ -56,6 +56,10 @@ class Answer(NamedTuple):
     rejected: Any
     strength: float | None = None
 
+    def sides(self) -> Row:
+        """The responses by their column."""
+        return {"chosen": self.chosen, "rejected": self.rejected}
+
 
 class Answers(NamedTuple):
     """How to read the responses: what the user is told, the columns that are read, and what reads a row."""
@@ -63,7 +67,8 @@ class Answers(NamedTuple):
     name: str
     columns: tuple[str, ...]
     has_strength: bool
-    read: Callable[[Row], Iterable[Answer]]
+    read: Callable[[Row], Iterable[Any]]  # an [`Answer`], or with `lists` a [`~toolkit.data.lists.Ranking`]
+    lists: bool = False
 
 
 def number(value: Any, column: str) -> float:

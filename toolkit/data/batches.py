@@ -1,7 +1,8 @@
-"""Batches of pairs: their collator, shared prompts included, and samplers that put rows of like length together."""
+"""Batches of pairs and lists: their collator, prompts shared or not, and samplers that put like lengths together."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -14,64 +15,122 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 from .packing import first_rows_first, pack_rows
 
 SIDES = ("chosen", "rejected")  # rows of a pair, a group of two, in their order
-BESIDE_THE_ROWS = ("margin", "weight", "group_sizes", "response_tokens", "pair_tokens")  # no input of the model
+# No input of the model
+BESIDE_THE_ROWS = ("margin", "weight", "group_sizes", "response_tokens", "pair_tokens", "ranks", "pairs")
 
 # Lengths that differ by less count as alike, so that chance has a say in who shares a batch.
 LENGTH_STEP = 32
 
 
 class StateTable(NamedTuple):
-    """What a head reads of `N` rows, and the columns of a data set that say which of them are the sides of a pair."""
+    """What a head reads of `N` rows, and the columns of a data set that say which of them a pair or a list has."""
 
     states: Tensor  # (N, 4, H) float32
-    columns: tuple[str, str]  # in the order of `SIDES`
+    columns: tuple[str, str]  # of the sides of a pair, in the order of `SIDES`
     layers: dict[int, Tensor]  # the same after other layers of the decoder, by their number
+    list_column: str = ""  # of the responses of a list
 
 
 @dataclass
 class MultiScaleCollator(DataCollatorForPreference):
     """
-    TRL's collator for pairs, with where each response starts and the weight of each pair.
+    TRL's collator for pairs, with where each response starts and the weight of each pair; and the same for lists.
 
     A batch of `P` pairs has `2 P` rows, all chosen first: `input_ids` and `attention_mask` `(2 P, T)` int64,
     `response_start` and `response_tokens` `(2 P,)` int64, `group_sizes` `(P,)` int64, how many rows belong together,
     which is 2 for a pair, `pair_tokens` `(P,)` int64, how many tokens pass through the decoder for a pair, and
-    `margin` and `weight` `(P,)` float32 where the data have them.
+    `margin` and `weight` `(P,)` float32 where the data have them. A batch of `G` lists has the first response of every
+    list, then the second of every list that has one, and so on, and `ranks` `(G, K)` int64, -1 beyond a list's last.
+    So has one of pairs by their prompts, with `pairs` `(P, 2)` int64 in place of `ranks`: the rows of each pair.
 
     Args:
         shared_prompts (`bool`, *optional*, defaults to `False`):
-            Whether the two sides of a pair are packed into one row: `input_ids` and `attention_mask` are `(P, T)`, and
-            `position_ids`, `branch_ids` and `token_index` are those of [`~toolkit.data.packing.PackedRows`].
+            Whether the responses of a pair or list are packed into one row: `input_ids` and `attention_mask` are
+            `(P, T)`, and `position_ids`, `branch_ids` and `token_index` are those of
+            [`~toolkit.data.packing.PackedRows`].
         table ([`StateTable`], *optional*):
             States that were computed before. Pairs with its columns have `states` `(2 P, 4, H)` float32 in place of
             tokens and what belongs to them.
+        longest (`int`, *optional*, defaults to 2):
+            Responses of the longest list, `K`, so that all batches have ranks of one shape; a longer one makes more.
     """
 
     shared_prompts: bool = False
     table: StateTable | None = None
+    longest: int = len(SIDES)
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        lengths = torch.tensor([[len(example[f"{side}_ids"]) for example in examples] for side in SIDES])
-        starts = torch.tensor([[example[f"{side}_start"] for example in examples] for side in SIDES])
+        groups, starts = zip(*map(group_of, examples), strict=True)
+        sizes = [len(group) for group in groups]
+        order = first_rows_first(sizes)
+        rows, start = ([each for group in parts for each in group] for parts in (groups, starts))
         shared = [example["shared_tokens"] for example in examples] if self.shared_prompts else [0] * len(examples)
-        if self.table is not None and self.table.columns[0] in examples[0]:
-            rows = [example[column] for column in self.table.columns for example in examples]
-            batch = {"states": self.table.states[rows]}
-        elif self.shared_prompts:
-            groups = [[example[f"{side}_ids"] for side in SIDES] for example in examples]
-            batch = pack_rows(groups, shared, self.pad_token_id, self.pad_to_multiple_of)._asdict()
-            batch["token_index"] = batch["token_index"][first_rows_first([len(group) for group in groups])]
-            batch["response_start"] = starts.flatten()
+        response_start = torch.tensor(start)[order]
+        if self.table is not None and (places := self._places(examples)):
+            batch = {"states": self.table.states[[places[i] for i in order]]}
         else:
-            batch = super().torch_call(examples)
-            batch["response_start"] = starts.flatten()
-        batch["response_tokens"] = (lengths - starts).flatten()
-        batch["pair_tokens"] = lengths.sum(0) - torch.tensor(shared)
-        batch["group_sizes"] = torch.full((len(examples),), len(SIDES))
+            batch = self._tokens(list(groups), shared, order) | {"response_start": response_start}
+        batch["response_tokens"] = torch.tensor([len(row) for row in rows])[order] - response_start
+        batch["group_sizes"] = torch.tensor(sizes)
+        batch["pair_tokens"] = torch.tensor([sum(map(len, group)) for group in groups])
+        batch["pair_tokens"] -= torch.tensor(shared) * (batch["group_sizes"] - 1)
+        return batch | self._labels(examples, sizes, order)
+
+    def _tokens(self, groups: list[list[list[int]]], shared: list[int], order: list[int]) -> dict[str, Tensor]:
+        """Packed rows of the groups, or a row of each response."""
+        options = (self.pad_token_id, self.pad_to_multiple_of)
+        if self.shared_prompts:
+            packed = pack_rows(groups, shared, *options)
+            return packed._replace(token_index=packed.token_index[order])._asdict()
+        rows = [row for group in groups for row in group]
+        plain = pack_rows([[rows[i]] for i in order], [0] * len(rows), *options)  # nothing is shared
+        return {"input_ids": plain.input_ids, "attention_mask": plain.attention_mask}
+
+    def _labels(self, examples: list[dict[str, Any]], sizes: list[int], order: list[int]) -> dict[str, Tensor]:
+        """What is known of the responses of a batch: weights, margins, ranks, pairs."""
+        found, by_prompt = dict[str, Tensor](), "response_pairs" in examples[0]
         for column in ("margin", "weight"):
             if column in examples[0]:
-                batch[column] = torch.tensor([example[column] for example in examples], dtype=torch.float)
-        return batch
+                values = [example[column] for example in examples]
+                values = [value for own in values for value in own] if by_prompt else values
+                found[column] = torch.tensor(values, dtype=torch.float)
+        if by_prompt:
+            before = zip(accumulate([0, *sizes[:-1]]), examples, strict=True)
+            rows = [
+                [first + place for place in pair] for first, example in before for pair in example["response_pairs"]
+            ]
+            found["pairs"] = torch.tensor(order).argsort()[torch.tensor(rows)]
+        if "response_ranks" in examples[0]:
+            width = max(self.longest, *sizes)
+            ranks = [example["response_ranks"] for example in examples]
+            found["ranks"] = torch.tensor([own + [-1] * (width - len(own)) for own in ranks])
+        return found
+
+    def _places(self, examples: list[dict[str, Any]]) -> list[int]:
+        """Rows of the table, group by group; none where the examples have no such columns."""
+        assert self.table is not None
+        if self.table.list_column in examples[0]:
+            return [place for example in examples for place in example[self.table.list_column]]
+        if self.table.columns[0] not in examples[0]:
+            return []
+        return [example[column] for example in examples for column in self.table.columns]
+
+
+def group_of(example: dict[str, Any]) -> tuple[list[list[int]], list[int]]:
+    """Token ids of the responses of a tokenized pair or list, each with its prompt, and where each of them starts."""
+    if "response_ids" in example:
+        return example["response_ids"], example["response_starts"]
+    return [example[f"{side}_ids"] for side in SIDES], [example[f"{side}_start"] for side in SIDES]
+
+
+def has_lists(dataset: Any) -> bool:
+    """Whether a tokenized data set is one of ranked lists."""
+    return "response_ranks" in dataset.column_names
+
+
+def longest_list(dataset: Any) -> int:
+    """Responses of the longest list of a tokenized data set, or of a pair."""
+    return max(map(len, dataset["response_ranks"])) if has_lists(dataset) else len(SIDES)
 
 
 class EpochLengthGroupedSampler(LengthGroupedSampler):
@@ -196,7 +255,7 @@ def train_sampler(dataset: Dataset, args: Any, shared_prompts: bool) -> Sampler[
         args ([`MultiScaleRewardConfig`]):
             Configuration: `max_tokens_per_batch`, `train_sampling_strategy`, sizes of batches, seeds, processes.
         shared_prompts (`bool`):
-            Whether the two sides of a pair are one row.
+            Whether the responses of a pair or list are one row.
 
     Returns:
         `torch.utils.data.Sampler`: Of rows, or of whole batches of this process; `None` for Transformers' own.
@@ -206,10 +265,15 @@ def train_sampler(dataset: Dataset, args: Any, shared_prompts: bool) -> Sampler[
     rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     if args.max_tokens_per_batch:
         multiple = args.pad_to_multiple_of or 1
+        most = 1
         if not shared_prompts:
-            sides = zip(dataset["chosen_ids"], dataset["rejected_ids"], strict=True)
-            lengths = [max(len(chosen), len(rejected)) for chosen, rejected in sides]
-        padded = [-(-length // multiple) * multiple * (1 if shared_prompts else len(SIDES)) for length in lengths]
+            lists = "response_ids" in dataset.column_names
+            groups = (
+                dataset["response_ids"] if lists else zip(*(dataset[f"{side}_ids"] for side in SIDES), strict=True)
+            )
+            sizes = [[len(row) for row in group] for group in groups]
+            lengths, most = [max(own) for own in sizes], max(map(len, sizes))  # every list counts as the longest
+        padded = [-(-length // multiple) * multiple * most for length in lengths]
         return TokenBudgetSampler(padded, args.max_tokens_per_batch, seed, args.world_size, args.process_index)
     if args.train_sampling_strategy == "group_by_length":
         return EpochLengthGroupedSampler(rows, lengths, seed)

@@ -1,5 +1,6 @@
-"""Where the prompt of a pair ends and its responses begin."""
+"""Where the prompt of a pair or a list ends and its responses begin."""
 
+from itertools import combinations
 from typing import Any
 
 from .answers import NO_PREFERENCE, Row
@@ -13,55 +14,56 @@ TELLING_WORDS, TELLING_CHARACTERS = 3, 12  # a shorter prompt, such as "Hello", 
 
 def divide(values: Row, kinds: dict[str, str], notes: list[str]) -> Row:
     """
-    Divide a pair into prompt and responses.
+    Divide a pair, or a list of more responses, into prompt and responses.
 
     Args:
         values (`dict`):
-            Unpacked `chosen` and `rejected`, and `prompt` unless it is what they have in common at their beginning.
+            Unpacked responses by their names, and `prompt` unless it is what they have in common at their beginning.
         kinds (`dict[str, str]`):
-            Kind of each value.
+            Kind of `prompt` and of `chosen`, which all responses share.
         notes (`list[str]`):
             Takes what was changed on the way.
 
     Returns:
-        `dict`: `prompt`, `chosen` and `rejected`, as text where all values are text, else as messages.
+        `dict`: `prompt` and the responses, as text where all values are text, else as messages.
 
     Raises:
         `RowError`: If the prompt does not fit to the responses.
     """
+    names = [name for name in values if name != "prompt"]
+    sides = [values[name] for name in names]
     if set(kinds.values()) == {TEXT}:
-        sides = (values["chosen"], values["rejected"])
-        parts = _without_prompt(values["prompt"], *sides, notes) if "prompt" in values else common_beginning(*sides)
-        return dict(zip(("prompt", "chosen", "rejected"), parts, strict=True))
-    chosen, rejected = (conversation(values[each], each, kinds[each], notes) for each in ("chosen", "rejected"))
+        parts = _without_prompt(values["prompt"], sides, notes) if "prompt" in values else common_beginning(*sides)
+        return dict(zip(("prompt", *names), parts, strict=True))
+    sides = [conversation(side, name, kinds["chosen"], notes) for name, side in zip(names, sides, strict=True)]
     if kinds.get("prompt", TEXT) != TEXT:
         prompt = conversation(values["prompt"], "prompt", kinds["prompt"], notes)
-        chosen, rejected = (_rest(prompt, side) for side in (chosen, rejected))
-    elif (
-        values.get("prompt", "").strip()
-        and chosen
-        and rejected
-        and chosen[0]["role"] == rejected[0]["role"] == "assistant"
-    ):
+        sides = [_rest(prompt, side) for side in sides]
+    elif values.get("prompt", "").strip() and all(side and side[0]["role"] == "assistant" for side in sides):
         prompt = [{"role": "user", "content": values["prompt"]}]
     else:
-        prompt, chosen, rejected = common_beginning(chosen, rejected)
+        prompt, *sides = common_beginning(*sides)
         said = ["", *(message["content"].strip() for message in prompt)]
         if values.get("prompt", "").strip() not in said:
             raise RowError("prompt", "plain text that is not in both conversations", "Write it as messages.")
-    for column, side in (("chosen", chosen), ("rejected", rejected)):
+    for column, side in zip(names, sides, strict=True):
         if prompt and side and side[0]["role"] == prompt[-1]["role"]:
             found = f"a response that begins with a message from '{side[0]['role']}', as the prompt ends"
             raise RowError(column, found, "Begin it with the assistant's, or with all messages of the prompt.")
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    return {"prompt": prompt, **dict(zip(names, sides, strict=True))}
 
 
-def common_beginning(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
+def common_beginning(first: Any, *others: Any) -> tuple[Any, ...]:
     """
-    What two texts or conversations have in common at their beginning, and the rest of each, as TRL divides them: a
-    space before the first difference belongs to the responses, and so does the last turn of what is wholly in common.
-    A word is not divided, though.
+    What texts or conversations have in common at their beginning, and the rest of each, as TRL divides two: a space
+    before the first difference belongs to the responses, and so does the last turn of what is wholly in common. A word
+    is not divided, though.
     """
+    end = min(_end_of_beginning(first, other) for other in others)
+    return first[:end], *(side[end:] for side in (first, *others))
+
+
+def _end_of_beginning(chosen: Any, rejected: Any) -> int:
     shorter = min(len(chosen), len(rejected))
     differs = next((place for place in range(shorter) if chosen[place] != rejected[place]), None)
     end = max(shorter - 1, 0) if differs is None else differs
@@ -69,7 +71,7 @@ def common_beginning(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
         end = differs = next((place for place in range(end - 1, 0, -1) if not _in_word(chosen, place)), 0)
     if differs and chosen[end - 1] == " ":
         end -= 1
-    return chosen[:end], chosen[end:], rejected[end:]
+    return end
 
 
 def _in_word(text: str, place: int) -> bool:
@@ -82,13 +84,13 @@ def _rest(prompt: Messages, response: Messages) -> Messages:
     return response[len(prompt) :] if response[: len(prompt)] == prompt else response
 
 
-def _without_prompt(prompt: str, chosen: str, rejected: str, notes: list[str]) -> tuple[str, str, str]:
-    """The parts of a pair, where both responses may begin with the whole prompt, once or more often."""
-    while (rests := [_after_prompt(prompt, side) for side in (chosen, rejected)]) and None not in rests:
-        chosen, rejected = map(str, rests)
+def _without_prompt(prompt: str, sides: list[str], notes: list[str]) -> tuple[str, ...]:
+    """The parts of a row, where all responses may begin with the whole prompt, once or more often."""
+    while None not in (rests := [_after_prompt(prompt, side) for side in sides]):
+        sides = [*map(str, rests)]
         if REPEATED not in notes:
             notes.append(REPEATED)
-    return prompt, chosen, rejected
+    return prompt, *sides
 
 
 def _after_prompt(prompt: str, response: str) -> str | None:
@@ -104,28 +106,29 @@ def _after_prompt(prompt: str, response: str) -> str | None:
 
 def check_responses(pair: Row) -> None:
     """
-    Check that a divided pair states a preference.
+    Check that what was divided states a preference.
 
     Args:
         pair (`dict`):
             What [`divide`] returned.
 
     Raises:
-        `RowError`: With `no_preference`, if a response is empty or does not end with the assistant, or both look the
+        `RowError`: With `no_preference`, if a response is empty or does not end with the assistant, or two look the
             same.
     """
-    for column in ("chosen", "rejected"):
-        response = pair[column]
+    sides = {column: response for column, response in pair.items() if column != "prompt"}
+    for column, response in sides.items():
         if response and not isinstance(response, str) and response[-1]["role"] != "assistant":
             found = f"a last message from '{response[-1]['role']}'"
             raise RowError(column, found, "End it with the assistant's, or remove the row.", no_preference=True)
         if is_blank(response):
             raise RowError(column, "an empty response", NO_PREFERENCE, no_preference=True)
-    if pair["chosen"] == pair["rejected"]:
-        raise RowError("rejected", "the same response as in 'chosen'", NO_PREFERENCE, no_preference=True)
-    if _looks_the_same(pair["chosen"], pair["rejected"]):
-        found = "a response that differs from 'chosen' only in white space or in what shows nothing"
-        raise RowError("rejected", found, NO_PREFERENCE, no_preference=True)
+    for (first, one), (column, other) in combinations(sides.items(), 2):
+        if one == other:
+            raise RowError(column, f"the same response as in '{first}'", NO_PREFERENCE, no_preference=True)
+        if _looks_the_same(one, other):
+            found = f"a response that differs from '{first}' only in white space or in what shows nothing"
+            raise RowError(column, found, NO_PREFERENCE, no_preference=True)
 
 
 def _looks_the_same(one: Any, other: Any) -> bool:

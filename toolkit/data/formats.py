@@ -1,7 +1,8 @@
-"""Preference pairs and prompts of any form that is known, brought to one, with every row checked.
+"""Preference pairs, ranked lists and prompts of any form that is known, brought to one, with every row checked.
 
 After [`normalize_pairs`] a table has the columns `prompt`, `chosen` and `rejected`, all plain text or all lists of
-`{role, content}` messages, and `margin` and `strength` as floats where the data has them.
+`{role, content}` messages, and `margin` and `strength` as floats where the data has them. Ranked lists that are left
+whole have `responses`, each as a side of a pair would be, and `ranks` in place of `chosen` and `rejected`.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from transformers.utils.logging import get_logger
 
 from .files import row_number
 from .forms import FIRST_ROWS, TEXT_COLUMNS, Form, find_form, find_prompt_form
+from .lists import RANKED_COLUMNS
 from .row_errors import RowError
 from .tally import Tally, check_left_out, check_pairs
 
@@ -26,7 +28,7 @@ MESSAGES_FEATURE = List({"role": Value("string"), "content": Value("string")})
 _NORMALIZED: WeakSet[Dataset] = WeakSet()
 
 
-def normalize_pairs(dataset: Dataset, name: str) -> Dataset:
+def normalize_pairs(dataset: Dataset, name: str, whole_lists: bool = False) -> Dataset:
     r"""
     Bring preference pairs to one form and check every row, once: what it returned it gives back as it is.
 
@@ -39,22 +41,28 @@ def normalize_pairs(dataset: Dataset, name: str) -> Dataset:
             The pairs, all in one form.
         name (`str`):
             Data set or file, as errors shall name it.
+        whole_lists (`bool`, *optional*, defaults to `False`):
+            Whether a ranked list stays one row; else every two of its responses that are not tied are a pair.
 
     Returns:
         `datasets.Dataset`: `prompt`, `chosen` and `rejected`, then `margin` and `strength` as floats where they were
-            found, then the other columns unchanged. A prompt may be empty.
+            found, then the other columns unchanged. A prompt may be empty. Of whole lists `responses` and their
+            `ranks`, from 0 for the best and equal where they are tied, in place of `chosen` and `rejected`.
 
     Raises:
         `ValueError`: If the form is not known, a value is of the wrong kind, a message has tool calls, rows differ in
             form, more than half of the rows state no preference, a margin or strength is not finite, a strength is
             negative, or all are 0.
     """
-    if dataset in _NORMALIZED:
+    if dataset in _NORMALIZED and (whole_lists or "chosen" in dataset.column_names):
         return dataset
     form = find_form(_first(dataset), dataset.column_names, name)
     feature = Value("string") if form.is_text else MESSAGES_FEATURE
-    features = dict.fromkeys(TEXT_COLUMNS, feature) | dict.fromkeys(form.numbers, FLOAT)
-    result = _map_rows(dataset, name, form, form.pairs, features)
+    features = dict.fromkeys(TEXT_COLUMNS, feature)
+    if whole_lists and form.is_lists:
+        features = {"prompt": feature, **dict(zip(RANKED_COLUMNS, (List(feature), List(Value("int64"))), strict=True))}
+    features |= dict.fromkeys(form.numbers, FLOAT)
+    result = _map_rows(dataset, name, form, form.rows if whole_lists else form.pairs, features)
     check_pairs(name, len(result), result["strength"][:] if "strength" in result.column_names else None)
     _NORMALIZED.add(result)
     return result

@@ -1,4 +1,4 @@
-"""The form of a set of preference pairs, found from its columns and first rows, and what it makes of each row."""
+"""The form of a set of pairs or ranked lists, found from its columns and first rows, and what it makes of each row."""
 
 import re
 from dataclasses import dataclass, field
@@ -6,6 +6,7 @@ from typing import Any
 
 from .answers import CHOSEN, LABELS, SIGNED, Answer, Answers, OneARow, Row, find_answers, find_two, is_several
 from .division import REPEATED, check_prompt, check_responses, divide
+from .lists import ORDERS, RANKED_COLUMNS, Ranking, column_of_lists, find_lists, pairs_of
 from .messages import MESSAGES, SPEAKS, TEXT, TRANSCRIPT, conversation, is_empty, kind_of, unpack
 from .prompts import Prompts, find_prompts, looks_like_prompts
 from .row_errors import RowError, describe
@@ -63,9 +64,18 @@ class Form:
         read = self.answers.read if self.answers else None
         return read.alone if isinstance(read, OneARow) else 0
 
+    @property
+    def is_lists(self) -> bool:
+        """Whether its rows are ranked lists."""
+        return self.answers is not None and self.answers.lists
+
     def pairs(self, row: Row) -> list[Row]:
+        """Pairs of a row, those of a list included. Arguments and errors are those of [`rows`]."""
+        return [pair for each in self.rows(row) for pair in pairs_of(each)]
+
+    def rows(self, row: Row) -> list[Row]:
         """
-        Pairs of a row, each checked.
+        Pairs of a row, or its list, each checked.
 
         Args:
             row (`dict`):
@@ -73,7 +83,8 @@ class Form:
 
         Returns:
             `list[dict]`: `prompt`, `chosen` and `rejected`, as text or lists of messages, `margin` and `strength` as
-                numbers where the set has them, then the row's other columns. Empty where a row alone makes no pair.
+                numbers where the set has them, then the row's other columns. Of a list `responses` and their `ranks`
+                in place of the two sides. Empty where a row alone makes no pair.
 
         Raises:
             `RowError`: If the row is wrong, or, with `no_preference`, if no pair of it states a preference.
@@ -122,34 +133,38 @@ class Form:
     def _others(self, row: Row) -> Row:
         return {column: value for column, value in row.items() if column not in self.columns}
 
-    def _pair(self, row: Row, answer: Answer) -> Row:
-        pair = divide(self._values(row, answer), self.kinds, self.notes)
+    def _pair(self, row: Row, answer: Answer | Ranking) -> Row:
+        pair = divide(self._values(row, answer.sides()), self.kinds, self.notes)
         if not self.prompts.column and not isinstance(pair["prompt"], str):
             pair["prompt"] = self.prompts.with_system(row, pair["prompt"])
         check_responses(pair)
         if self.is_text and (not self.prompts.column or REPEATED in self.notes):
             _check_text(pair)
+        if isinstance(answer, Ranking):
+            prompt, *responses = pair.values()
+            pair = {"prompt": prompt, **dict(zip(RANKED_COLUMNS, (responses, answer.ranks), strict=True))}
         for column in NUMBER_COLUMNS:
             if column in self.columns:
                 pair[column] = _number(row.get(column), column)
-        if answer.strength is not None and "strength" not in pair:
+        if isinstance(answer, Answer) and answer.strength is not None and "strength" not in pair:
             pair["strength"] = answer.strength
         return pair
 
-    def _values(self, row: Row, answer: Answer) -> Row:
-        """Unpacked values of a pair, each of the kind that all rows share; an empty response is of any kind."""
-        values = {"chosen": unpack(answer.chosen, "chosen"), "rejected": unpack(answer.rejected, "rejected")}
+    def _values(self, row: Row, sides: Row) -> Row:
+        """Unpacked values of a row, each of the kind that all rows share; an empty response is of any kind."""
+        values = {column: unpack(side, column) for column, side in sides.items()}
         if self.prompts.column:
             values = {"prompt": self.prompts.read(row, self.notes), **values}
-        found = {column: kind_of(value, column, self.kinds[column]) for column, value in values.items()}
+        known = {column: self.kinds["prompt" if column == "prompt" else "chosen"] for column in values}
+        found = {column: kind_of(value, column, known[column]) for column, value in values.items()}
         for column, kind in found.items():
             says_nothing = column != "prompt" and is_empty(values[column])
             if says_nothing:
-                values[column] = [] if self.kinds[column] == MESSAGES else ""
-            elif kind != self.kinds[column]:
-                if column == "rejected" and found["chosen"] == self.kinds["chosen"]:
+                values[column] = [] if known[column] == MESSAGES else ""
+            elif kind != known[column]:
+                if column == "rejected" and found["chosen"] == known["chosen"]:
                     raise RowError(column, kind, f"'chosen' has {found['chosen']}: write both alike.")
-                raise RowError(column, kind, f"Rows before have {self.kinds[column]}: bring all rows to one form.")
+                raise RowError(column, kind, f"Rows before have {known[column]}: bring all rows to one form.")
         return values
 
     def _prompt_alone(self, row: Row) -> Any:
@@ -163,14 +178,20 @@ class Form:
 
     def _prompt_of_pair(self, row: Row) -> Any:
         assert self.answers is not None
-        sides = [row.get(column) for column in self.answers.columns[:2]]
         remedy = "Remove the row: its prompt cannot be told."
-        for column, side in zip(("chosen", "rejected"), sides, strict=True):
+        if self.is_lists:
+            found = row.get(self.answers.columns[0])
+            sides = Ranking(self.answers.columns[0], found if isinstance(found, list) else [], []).sides()
+        else:
+            sides = Answer(*[row.get(column) for column in self.answers.columns[:2]]).sides()
+        for column, side in sides.items():
             if side is not None and is_empty(side):
                 raise RowError(column, "an empty response", remedy, no_preference=True)
-        if self.is_text and sides[0] == sides[1]:
+        if len(sides) < 2:
+            raise RowError(self.answers.columns[0], "fewer than two responses", remedy, no_preference=True)
+        if self.is_text and sides["chosen"] == sides["rejected"]:
             raise RowError("rejected", "the same text as in 'chosen'", remedy, no_preference=True)
-        prompt = divide(self._values(row, Answer(*sides)), self.kinds, self.notes)["prompt"]
+        prompt = divide(self._values(row, sides), self.kinds, self.notes)["prompt"]
         return prompt if self.prompts.column or isinstance(prompt, str) else self.prompts.with_system(row, prompt)
 
     def _renamed(self, error: RowError) -> RowError:
@@ -203,14 +224,18 @@ def find_form(rows: list[Row], columns: list[str], name: str) -> Form:
     if not rows:
         raise ValueError(f"Data set '{name}' is empty. Give it at least one row.")
     absent = [column for column in ("chosen", "rejected") if column not in columns]
-    answers = find_answers(rows, columns) if len(absent) != 1 else None
+    answers = _find_answers(rows, columns) if len(absent) != 1 else None
     if answers is None and (two := find_two(columns)):
         known = [*LABELS, *SIGNED, f"score_{two[0][-1]}"]
         raise ValueError(f"Data set '{name}' has {list(two)}, but no column of {known} says which is better. Add one.")
+    if answers is None and (lists := column_of_lists(rows, columns)):
+        raise ValueError(f"Data set '{name}' has '{lists}', but no column of {[*ORDERS]} says how they rank. Add one.")
     if answers is None:
         raise ValueError(f"Data set '{name}' has no column {absent}; it has {columns}. It needs {FORMS}.")
+    if answers.lists and "margin" in columns:
+        raise ValueError(f"Data set '{name}' has 'margin' beside lists, and a margin is of a pair. Remove the column.")
     kind, is_whole = _kind_of_answers(rows, answers)
-    answers = find_answers(rows, columns)  # anew, as what brings rows together has seen the first ones
+    answers = _find_answers(rows, columns)  # anew, as what brings rows together has seen the first ones
     assert answers is not None
     prompts = find_prompts(rows, columns, name, is_whole)
     own = [column for column in (*TEXT_COLUMNS, *NUMBER_COLUMNS) if column in columns]
@@ -229,7 +254,7 @@ def find_prompt_form(rows: list[Row], columns: list[str], name: str) -> Form:
 
     Arguments, results and errors are those of [`find_form`].
     """
-    if rows and {"chosen", "rejected"} & set(columns) != {"chosen"} and find_answers(rows, columns):
+    if rows and {"chosen", "rejected"} & set(columns) != {"chosen"} and _find_answers(rows, columns):
         return find_form(rows, columns, name)
     prompts = find_prompts(rows, columns, name)
     if prompts.column is None:
@@ -239,6 +264,10 @@ def find_prompt_form(rows: list[Row], columns: list[str], name: str) -> Form:
     own = [column for column in (*TEXT_COLUMNS, *NUMBER_COLUMNS) if column in columns]
     read = tuple(dict.fromkeys((*own, *prompts.columns)))
     return Form(prompts.name, read, prompts, None, {"prompt": _kind_of_prompts(rows, prompts)})
+
+
+def _find_answers(rows: list[Row], columns: list[str]) -> Answers | None:
+    return find_answers(rows, columns) or (None if find_two(columns) else find_lists(rows, columns))
 
 
 def _kind_of_answers(rows: list[Row], answers: Answers) -> tuple[str, bool]:
@@ -289,8 +318,8 @@ def _check_common_beginning(rows: list[Row], columns: list[str], answers: Answer
 
 def _check_text(pair: Row) -> None:
     """Refuse a part of a text that would be messages if it stood alone: one reading must be like the next."""
-    for column in TEXT_COLUMNS:
-        if (kind := kind_of(unpack(pair[column], column), column)) != TEXT:
+    for column, value in pair.items():
+        if (kind := kind_of(unpack(value, column), column)) != TEXT:
             raise RowError(column, f"text whose rest begins as {kind} do", "Write the prompt into a column 'prompt'.")
 
 

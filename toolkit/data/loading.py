@@ -14,6 +14,7 @@ from transformers.utils.logging import get_logger
 from .files import ENDINGS, FETCH, builder, is_saved, stream_rows, text_lines
 from .formats import FLOAT, keep_normalized, normalize_pairs, normalize_prompts
 from .forms import NUMBER_COLUMNS, TEXT_COLUMNS
+from .lists import RANKED_COLUMNS
 from .row_errors import RowError, describe
 
 logger = get_logger(__name__)
@@ -51,10 +52,12 @@ def named_tables(name_or_path: str, split: str | None = None, config: str | None
     return [(name_or_path, found)] if isinstance(found, Dataset) else [(file, _load_file(file)) for file in found]
 
 
-def load_pairs(name_or_path: str, split: str | None = None, config: str | None = None) -> Dataset:
+def load_pairs(
+    name_or_path: str, split: str | None = None, config: str | None = None, *, whole_lists: bool = False
+) -> Dataset:
     """[`load_table`], then [`normalize_pairs`] of each file, with their arguments, results and errors."""
     tables = named_tables(name_or_path, split, config)
-    pairs = [(name, normalize_pairs(table, name)) for name, table in tables]
+    pairs = [(name, normalize_pairs(table, name, whole_lists)) for name, table in tables]
     return keep_normalized(_concatenate(pairs), pairs[0][1])
 
 
@@ -161,10 +164,11 @@ def _refuse_odd_row(path: str) -> None:
 
 def _concatenate(tables: list[tuple[str, Dataset]]) -> Dataset:
     first_name, first = tables[0]
+    of_lists = RANKED_COLUMNS if {"prompt", *RANKED_COLUMNS} <= set(first.column_names) else ()
     for name, table in tables[1:]:
-        for column in TEXT_COLUMNS + NUMBER_COLUMNS:
+        for column in TEXT_COLUMNS + NUMBER_COLUMNS + of_lists:
             found = [first.features.get(column), table.features.get(column)]
-            if found[0] != found[1] and (column in TEXT_COLUMNS or None in found):
+            if found[0] != found[1] and (column not in NUMBER_COLUMNS or None in found):
                 what = f"differ in column '{column}': {found[0]} and {found[1]}"
                 raise ValueError(f"Files '{first_name}' and '{name}' {what}. Bring them to one form.")
     parts = [table for _, table in tables]

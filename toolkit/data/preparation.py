@@ -1,5 +1,6 @@
-"""A set of preference pairs as the reward trainer reads it: checked, tokenized, and what was lost on the way said."""
+"""A set of pairs or lists as the reward trainer reads it: checked, tokenized, and what was lost on the way said."""
 
+import json
 from typing import Any
 
 from accelerate.logging import get_logger
@@ -7,8 +8,10 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from .formats import keep_normalized, normalize_pairs
+from .packing import shared_prefix_length
 from .tally import EQUAL, check_equal
-from .tokens import PAIR_COLUMNS, tokenize_pair
+from .templates import TEMPLATE_COLUMNS
+from .tokens import LIST_COLUMNS, PAIR_COLUMNS, tokenize_list, tokenize_pair
 
 logger = get_logger(__name__)
 
@@ -25,12 +28,13 @@ def tokenize_pairs(
     num_proc: int | None = None,
 ) -> Dataset:
     """
-    Check and tokenize preference pairs.
+    Check and tokenize preference pairs or ranked lists.
 
     Args:
         dataset (`datasets.Dataset`):
-            Pairs in any of TRL's preference formats. Columns by the names that are written here are left out, which a
-            warning says; a data set with all of them was tokenized before and is returned as it is.
+            Pairs in any of TRL's preference formats, or lists of responses with ranks. Columns by the names that are
+            written here are left out, which a warning says; a data set with all of them was tokenized before and is
+            returned as it is.
         name (`str`):
             Name of the data set, for messages.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
@@ -47,7 +51,8 @@ def tokenize_pairs(
             Processes that tokenize.
 
     Returns:
-        `datasets.Dataset`: The pairs, with the columns of [`~toolkit.data.tokens.tokenize_pair`] but `error`.
+        `datasets.Dataset`: The pairs, with the columns of [`~toolkit.data.tokens.tokenize_pair`] but `error`; the
+        lists, with those of [`~toolkit.data.tokens.tokenize_list`].
 
     Raises:
         `TypeError`: If the data set is streamed.
@@ -58,9 +63,9 @@ def tokenize_pairs(
             f"Data set '{name}' is streamed. Every pair is checked and the strengths are compared with their mean "
             "before training, so load it whole."
         )
-    if set(PAIR_COLUMNS) <= set(dataset.column_names):
+    if any(set(columns) <= set(dataset.column_names) for columns in (PAIR_COLUMNS, LIST_COLUMNS)):
         return dataset  # tokenized before
-    own = {*PAIR_COLUMNS, "error", "weight", length_column_name}
+    own = {*PAIR_COLUMNS, *LIST_COLUMNS, "response_pairs", "error", "weight", length_column_name}
     if taken := [column for column in dataset.column_names if column in own]:
         logger.warning(
             f"Data set '{name}': the columns {taken} have names that the trainer uses itself, and are not read. Only "
@@ -74,42 +79,101 @@ def tokenize_pairs(
         "needs_prompt": needs_prompt,
         "length_column_name": length_column_name,
     }
-    dataset = normalize_pairs(dataset, name).map(
-        tokenize_pair, with_indices=True, fn_kwargs=options, num_proc=num_proc, desc=f"Tokenizing {name}"
-    )
-    dataset = _without_long_responses(dataset, name, max_length, drop_long)
-    dataset = _without_equal_rows(dataset, name, length_column_name)
+    dataset = normalize_pairs(dataset, name, whole_lists=True)
+    what = "pairs" if "chosen" in dataset.column_names else "lists"
+    function = tokenize_pair if what == "pairs" else tokenize_list
+    dataset = dataset.map(function, with_indices=True, fn_kwargs=options, num_proc=num_proc, desc=f"Tokenizing {name}")
+    dataset = _without_long_responses(dataset, name, max_length, drop_long, what)
+    dataset = _without_equal_rows(dataset, name, length_column_name, what)
     cut = [tokens for tokens in dataset["cut_tokens"] if tokens]
     if cut:
         logger.warning(
-            f"Data set '{name}': {len(cut)} of {len(dataset)} pairs were longer than `max_length={max_length}` and "
+            f"Data set '{name}': {len(cut)} of {len(dataset)} {what} were longer than `max_length={max_length}` and "
             f"lost {sum(cut) / len(cut):.0f} tokens on average, {max(cut)} at most, from the left of their prompt."
         )
     return dataset
 
 
-def _without_equal_rows(dataset: Dataset, name: str, length_column_name: str) -> Dataset:
-    """Leave out and count the pairs whose sides are the same tokens, which state no preference."""
-    # Whose distinct tokens are all shared
-    differs = [
-        pair != shared for pair, shared in zip(dataset[length_column_name], dataset["shared_tokens"], strict=True)
-    ]
+def group_by_prompt(dataset: Dataset, name: str, length_column_name: str) -> Dataset:
+    """
+    Put tokenized pairs with the same prompt into rows in which each response stands once.
+
+    No row becomes longer than the longest pair is, so that a batch needs no more memory for as many rows.
+
+    Args:
+        dataset (`datasets.Dataset`):
+            Pairs from [`tokenize_pairs`], with `weight` and `margin` where they have them.
+        name (`str`):
+            Name of the data set, for messages.
+        length_column_name (`str`):
+            Column for a row's number of distinct tokens.
+
+    Returns:
+        `datasets.Dataset`: `prompt` and the template's arguments where they are known, `response_ids` and
+        `response_starts`, `response_pairs`, of each pair the two places among them, the preferred one first, `weight`
+        and `margin`, of each pair, `shared_tokens`, and the column for the length. Other columns are left out.
+    """
+    numbers = [column for column in ("weight", "margin") if column in dataset.column_names]
+    given = [column for column in ("prompt", *TEMPLATE_COLUMNS) if column in dataset.column_names]
+    longest, rows, latest = max(dataset[length_column_name]), list[dict[str, Any]](), dict[str, dict[str, Any]]()
+    for pair in dataset.select_columns([*PAIR_COLUMNS, *given, *numbers]):
+        sides = [(pair[f"{side}_ids"], pair[f"{side}_start"]) for side in ("chosen", "rejected")]
+        prompt = pair.get("prompt", sides[0][0][: sides[0][1]])  # its tokens where no more is known
+        key = json.dumps([prompt, pair["cut_tokens"], *(pair[column] for column in given)])
+        row = latest.get(key)
+        merged = [*row["rows"], *(side for side in sides if side not in row["rows"])] if row else sides
+        if row is None or _lengths(merged)[1] > longest:
+            row, merged = {column: pair[column] for column in given}, sides
+            row |= {column: [] for column in ("response_pairs", *numbers)}
+            latest[key] = row
+            rows.append(row)
+        row["rows"] = merged
+        row["response_pairs"].append([merged.index(side) for side in sides])
+        for column in numbers:
+            row[column].append(pair[column])
+    for row in rows:
+        merged = row.pop("rows")
+        row["response_ids"], row["response_starts"] = map(list, zip(*merged, strict=True))
+        row["shared_tokens"], row[length_column_name] = _lengths(merged)
+    tokens = sum(row[length_column_name] for row in rows)
+    logger.warning(
+        f"Data set '{name}': its {len(dataset)} pairs stand in {len(rows)} rows by their prompts, which have {tokens} "
+        f"distinct tokens in place of {sum(dataset[length_column_name])}."
+    )
+    return Dataset.from_list(rows)
+
+
+def _lengths(rows: list[tuple[list[int], int]]) -> tuple[int, int]:
+    """Number of tokens with which all rows begin, and of all tokens where these are counted once."""
+    shared = shared_prefix_length([ids for ids, _ in rows])
+    return shared, shared + sum(len(ids) - shared for ids, _ in rows)
+
+
+def _without_equal_rows(dataset: Dataset, name: str, length_column_name: str, what: str) -> Dataset:
+    """Leave out and count the pairs and lists of which two responses are the same tokens, and state no preference."""
+    if what == "pairs":  # whose distinct tokens are all shared
+        lengths = zip(dataset[length_column_name], dataset["shared_tokens"], strict=True)
+        differs = [pair != shared for pair, shared in lengths]
+    else:
+        differs = [len(set(map(tuple, ids))) == len(ids) for ids in dataset["response_ids"]]
     equal = differs.count(False)
-    check_equal(name, equal, len(differs))
+    check_equal(name, equal, len(differs), what)
     if not equal:
         return dataset
-    logger.warning(f"Data set '{name}': left out {equal} of {len(differs)} pairs with {EQUAL}.")
+    logger.warning(f"Data set '{name}': left out {equal} of {len(differs)} {what} with {EQUAL}.")
     return dataset.select([place for place, each in enumerate(differs) if each])
 
 
-def _without_long_responses(dataset: Dataset, name: str, max_length: int | None, drop_long: bool) -> Dataset:
-    """Refuse, or leave out and count, the pairs of which a response alone is too long."""
+def _without_long_responses(
+    dataset: Dataset, name: str, max_length: int | None, drop_long: bool, what: str
+) -> Dataset:
+    """Refuse, or leave out and count, the pairs and lists of which a response alone is too long."""
     wrong = [reason for reason in dataset["error"] if reason]
     if wrong and not (drop_long and len(wrong) < len(dataset)):
         more = f" It is the first of {len(wrong)} such rows of {len(dataset)}." if len(wrong) > 1 else ""
         raise ValueError(wrong[0] + more)
     if wrong:
-        what = f"{len(wrong)} of {len(dataset)} pairs, of which a response alone is longer than `max_length`"
-        logger.warning(f"Data set '{name}': left out {what}={max_length}.")
+        long = f"{len(wrong)} of {len(dataset)} {what}, of which a response alone is longer than `max_length`"
+        logger.warning(f"Data set '{name}': left out {long}={max_length}.")
         dataset = dataset.filter(lambda reason: not reason, input_columns="error")
     return dataset.remove_columns("error")

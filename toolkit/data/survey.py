@@ -10,6 +10,7 @@ from .checks import Kind, PairCounts, Place, Row, Unusable
 from .files import stream_rows
 from .fixes import PairFiles
 from .forms import FIRST_ROWS, Form, find_form, find_prompt_form
+from .lists import pairs_of
 from .row_errors import RowError
 from .tally import Tally, check_left_out, check_pairs
 
@@ -46,6 +47,7 @@ class Survey:
     check: PairCheck | None = None
     files: PairFiles | None = None
     rows: int = 0
+    lists: list[int] = field(default_factory=list)  # responses of each ranked list
     forms: dict[str, Form] = field(default_factory=dict)  # of each file
     left_out: dict[str, Kind] = field(default_factory=dict)  # rows without a preference
     wrong: dict[str, Kind] = field(default_factory=dict)  # rows that training refuses
@@ -93,7 +95,7 @@ class Survey:
 
     def _add_row(self, place: Place, row: Row, form: Form, left_out: Tally) -> None:
         try:
-            pairs = form.pairs(row)
+            found = form.rows(row)
         except RowError as error:
             if error.no_preference:
                 left_out.add(error.found, place.row)
@@ -103,15 +105,19 @@ class Survey:
             return
         for note in form.notes:
             self.changed.setdefault(note, Kind()).add(place)
-        for pair in pairs:
-            if self.check and (unusable := self.check(place, pair)):
+        for each in found:
+            pairs = pairs_of(each)
+            if self.check and (unusable := self.check(place, each)):
                 self._set_aside(unusable, place, row)
                 continue
-            self.counts.add(place, pair)
+            if form.is_lists:
+                self.lists.append(len(each["ranks"]))
+            for pair in pairs:
+                self.counts.add(place, pair)
             if self.files:
-                self.files.add(pair)
+                self.files.add(each)
             if self.shown is None:
-                self.shown = place, pair
+                self.shown = place, pairs[0]
 
     def _set_aside(self, unusable: Unusable, place: Place, row: Row) -> None:
         kinds = self.left_out if unusable.left_out else self.wrong

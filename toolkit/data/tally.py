@@ -78,7 +78,7 @@ def check_pairs(name: str, pairs: int, strengths: Iterable[float] | None) -> Non
         raise ValueError(f"Data set '{name}', column 'strength': found 0 in every row. Write others, or remove it.")
 
 
-def check_equal(name: str, equal: int, pairs: int) -> None:
+def check_equal(name: str, equal: int, pairs: int, what: str = "pairs") -> None:
     """
     Refuse a set whose responses a tokenizer or its template makes equal.
 
@@ -89,10 +89,12 @@ def check_equal(name: str, equal: int, pairs: int) -> None:
             Number of pairs whose sides are the same tokens.
         pairs (`int`):
             Number of all pairs.
+        what (`str`, *optional*, defaults to `"pairs"`):
+            What they are.
 
     Raises:
         `ValueError`: If it is more than half.
     """
     if equal > pairs / 2:
-        found = f"{equal} of {pairs} pairs have {EQUAL}. More than half is too much"
+        found = f"{equal} of {pairs} {what} have {EQUAL}. More than half is too much"
         raise ValueError(f"Data set '{name}': {found}. Look what the chat template leaves of a response.")

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from .checks import PairCounts, Place, Row, Unusable
 from .tally import EQUAL, check_equal
-from .tokens import tokenize_pair
+from .tokens import tokenize_list, tokenize_pair
 
 MAX_LENGTH = 1024  # tokens of a row, as the reward trainer's `max_length` has it where nobody sets it
 CUT = "prompts that lose tokens from their left to fit"
@@ -54,7 +54,7 @@ class TokenChecks:
             place ([`~toolkit.data.checks.Place`]):
                 Where it stands.
             pair (`dict`):
-                A pair in the form of [`~toolkit.data.formats.normalize_pairs`].
+                A pair or a list in the form of [`~toolkit.data.formats.normalize_pairs`].
 
         Returns:
             [`~toolkit.data.survey.Unusable`] or `None`
@@ -64,14 +64,14 @@ class TokenChecks:
         except ValueError as error:
             where = "" if str(error).startswith("Data set") else f"Data set '{place.name}', row {place.row}: "
             return Unusable(REFUSED, f"{where}{error}")
-        rows = (found["chosen_ids"], found["rejected_ids"])
+        rows = found["response_ids"] if "response_ids" in found else [found["chosen_ids"], found["rejected_ids"]]
         self.lengths.append(max(map(len, rows)) + found["cut_tokens"])
         if found["error"]:
             return Unusable(TOO_LONG, found["error"])
         if found["cut_tokens"]:
             self.counts.note(CUT, place)
         self.pairs[place.name] += 1
-        if rows[0] != rows[1]:
+        if len(set(map(tuple, rows))) == len(rows):
             return None
         self.equal[place.name] += 1
         return Unusable(EQUAL, f"Data set '{place.name}', row {place.row}: found {EQUAL}.", left_out=True)
@@ -86,8 +86,14 @@ class TokenChecks:
         return None
 
     def _tokenize(self, pair: Row, place: Place) -> dict[str, Any]:
-        needs_prompt = False  # as with the default `context="none"`
-        return tokenize_pair(pair, place.row - 1, self.tokenizer, self.max_length, place.name, needs_prompt, "length")
+        options: dict[str, Any] = {
+            "dataset_name": place.name,
+            "tokenizer": self.tokenizer,
+            "max_length": self.max_length,
+        }
+        options |= {"needs_prompt": False, "length_column_name": "length"}  # as with the default `context="none"`
+        tokenize = tokenize_pair if "chosen" in pair else tokenize_list
+        return tokenize(pair, place.row - 1, **options)
 
     def show(self, pair: Row, place: Place) -> dict[str, tuple[str, str]]:
         """

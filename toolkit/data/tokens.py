@@ -271,8 +271,9 @@ def cut_prompt(
     ], over
 
 
-# What [`tokenize_pair`] adds to a row, beside the column for its length
+# What [`tokenize_pair`] adds to a row, beside the column for its length, and what [`tokenize_list`] does
 PAIR_COLUMNS = ("chosen_ids", "rejected_ids", "chosen_start", "rejected_start", "cut_tokens", "shared_tokens")
+LIST_COLUMNS = ("response_ids", "response_starts", "response_ranks", "cut_tokens", "shared_tokens")
 
 
 def tokenize_pair(
@@ -311,18 +312,60 @@ def tokenize_pair(
     Raises:
         `ValueError`: If a response has no token, or the prompt is empty where it is needed.
     """
+    responses = {side: row[side] for side in ("chosen", "rejected")}
     where = f"Data set '{dataset_name}', row {index + 1}"
+    sides, others = _tokenize_sides(row, responses, where, tokenizer, max_length, needs_prompt, length_column_name)
+    return {
+        "chosen_ids": sides[0].input_ids,
+        "rejected_ids": sides[1].input_ids,
+        "chosen_start": sides[0].response_start,
+        "rejected_start": sides[1].response_start,
+        **others,
+    }
+
+
+def tokenize_list(row: dict[str, Any], index: int, dataset_name: str, **options: Any) -> dict[str, Any]:
+    """
+    Token ids of all responses of a ranked list, the best first, and what [`tokenize_pair`] tells of a pair.
+
+    Arguments and errors are those of [`tokenize_pair`].
+
+    Returns:
+        `dict[str, Any]`: `response_ids`, `response_starts` and `response_ranks`, lists with an entry for each
+        response, `cut_tokens`, `shared_tokens`, the column for the length, and `error`.
+    """
+    order = sorted(range(len(row["ranks"])), key=row["ranks"].__getitem__)
+    responses = {f"responses[{place + 1}]": row["responses"][place] for place in order}
+    sides, others = _tokenize_sides(row, responses, f"Data set '{dataset_name}', row {index + 1}", **options)
+    return {
+        "response_ids": [side.input_ids for side in sides],
+        "response_starts": [side.response_start for side in sides],
+        "response_ranks": [row["ranks"][place] for place in order],
+        **others,
+    }
+
+
+def _tokenize_sides(
+    row: dict[str, Any],
+    responses: dict[str, str | Messages],
+    where: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    needs_prompt: bool,
+    length_column_name: str,
+) -> tuple[list[EncodedResponse], dict[str, Any]]:
+    """The responses to one prompt as rows, and the columns that do not tell them apart."""
     prompt = row["prompt"]
     try:
         template_kwargs = row_template_kwargs(row)
         turn = None if isinstance(prompt, str) else turn_parts(tokenizer, prompt, **template_kwargs)
         sides = [
-            encode_response(tokenizer, prompt, row[side], turn=turn, **template_kwargs)
-            for side in ("chosen", "rejected")
+            encode_response(tokenizer, prompt, response, turn=turn, **template_kwargs)
+            for response in responses.values()
         ]
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    for column, side in zip(("chosen", "rejected"), sides, strict=True):
+    for column, side in zip(responses, sides, strict=True):
         if side.response_start == len(side.input_ids):
             raise ValueError(
                 f"{where}, column '{column}': the response has no token after the prompt: nothing to score."
@@ -336,19 +379,12 @@ def tokenize_pair(
     try:
         sides, cut = cut_prompt(tokenizer, sides, max_length)
     except ValueError as error:
-        column = max(("chosen", "rejected"), key=lambda name: len(sides[name == "rejected"].input_ids))
+        lengths = dict(zip(responses, (len(side.input_ids) for side in sides), strict=True))
+        column = max(lengths, key=lengths.__getitem__)
         reason = f"{where}, column '{column}': {error}"
     shared = shared_prefix_length([side.input_ids for side in sides])
-    return {
-        "chosen_ids": sides[0].input_ids,
-        "rejected_ids": sides[1].input_ids,
-        "chosen_start": sides[0].response_start,
-        "rejected_start": sides[1].response_start,
-        "cut_tokens": cut,
-        "error": reason,
-        "shared_tokens": shared,
-        length_column_name: sum(len(side.input_ids) for side in sides) - shared,
-    }
+    length = shared + sum(len(side.input_ids) - shared for side in sides)
+    return sides, {"cut_tokens": cut, "error": reason, "shared_tokens": shared, length_column_name: length}
 
 
 def _common_prefix(first: str, second: str) -> int:

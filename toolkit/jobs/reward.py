@@ -1,4 +1,4 @@
-"""Train a multi-scale reward model on preference pairs, and evaluate it on held-out ones."""
+"""Train a multi-scale reward model on preference pairs or ranked lists, and evaluate it on held-out ones."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def main(script_args: RunArguments, training_args: MultiScaleRewardConfig, model
     folder = str(training_args.output_dir)
     claim_folder(folder, training_args.resume_from_checkpoint, script_args.overwrite_output_dir)
     model_args.lora_task_type = "SEQ_CLS"
-    train, test = divided_pairs(script_args, training_args.seed)
+    train, test = divided_pairs(script_args, training_args.seed, whole_lists=True)
     trainer: Any = MultiScaleRewardTrainer(
         model=named_model(model_args),
         args=with_model_arguments(training_args, model_args),
@@ -49,6 +49,9 @@ def main(script_args: RunArguments, training_args: MultiScaleRewardConfig, model
     save_pair_examples(trainer, predictions)
     if trainer.accelerator.is_main_process:
         print_accuracy(accuracies_of(metrics, training_args.scales))
+        if "eval_lists" in metrics:
+            print(f"Kendall's tau of the lists is {metrics['eval_kendall_tau']:.3f}, and of", end=" ")
+            print(f"{metrics['eval_top_1']:.1%} the best has the highest score.")
         if best := trainer.state.best_model_checkpoint:
             print(f"Kept is {Path(best).name}, the one that did best on these pairs.")
         print(f"The reward model is in '{folder}'. `prefscale report {folder}` writes a page about its training,")

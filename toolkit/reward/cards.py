@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from peft import PeftModel
 from transformers.utils.hub import cached_file
 
+from ..data.batches import has_lists
 from ..training.cards import CARD_NAME, Card, data_source_of, source_of
 from .record import what_stock_reads
 
@@ -29,11 +30,14 @@ def reward_card(trainer: Any) -> Card:
     """
     model, settings = trainer.reward_model, trainer.reward_model.settings
     adapter = isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel)
+    data = trainer.train_dataset
+    by_prompt = "response_pairs" in data.column_names
     found = held_out_metrics(trainer.state, trainer.args.load_best_model_at_end)
     values = {
         "mixed": mixture(settings),
         "adapter": adapter,
-        "rows": len(trainer.train_dataset),
+        "rows": sum(map(len, data["response_pairs"])) if by_prompt else len(data),
+        "what": "ranked lists" if has_lists(data) else "preference pairs",
         "conversational": settings.conversational is not False,
         "stock": what_stock_reads(model, adapter),
         "chosen": bool(found) and trainer.args.load_best_model_at_end,

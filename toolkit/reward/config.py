@@ -42,11 +42,12 @@ PREFERENCE_MODELS: dict[str, dict[str, Any]] = {
         "weight_by_strength": True,
     },
 }
+LOSS_TYPES = ("pairwise", "pointwise", "plackett_luce", "log_sum_exp")
 _RANGES: dict[tuple[str, ...], dict[str, Any]] = {
     ("num_hidden_layers", "layers", "max_tokens_per_batch", "max_length", "pad_to_multiple_of"): COUNT,
-    ("dataset_num_proc",): COUNT,
+    ("dataset_num_proc", "list_reach"): COUNT,
     ("learning_rates", "scale_loss_weight", "center_rewards_coefficient"): {"least": 0},
-    ("coarse_warmup",): SHARE,
+    ("coarse_warmup", "list_reach_warmup"): SHARE,
     # Above a half the other response would be the one that is preferred
     ("label_smoothing_factor",): {"least": 0, "most": 0.5},
 }
@@ -71,7 +72,14 @@ class MultiScaleRewardConfig(RewardConfig):
             Run so many of the decoder's layers and read its state there. In the middle a pretrained decoder often says
             more of a response than at its end, and a reward model without the rest is faster.
         loss_type (`str`, *optional*, defaults to `"pairwise"`):
-            'pairwise' compares the two responses of a pair; 'pointwise' labels chosen 1 and rejected 0.
+            'pairwise' compares the two responses of a pair; 'pointwise' labels chosen 1 and rejected 0. Of ranked
+            lists these take every two responses; 'plackett_luce' takes the choice of the best, then of the next best
+            and so on, 'log_sum_exp' one logarithm over all comparisons. With pairs those two are 'pairwise'.
+        list_reach (`int`, *optional*):
+            Most steps between the ranks of two responses of a list that are compared: 1 compares neighbours alone.
+            All are compared where it is not set.
+        list_reach_warmup (`float`, *optional*):
+            Share of the training over which that reach grows from 1 to its end. It does not grow where none is set.
         scale_loss_weight (`float`, *optional*, defaults to `0.5`):
             Weight of the loss by which each scale must rank the pair on its own. With one scale it has no effect.
         coarse_warmup (`float`, *optional*, defaults to `0.5`):
@@ -84,6 +92,9 @@ class MultiScaleRewardConfig(RewardConfig):
             Whether what the two sides of a pair have in common at their beginning passes through the decoder once. The
             scores and gradients are the same. Where it is not set, it is done if the decoder and its attention
             implementation allow it.
+        group_by_prompt (`bool`, *optional*, defaults to `False`):
+            Whether training pairs with the same prompt are one row, in which the prompt and each response pass through
+            the decoder once. Every pair keeps its loss. A batch has `per_device_train_batch_size` such rows.
         max_tokens_per_batch (`int`, *optional*):
             Make training batches of as many pairs of like length as fit into so many tokens, padding included, in
             place of `per_device_train_batch_size` pairs.
@@ -108,11 +119,14 @@ class MultiScaleRewardConfig(RewardConfig):
     context: str = "none"
     num_hidden_layers: int | None = None
     loss_type: str = "pairwise"
+    list_reach: int | None = None
+    list_reach_warmup: float | None = None
     scale_loss_weight: float = 0.5
     coarse_warmup: float = 0.5
     weight_by_strength: bool = True
 
     shared_prompts: bool | None = None
+    group_by_prompt: bool = False
     max_tokens_per_batch: int | None = None
     drop_long_pairs: bool = False
 
@@ -126,8 +140,7 @@ class MultiScaleRewardConfig(RewardConfig):
         super().__post_init__()  # type: ignore[no-untyped-call]
         check_numbers(self, _RANGES)  # of which TRL has filled one in
         check_scales(self.scales, self.context)
-        if self.loss_type not in ("pairwise", "pointwise"):
-            raise ValueError(f"`loss_type` is '{self.loss_type}'. Use 'pairwise' or 'pointwise'.")
+        self._check_loss()
         for name, usual in {"batch_eval_metrics": False, "eval_do_concat_batches": True}.items():
             if getattr(self, name) != usual:
                 raise ValueError(
@@ -142,6 +155,20 @@ class MultiScaleRewardConfig(RewardConfig):
             if getattr(self, name) == []:
                 raise ValueError(f"`{name}` is empty. Give one or more, or leave it out.")
         self._check_layers()
+
+    def _check_loss(self) -> None:
+        if self.loss_type not in LOSS_TYPES:
+            raise ValueError(f"`loss_type` is '{self.loss_type}'. Use one of {[*LOSS_TYPES]}.")
+        if self.loss_type in LOSS_TYPES[2:] and self.label_smoothing_factor:
+            raise ValueError(
+                f"`label_smoothing_factor` is of single comparisons, which `loss_type='{self.loss_type}'` does not "
+                "have. Leave one of the two out."
+            )
+        if self.loss_type == "plackett_luce" and (self.list_reach or self.list_reach_warmup):
+            raise ValueError(
+                "`list_reach` is of comparisons, and `loss_type='plackett_luce'` has choices among all that are left. "
+                "Leave it out, or take 'log_sum_exp'."
+            )
 
     def _check_layers(self) -> None:
         if self.layers is not None and self.learning_rates is None:

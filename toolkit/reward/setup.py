@@ -13,11 +13,12 @@ from peft import PeftConfig, PeftModel, TaskType
 from torch import nn
 from transformers import TrainingArguments, set_seed
 
-from ..data.batches import SIDES
+from ..data.batches import SIDES, has_lists
 from ..data.packing import why_not_shared
 from .config import MultiScaleRewardConfig
 from .head import MultiScaleSettings
 from .loading import AutoModelForMultiScaleReward, generation_stops
+from .losses import strength_weights
 from .model import check_adapter
 
 logger = get_logger(__name__)
@@ -48,6 +49,26 @@ def check_size(pairs: Any, args: TrainingArguments) -> None:
         )
 
 
+def check_lists(dataset: Any, args: MultiScaleRewardConfig) -> None:
+    """Refuse what is known of pairs in rows of their own alone, where the training data are others."""
+    lists = has_lists(dataset)
+    if args.learning_rates is not None and "response_ids" in dataset.column_names:
+        found = "ranked lists. Set" if lists else "in rows by their prompts. Leave `group_by_prompt` out, or set"
+        raise ValueError(f"`learning_rates` are compared on pairs, and the training data are {found} `learning_rate`.")
+    if args.group_by_prompt and lists:
+        raise ValueError("`group_by_prompt` is for pairs, and the training data are ranked lists. Leave it out.")
+
+
+def weigh_by_strength(dataset: Any, name: str) -> Any:
+    """Give tokenized pairs or lists a column `weight` from their column `strength`, or say that they have none."""
+    if "strength" in dataset.column_names:
+        weights = strength_weights(torch.tensor(dataset["strength"][:], dtype=torch.float64))
+        return dataset.add_column("weight", weights.tolist())
+    what = "lists" if has_lists(dataset) else "pairs"
+    logger.warning(f"Data set '{name}' has no column 'strength': all its {what} weigh the same.")
+    return dataset
+
+
 def check_tokenizer(tokenizer: Any, pairs: Any, args: MultiScaleRewardConfig) -> None:
     """Refuse a tokenizer without the tokens that end and pad a row, and a template that is not there."""
     path = args.chat_template_path
@@ -56,7 +77,7 @@ def check_tokenizer(tokenizer: Any, pairs: Any, args: MultiScaleRewardConfig) ->
     if tokenizer is None or args.eos_token or tokenizer.eos_token is not None:
         return
     example: dict[str, Any] = next(iter(pairs), {})
-    if isinstance(example.get("chosen"), str):
+    if isinstance(next(iter(example.get("responses") or ()), example.get("chosen")), str):
         raise ValueError(
             "The tokenizer has no EOS token, with which a response in plain text ends. Set `tokenizer.eos_token`, or "
             "`--eos_token` to one that the vocabulary has."
@@ -140,15 +161,22 @@ def check_places(pairs: Any, name: str, model: Any) -> None:
     places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if places is None:
         return
-    columns, before = [f"{side}_ids" for side in SIDES], 0
+    lists, before = "response_ids" in pairs.column_names, 0
+    columns = ["response_ids"] if lists else [f"{side}_ids" for side in SIDES]
     for part in pairs.select_columns(columns).with_format("arrow").iter(batch_size=10_000):
-        lengths = np.maximum(*(pc.list_value_length(part[column]).to_numpy() for column in columns))
+        if lists:
+            starts = np.cumsum([0, *pc.list_value_length(part["response_ids"]).to_numpy()[:-1]])
+            of_rows = pc.list_value_length(pc.list_flatten(part["response_ids"])).to_numpy()
+            lengths = np.maximum.reduceat(of_rows, starts)
+        else:
+            lengths = np.maximum(*(pc.list_value_length(part[column]).to_numpy() for column in columns))
         if (lengths > places).any():
             row = int((lengths > places).argmax())
             raise ValueError(
-                f"Pair {before + row + 1} of data set '{name}' has a row of {lengths[row]} tokens, and "
-                f"{type(model).__name__} has places for {places}. Set `max_length={places}`, which cuts prompts from "
-                "their left, or raise `max_position_embeddings` of a model whose positions are not learned."
+                f"{'List' if lists else 'Pair'} {before + row + 1} of data set '{name}' has a row of {lengths[row]} "
+                f"tokens, and {type(model).__name__} has places for {places}. Set `max_length={places}`, which cuts "
+                "prompts from their left, or raise `max_position_embeddings` of a model whose positions are not "
+                "learned."
             )
         before += len(lengths)
 

@@ -34,37 +34,41 @@ _NOT_COMPUTED = {"_name_or_path", "architectures", "id2label", "label2id", "mult
 
 
 class StateRows(NamedTuple):
-    """`N` distinct rows, and for each of several data sets which of them are the sides of its `P` pairs."""
+    """`N` distinct rows, and for each of several data sets which of them its pairs or lists have."""
 
     ids: list[list[int]]
     starts: list[int]  # index of each row's first response token
-    places: list[list[tuple[int, int]]]  # of each data set the rows of chosen and rejected of every pair
+    places: list[list[tuple[int, ...]]]  # of each data set the rows of chosen and rejected, or of every list
 
 
 def distinct_rows(datasets: Sequence[Dataset]) -> StateRows:
     """
-    The distinct rows of tokenized pairs, in the order in which the pairs have them.
+    The distinct rows of tokenized pairs, all chosen before all rejected, or of tokenized lists.
 
     Args:
         datasets (`Sequence[datasets.Dataset]`):
-            Tokenized pairs.
+            Tokenized pairs or lists.
 
     Returns:
         [`StateRows`]
     """
     found: dict[tuple[int, bytes], int] = {}
     rows = StateRows([], [], [])
+
+    def place_of(ids: list[int], start: int) -> int:
+        place = found.setdefault((start, np.array(ids).tobytes()), len(rows.ids))
+        if place == len(rows.ids):
+            rows.ids.append(ids)
+            rows.starts.append(start)
+        return place
+
     for dataset in datasets:
-        places: list[list[int]] = []
-        for side in SIDES:
-            places.append([])
-            for ids, start in zip(dataset[f"{side}_ids"], dataset[f"{side}_start"], strict=True):
-                place = found.setdefault((start, np.array(ids).tobytes()), len(rows.ids))
-                if place == len(rows.ids):
-                    rows.ids.append(ids)
-                    rows.starts.append(start)
-                places[-1].append(place)
-        rows.places.append(list(zip(*places, strict=True)))
+        if "response_ids" in dataset.column_names:
+            lists = zip(dataset["response_ids"], dataset["response_starts"], strict=True)
+            rows.places.append([tuple(map(place_of, *each)) for each in lists])
+        else:
+            sides = [map(place_of, dataset[f"{side}_ids"], dataset[f"{side}_start"]) for side in SIDES]
+            rows.places.append(list(zip(*map(list, sides), strict=True)))
     return rows
 
 
@@ -238,8 +242,9 @@ def frozen_states(trainer: Any) -> StateTable:
     states = load_states(folder, files, len(rows.ids))
     # Under a name of these states alone, so that a data set of another trainer is never read in this one's table
     columns = (f"{SIDES[0]}_states_{name}", f"{SIDES[1]}_states_{name}")
-    table = StateTable(states[:, -1], columns, dict(zip(layers, states.unbind(1), strict=False)))
-    trainer.train_dataset, *others = map(_with_places, datasets, rows.places, [table.columns] * len(datasets))
+    of_layers = dict(zip(layers, states.unbind(1), strict=False))
+    table = StateTable(states[:, -1], columns, of_layers, f"response_states_{name}")
+    trainer.train_dataset, *others = map(_with_places, datasets, rows.places, [table] * len(datasets))
     if evals is not None:
         found = dict(zip(named, others, strict=True))
         trainer.eval_dataset = found if isinstance(evals, dict) else found["eval"]
@@ -277,9 +282,12 @@ def read_layer(trainer: Any, number: int) -> None:
         )
 
 
-def _with_places(dataset: Dataset, places: list[tuple[int, int]], columns: Sequence[str]) -> Dataset:
-    dataset = dataset.remove_columns([column for column in columns if column in dataset.column_names])
-    for column, side in zip(columns, zip(*places, strict=True), strict=True):
+def _with_places(dataset: Dataset, places: list[tuple[int, ...]], table: StateTable) -> Dataset:
+    own = [*table.columns, table.list_column]
+    dataset = dataset.remove_columns([column for column in own if column in dataset.column_names])
+    if "response_ids" in dataset.column_names:
+        return dataset.add_column(table.list_column, list(map(list, places)))
+    for column, side in zip(table.columns, zip(*places, strict=True), strict=True):
         dataset = dataset.add_column(column, list(side))
     return dataset
 

@@ -15,27 +15,38 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from trl import RewardTrainer
 
-from ..data.batches import BESIDE_THE_ROWS, SIDES, MultiScaleCollator, longest_first, train_sampler
+from ..data.batches import (
+    BESIDE_THE_ROWS,
+    SIDES,
+    MultiScaleCollator,
+    has_lists,
+    longest_first,
+    longest_list,
+    train_sampler,
+)
 from ..data.markers import response_marker_ids
 from ..data.positions import group_rows
-from ..data.preparation import tokenize_pairs
+from ..data.preparation import group_by_prompt, tokenize_pairs
 from ..data.templates import row_template_kwargs
 from ..data.tokens import segment_boundary_ids
-from ..stats.metrics import PairScores, summarize_pairs
+from ..stats.metrics import PairScores
+from ..stats.rankings import ListScores, Scores, summarize
 from ..training.cards import Card, ModelCards
 from ..training.checkpoints import ExactResume
 from ..training.progress import show_progress
 from .adapters import save_adapter_settings
 from .cards import reward_card
+from .comparisons import reach_at, score_lists
 from .config import MultiScaleRewardConfig
 from .loading import load_tokenizer
-from .losses import score_pairs, strength_weights
+from .losses import score_pairs
 from .model import base_reward_model
 from .record import RECORD_NAME, add_tokenizer, write_record
 from .setup import (
     check_arguments,
     check_frozen,
     check_ids,
+    check_lists,
     check_places,
     check_size,
     check_targets,
@@ -46,6 +57,7 @@ from .setup import (
     say_where_padding_is_eos,
     settle_dtypes,
     shares_prompts,
+    weigh_by_strength,
 )
 from .states import frozen_states
 from .warmup import CoarseWarmup
@@ -64,9 +76,10 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         args ([`MultiScaleRewardConfig`]):
             Configuration.
         train_dataset ([`~datasets.Dataset`]):
-            Pairs in any of TRL's preference formats, with optional columns `margin` and `strength`.
+            Pairs in any of TRL's preference formats, with optional columns `margin` and `strength`; or ranked lists:
+            `prompt`, `responses` and `ranks`, with an optional column `strength`.
         eval_dataset ([`~datasets.Dataset`] or `dict` of them, *optional*):
-            Held-out pairs.
+            Held-out pairs or lists.
         kwargs (`dict`, *optional*):
             What [`trl.RewardTrainer`] takes: `processing_class`, `peft_config`, `quantization_config`, `callbacks`, …
 
@@ -127,6 +140,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
             pad_token_id=tokenizer.pad_token_id,
             pad_to_multiple_of=args.pad_to_multiple_of,  # type: ignore[arg-type]
             shared_prompts=self.shared_prompts,
+            longest=longest_list(self.train_dataset),
         )
         say_where_padding_is_eos(tokenizer)
         check_size(self.train_dataset, args)
@@ -134,9 +148,10 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
             self.data_collator.table = frozen_states(self)
         self.add_callback(CoarseWarmup(args.coarse_warmup))
         show_progress(self)
-        self._train_pairs: list[PairScores] = []  # since the last log
-        # Some batches have more pairs than others where tokens are counted; a step still weighs all its pairs alike.
-        self._uneven_batches = bool(args.max_tokens_per_batch) or args.train_sampling_strategy == "batch_rebalance"
+        self._train_scores: list[Scores] = []  # since the last log
+        # Of unlike numbers of pairs where tokens are counted or prompts have several; a step weighs all pairs alike.
+        by_length = bool(args.max_tokens_per_batch) or args.train_sampling_strategy == "batch_rebalance"
+        self._uneven_batches = by_length or args.group_by_prompt
         self.loss_is_scaled_for_ga = True if self._uneven_batches else None  # type: ignore[assignment]
 
     def _settle_layout(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -167,23 +182,23 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
                 length_column_name=args.length_column_name,
                 num_proc=args.dataset_num_proc,
             )
-        if dataset is given:
-            return dataset  # prepared before
-        check_places(dataset, dataset_name, self.reward_model)
-        if args.weight_by_strength and "strength" in dataset.column_names:
-            weights = strength_weights(torch.tensor(dataset["strength"][:], dtype=torch.float64))
-            dataset = dataset.add_column("weight", weights.tolist())
-        elif args.weight_by_strength:
-            logger.warning(f"Data set '{dataset_name}' has no column 'strength': all its pairs weigh the same.")
+        if dataset is not given:  # else prepared before
+            check_places(dataset, dataset_name, self.reward_model)
+            dataset = weigh_by_strength(dataset, dataset_name) if args.weight_by_strength else dataset
+        if args.group_by_prompt and dataset_name == "train" and "chosen_ids" in dataset.column_names:
+            dataset = group_by_prompt(dataset, dataset_name, args.length_column_name)
+        if dataset_name == "train":
+            check_lists(dataset, args)
         return dataset
 
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()  # type: ignore[no-untyped-call]
             self._signature_columns += ["chosen_start", "rejected_start", "shared_tokens", "weight"]  # type: ignore[operator]
+            self._signature_columns += ["response_ids", "response_starts", "response_ranks", "response_pairs"]
             self._signature_columns.append(self.args.length_column_name)
-            if self.data_collator.table is not None:
-                self._signature_columns += self.data_collator.table.columns
+            if (table := self.data_collator.table) is not None:
+                self._signature_columns += [*table.columns, table.list_column]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -199,22 +214,24 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         mode = "train" if self.model.training else "eval"
         rows = {key: value for key, value in inputs.items() if key not in BESIDE_THE_ROWS}
         outputs = model(**rows, use_cache=False)
-        pairs = self.pair_scores(outputs, inputs)
+        scores: Scores = self.list_scores(outputs, inputs) if "ranks" in inputs else self.pair_scores(outputs, inputs)
         if mode == "train":
             tokens = self.accelerator.gather(inputs["pair_tokens"].sum()).sum().item()
             self._total_train_tokens += tokens // self._tp_size
-            self._train_pairs.append(self._gather_pairs(_detached(pairs)))
+            self._train_scores.append(self._gather_scores(_detached(scores)))
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
-        if mode == "train" and not bool(pairs.loss.isfinite().all()):
+        if mode == "train" and not bool(scores.loss.isfinite().all()):
+            what = "list" if "ranks" in inputs else "pair"
             raise ValueError(
-                f"The loss of a pair is not finite after step {self.state.global_step}: {pairs.loss.tolist()}. Lower "
-                "`learning_rate`, look at `margin` and `strength` of the data, and go on from the last checkpoint."
+                f"The loss of a {what} is not finite after step {self.state.global_step}: {scores.loss.tolist()}. "
+                "Lower `learning_rate`, look at `margin` and `strength` of the data, and go on from the last "
+                "checkpoint."
             )
         if num_items_in_batch is None:
-            loss = pairs.loss.mean()
+            loss = scores.loss.mean()
         else:  # the mean over all pairs of the step, when the gradients of the processes have been averaged
-            loss = pairs.loss.sum() * self.accelerator.num_processes / num_items_in_batch
-        return (loss, pairs) if return_outputs else loss
+            loss = scores.loss.sum() * self.accelerator.num_processes / num_items_in_batch
+        return (loss, scores) if return_outputs else loss
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         prepared = super()._prepare_inputs(inputs)
@@ -223,18 +240,18 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         return {**prepared, **exact}  # type: ignore[dict-item]
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor | None:
-        """Pairs of an optimizer step on all processes, where its batches differ in theirs."""
+        """Pairs or lists of an optimizer step on all processes, where its batches differ in theirs."""
         if not self._uneven_batches:
             return None
-        pairs = sum(len(batch["group_sizes"]) for batch in batch_samples)
+        pairs = sum(len(batch.get("pairs", batch["group_sizes"])) for batch in batch_samples)
         return self.accelerator.reduce(torch.tensor(pairs, device=device), "sum")  # type: ignore[no-any-return]
 
-    def _gather_pairs(self, pairs: PairScores) -> PairScores:
+    def _gather_scores(self, scores: Scores) -> Scores:
         if not self._uneven_batches:
             # All that were trained on. `gather_for_metrics` takes every batch of an epoch's last step for its last one
-            return self.accelerator.gather(pairs)  # type: ignore[no-any-return]
-        parts = gather_object([tuple(column.cpu() for column in pairs)])
-        return PairScores(*(torch.cat(column) for column in zip(*parts, strict=True)))
+            return self.accelerator.gather(scores)  # type: ignore[no-any-return]
+        parts = gather_object([tuple(column.cpu() for column in scores)])
+        return type(scores)(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def pair_scores(self, outputs: Any, inputs: dict[str, Tensor]) -> PairScores:
         """
@@ -249,7 +266,8 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         Returns:
             [`~toolkit.stats.metrics.PairScores`]
         """
-        args, pairs = self.args, group_rows(inputs["group_sizes"], len(SIDES))
+        args = self.args
+        pairs = inputs["pairs"] if "pairs" in inputs else group_rows(inputs["group_sizes"], len(SIDES))
         return score_pairs(
             outputs.logits[pairs, 0],
             outputs.scale_scores[pairs],
@@ -263,14 +281,35 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
             centering=args.center_rewards_coefficient,
         )
 
+    def list_scores(self, outputs: Any, inputs: dict[str, Tensor]) -> ListScores:
+        """Losses and scores of a batch of lists; arguments are those of [`pair_scores`]."""
+        args, lists = self.args, group_rows(inputs["group_sizes"], inputs["ranks"].size(1))
+        reach = args.list_reach
+        if self.model.training and args.list_reach_warmup:
+            progress = self.state.global_step / (args.list_reach_warmup * self.state.max_steps)
+            reach = reach_at(progress, reach or self.data_collator.longest - 1)
+        return score_lists(
+            outputs.logits[lists, 0],
+            outputs.scale_scores[lists],
+            outputs.gate[lists],
+            inputs["response_tokens"][lists],
+            inputs["ranks"],
+            loss_type=args.loss_type,
+            reach=reach,
+            weight=inputs.get("weight"),
+            scale_weight=args.scale_loss_weight,
+            label_smoothing=args.label_smoothing_factor,
+            centering=args.center_rewards_coefficient,
+        )
+
     def prediction_step(  # type: ignore[override]
         self, model: Any, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-        """One row a pair, so that what Transformers gathers and cuts to the data set's length are whole pairs."""
+        """One row a pair or list, so that what Transformers gathers and cuts to the set's length are whole ones."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss, pairs = self.compute_loss(model, inputs, return_outputs=True)
-        return loss.detach(), tuple(_detached(pairs)), torch.ones_like(pairs.chosen_length)
+            loss, scores = self.compute_loss(model, inputs, return_outputs=True)
+        return loss.detach(), tuple(_detached(scores)), torch.ones_like(inputs["group_sizes"])
 
     def evaluation_loop(
         self,
@@ -280,8 +319,8 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Transformers' loop, with metrics that are exact over all pairs rather than a mean over batches."""
-        # The longest pairs come first; what is returned, and given to `compute_metrics`, is in the data set's order.
+        """Transformers' loop, with metrics that are exact over all rows rather than a mean over batches."""
+        # The longest come first; what is returned, and given to `compute_metrics`, is in the data set's order.
         place = np.argsort(longest_first(dataloader.dataset[self.args.length_column_name][:]))
         compute_metrics = self.compute_metrics
         if compute_metrics is not None:
@@ -293,25 +332,27 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         finally:
             self.compute_metrics = compute_metrics
         output = output._replace(predictions=tuple(column[place] for column in output.predictions))  # type: ignore[arg-type]
-        pairs = PairScores(*(torch.as_tensor(column) for column in output.predictions))
-        summary = summarize_pairs(pairs, self.reward_model.settings.scales)
+        kind = ListScores if has_lists(dataloader.dataset) else PairScores
+        scores = kind(*(torch.as_tensor(column) for column in output.predictions))
+        summary = summarize(scores, self.reward_model.settings.scales)
         output.metrics.update({f"{metric_key_prefix}_{key}": value for key, value in summary.items()})  # type: ignore[union-attr]
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the figures of the pairs trained on since the last log, exact over them."""
-        if self._train_pairs and self.model.training:
-            pairs = PairScores(*(torch.cat(column) for column in zip(*self._train_pairs, strict=True)))
-            summary = summarize_pairs(pairs, self.reward_model.settings.scales)
+        """Add the figures of the pairs or lists trained on since the last log, exact over them."""
+        if self._train_scores and self.model.training:
+            kind = type(self._train_scores[0])
+            scores = kind(*(torch.cat(column) for column in zip(*self._train_scores, strict=True)))
+            summary = summarize(scores, self.reward_model.settings.scales)
             summary.pop("loss")  # Transformers logs its own, over the same pairs
             logs.update(summary)
-            self._train_pairs.clear()
+            self._train_scores.clear()
         super().log(logs, start_time)
 
     def _resume_state(self) -> dict[str, Any]:
         return {
             "num_tokens": self._total_train_tokens,
-            "pairs": [tuple(pairs) for pairs in self._train_pairs],
+            "pairs": [tuple(scores) for scores in self._train_scores],
             "unit_prompt": self.reward_model.settings.unit_prompt,
         }
 
@@ -319,9 +360,10 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         self._total_train_tokens = state["num_tokens"]
         # A run that began before this was saved goes on as it began
         self.reward_model.set_unit_prompt(state.get("unit_prompt", False))
-        self._train_pairs = [PairScores(*pairs) for pairs in state["pairs"]]
+        kind = ListScores if has_lists(self.train_dataset) else PairScores
+        self._train_scores = [kind(*scores) for scores in state["pairs"]]
         if self._uneven_batches:  # which are gathered on the CPU, and come back where the model is
-            self._train_pairs = [PairScores(*(column.cpu() for column in pairs)) for pairs in self._train_pairs]
+            self._train_scores = [kind(*(column.cpu() for column in scores)) for scores in self._train_scores]
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
@@ -349,5 +391,5 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
             save_adapter_settings(self.reward_model.settings, folder)
 
 
-def _detached(pairs: PairScores) -> PairScores:
-    return PairScores(*(column.detach() for column in pairs))
+def _detached(scores: Scores) -> Scores:
+    return type(scores)(*(column.detach() for column in scores))

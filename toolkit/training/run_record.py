@@ -17,9 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from transformers import TrainerCallback
 
+from ..data.lists import RANKED_COLUMNS, pairs_of
 from ..stats.metrics import PairScores
+from ..stats.rankings import ListScores, pairs_of_lists
 
 RUN_NAME = "run.json"
 EXAMPLES_NAME = "examples.json"
@@ -127,8 +130,9 @@ def _without_secrets(words: list[str], *arguments: Any) -> list[str]:
 
 def save_pair_examples(trainer: Any, predictions: Iterable[Any], each: int = 3) -> None:
     """
-    Write held-out pairs into a run's folder: a few into `examples.json`, those ranked most clearly right and wrong,
-    and scores, lengths and losses of all into `held_out.json`, which holds a list for each column.
+    Write held-out pairs, those of lists included, into a run's folder: a few into `examples.json`, those ranked most
+    clearly right and wrong, and scores, lengths and losses of all into `held_out.json`, which holds a list for each
+    column.
 
     Args:
         trainer ([`MultiScaleRewardTrainer`]):
@@ -140,14 +144,18 @@ def save_pair_examples(trainer: Any, predictions: Iterable[Any], each: int = 3) 
     """
     if not trainer.is_world_process_zero():
         return
-    pairs, scales = PairScores(*predictions), trainer.reward_model.settings.scales
+    rows, scales = trainer.eval_dataset, trainer.reward_model.settings.scales
+    if "chosen" in rows.column_names:
+        pairs = PairScores(*predictions)
+    else:
+        rows, pairs = _pairs_of_lists(rows, ListScores(*map(torch.as_tensor, predictions)))
     gaps = pairs.chosen - pairs.rejected
     order = np.argsort(gaps, kind="stable")
     right, wrong = order[gaps[order] > 0][::-1][:each], order[gaps[order] < 0][:each]
     examples = []
     for title, places in (("ranked right", right), ("ranked wrong", wrong)):
         for i in map(int, places):
-            row = trainer.eval_dataset[i]
+            row = rows[i]
             sides = (("chosen", pairs.chosen, pairs.scale_chosen), ("rejected", pairs.rejected, pairs.scale_rejected))
             responses = [
                 {
@@ -165,9 +173,18 @@ def save_pair_examples(trainer: Any, predictions: Iterable[Any], each: int = 3) 
                 }
             )
     write_json(Path(trainer.args.output_dir, EXAMPLES_NAME), examples)
-    write_json(
-        Path(trainer.args.output_dir, HELD_OUT_NAME), _held_out_columns(trainer.eval_dataset, pairs, scales), None
-    )
+    write_json(Path(trainer.args.output_dir, HELD_OUT_NAME), _held_out_columns(rows, pairs, scales), None)
+
+
+def _pairs_of_lists(dataset: Any, lists: ListScores) -> tuple[Any, PairScores]:
+    """Every two responses of different rank, and their scores, which lists have with the best response first."""
+    known = [column for column in ("prompt", *RANKED_COLUMNS, *_GROUPS) if column in dataset.column_names]
+    rows = []
+    for row in dataset.select_columns(known):
+        order = sorted(range(len(row["ranks"])), key=row["ranks"].__getitem__)
+        rows += pairs_of(row | {name: [row[name][place] for place in order] for name in RANKED_COLUMNS})
+    found: list[Any] = [column.numpy() for column in pairs_of_lists(lists)]
+    return Dataset.from_list(rows), PairScores(*found)
 
 
 def _held_out_columns(dataset: Any, pairs: PairScores, scales: list[str]) -> dict[str, list[Any]]:

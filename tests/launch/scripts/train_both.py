@@ -22,6 +22,7 @@ from toolkit import (
     ThoughtConfig,
     ThoughtTrainer,
 )
+from toolkit.data.formats import normalize_pairs
 from toolkit.reward import states
 from toolkit.reward.rates import cross_validate
 
@@ -70,6 +71,30 @@ def train_frozen(folder: str, base: str, pairs: Dataset) -> dict[str, Any]:
     }
 
 
+def train_lists(folder: str, base: str, pairs: Dataset) -> dict[str, Any]:
+    """Train on lists of two and three, then on pairs by their prompts; evaluate on seven lists."""
+    rows = [
+        {
+            "prompt": row["prompt"],
+            "responses": [row["rejected"], row["chosen"], *others],
+            "ranks": [1, 0, 1][: 2 + i % 2],
+        }
+        for i, row in enumerate(pairs)
+        for others in ([pairs[i - 1]["chosen"]] if i % 2 else [],)
+    ]
+    lists, found = Dataset.from_list(rows), dict[str, Any]()
+    options = {"max_steps": 4, "learning_rate": 1e-3, "per_device_eval_batch_size": 2, **SHARED}
+    for name, data, own in (
+        ("lists", lists, {"list_reach_warmup": 0.9, "loss_type": "log_sum_exp"}),
+        ("by_prompt", normalize_pairs(lists, "lists"), {"group_by_prompt": True}),
+    ):
+        config = MultiScaleRewardConfig(output_dir=folder, **options, **own)
+        trainer = MultiScaleRewardTrainer(base, config, data, eval_dataset=lists.select(range(7)))
+        trainer.train()
+        found |= {f"{name}_log": trainer.state.log_history, f"{name}_evaluation": trainer.evaluate()}
+    return found
+
+
 def train_policy(folder: str, base: str, reward: str, pairs: Dataset) -> dict[str, Any]:
     """Train, and go on once more from the first step's checkpoint."""
     options = {"max_steps": 3, "learning_rate": 1e-3, "num_generations": 1, "max_completion_length": 8, "beta": 0.05}
@@ -112,7 +137,8 @@ def main(work: Path, base: str) -> None:
     pairs = load_dataset("json", data_files=str(work / "pairs.jsonl"), split="train", cache_dir=str(work / "cache"))
     reward, policy, frozen = (str(work / f"{name}-{PROCESSES}") for name in ("reward", "policy", "frozen"))
     result = train_reward(reward, base, pairs) | train_policy(policy, base, reward, pairs)
-    result |= train_frozen(frozen, base, pairs) | train_judge(str(work / f"judge-{PROCESSES}"), base, pairs)
+    result |= train_frozen(frozen, base, pairs) | train_lists(str(work / f"lists-{PROCESSES}"), base, pairs)
+    result |= train_judge(str(work / f"judge-{PROCESSES}"), base, pairs)
     (work / f"result-{PROCESSES}-{RANK}.json").write_text(json.dumps(result))
 
 
