@@ -39,6 +39,7 @@ TESTED = {
     "recipes/demo.py": "tests/launch/test_recipes.py",
     "recipes/evaluate_reward.py": "tests/launch/test_recipes.py",
     "recipes/experiments/benchmark": "tests/launch/test_benchmarks.py",
+    "recipes/experiments/benchmark_serving.py": "needs minutes; tests/serving/test_server.py holds what it times",
     "recipes/experiments/cache_states.py": "tests/launch/test_grid.py",
     "recipes/experiments/calibrate_sandbox.py": "needs ten minutes; tests/sandbox/test_rows.py holds its parts",
     "recipes/experiments/check_templates.py": "tests/data/test_sampled.py, on six templates",
