@@ -25,21 +25,22 @@ class Room(NamedTuple):
 
 USE, LOOP, MODELS, GROUND = "#e9f1fb", "#eef7ea", "#fdf1df", "#f3eef9"
 ROOMS = {
-    "cli": Room((0, 3), (0, 0), USE, ("the command prefscale, a file a command",)),
-    "experiments": Room((0, 2), (1, 1), USE, ("the study and the benchmarks; only cli imports it",)),
+    "cli": Room((0, 4), (0, 0), USE, ("the command prefscale, a file a command",)),
+    "experiments": Room((0, 3), (1, 1), USE, ("the study and the benchmarks; only cli imports it",)),
     "jobs": Room((0, 1), (2, 2), USE, ("what prefscale and the recipes run",)),
     "evaluation": Room((0, 1), (3, 3), USE, ("models side by side on held-out pairs",)),
     "arguments": Room((0, 0), (4, 4), USE, ("what jobs share",)),
     "sandbox": Room((0, 0), (5, 5), LOOP, ("a world with a", "known reward")),
     "pages": Room((1, 1), (4, 5), USE, ("tables, pictures,", "HTML pages")),
-    "judges": Room((0, 1), (6, 6), LOOP, ("which of two is better; the closed loop",)),
-    "policy": Room((0, 1), (7, 7), MODELS, ("REINFORCE: baselines, credit, losses",)),
-    "planning": Room((2, 2), (7, 7), USE, ("what a run will", "hold in memory")),
-    "serving": Room((3, 3), (7, 7), MODELS, ("a reward model in", "another process")),
-    "reward": Room((0, 3), (8, 8), MODELS, ("the model of three scales, its trainer, its scorer",)),
-    "training": Room((1, 3), (9, 9), GROUND, ("checkpoints, exact resume, the run's record",)),
+    "generative": Room((2, 2), (5, 5), LOOP, ("a judge that thinks",)),
+    "judges": Room((0, 2), (6, 6), LOOP, ("which of two is better; the closed loop",)),
+    "policy": Room((0, 2), (7, 7), MODELS, ("REINFORCE: baselines, credit, losses",)),
+    "planning": Room((3, 3), (7, 7), USE, ("what a run will", "hold in memory")),
+    "serving": Room((4, 4), (7, 7), MODELS, ("a reward model in", "another process")),
+    "reward": Room((0, 4), (8, 8), MODELS, ("the model of three scales, its trainer, its scorer",)),
+    "training": Room((1, 4), (9, 9), GROUND, ("checkpoints, exact resume, the run's record",)),
     "data": Room((0, 0), (9, 9), GROUND, ("from a file to a", "batch of token ids")),
-    "stats": Room((0, 3), (10, 10), GROUND, ("metrics with intervals; learning curves",)),
+    "stats": Room((0, 4), (10, 10), GROUND, ("metrics with intervals; learning curves",)),
 }
 
 

@@ -57,6 +57,10 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
     "trl.ScriptArguments": {"dataset_name": ("value", "arguments, benchmarks: an option with another default")},
     "trl.RLOOConfig": {
         "disable_dropout": ("value", "policy/config: True by default, so that sampling and training have one policy"),
+        "num_generations": ("value", "generative/config: follows from the thoughts about a response"),
+        "beta": ("value", "generative/config: 0 by default"),
+        "chat_template_kwargs": ("value", "generative/turns: kept with a judge"),
+        "max_completion_length": ("value", "generative/turns: kept with a judge"),
     },
     "trl.RLOOTrainer": {
         "_calculate_rewards": (
@@ -79,6 +83,9 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
             "policy/trainer: looks at the length of prompts; benchmarks: time it; recipes/experiments/"
             "sample_efficiency: counts its tokens",
         ),
+        "_generate": ("(self, prompts)", "generative/trainer: puts the question and the answer after a thought"),
+        "num_generations": ("it sets and reads", "generative/trainer: of both responses, and of one while sampling"),
+        "num_generations_eval": ("it sets and reads", "generative/trainer: the same"),
         "_tokenize_prompts": ("takes prompts", "policy/trainer: counts the tokens of prompts, to leave out long ones"),
         "vllm_generation": ("it sets and reads", "policy/trainer: keeps what vLLM says of its samples"),
         "_buffered_inputs": ("it sets and reads", "policy/trainer: sorts generations, and saves what is left of them"),

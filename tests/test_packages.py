@@ -22,6 +22,7 @@ ORDER = [
     "serving",
     "policy",
     "judges",
+    "generative",
     "sandbox",
     "arguments",
     "pages",
@@ -33,6 +34,7 @@ ORDER = [
 ]
 ONLY_TORCH = [
     "data/positions",
+    "generative/weights",
     "planning/memory",
     "policy/losses",
     "policy/returns",
@@ -64,6 +66,9 @@ PUBLIC_NAMES = [
     "ResponseScore",
     "RewardFunction",
     "SharedBaseRewardFunction",
+    "ThoughtConfig",
+    "ThoughtReward",
+    "ThoughtTrainer",
     "compare_policies",
     "evaluate_pairs",
     "explain",

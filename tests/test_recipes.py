@@ -7,7 +7,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from tests.helpers import ROOT, load_recipe
-from toolkit import MultiScaleRewardConfig, ReinforceConfig
+from toolkit import MultiScaleRewardConfig, ReinforceConfig, ThoughtConfig
 from toolkit.arguments import RunArguments
 from toolkit.jobs.joint import JointArguments
 from toolkit.jobs.reinforce import ReinforceArguments
@@ -24,6 +24,8 @@ def classes_of(stem):
         return (load_recipe("pretrain_decoder").DecoderArguments, SFTConfig)
     if stem.endswith("reward"):
         return (RunArguments, MultiScaleRewardConfig, ModelConfig)
+    if stem.endswith("_judge"):
+        return (load_recipe("train_judge").JudgeArguments, ThoughtConfig, ModelConfig)
     return (ReinforceArguments, ReinforceConfig, ModelConfig)
 
 

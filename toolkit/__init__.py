@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .data.loading import load_pairs, load_prompts
+    from .generative.config import ThoughtConfig
+    from .generative.reward import ThoughtReward
+    from .generative.trainer import ThoughtTrainer
     from .judges.duels import compare_policies
     from .judges.labels import label_pairs
     from .pages.explain import explain
@@ -37,6 +40,9 @@ __all__ = [
     "ResponseScore",
     "RewardFunction",
     "SharedBaseRewardFunction",
+    "ThoughtConfig",
+    "ThoughtReward",
+    "ThoughtTrainer",
     "compare_policies",
     "evaluate_pairs",
     "explain",
@@ -61,6 +67,9 @@ _MODULES = {
     "ResponseScore": "reward.scores",
     "RewardFunction": "reward.scorer",
     "SharedBaseRewardFunction": "reward.shared_base",
+    "ThoughtConfig": "generative.config",
+    "ThoughtReward": "generative.reward",
+    "ThoughtTrainer": "generative.trainer",
     "compare_policies": "judges.duels",
     "evaluate_pairs": "reward.evaluation",
     "explain": "pages.explain",

@@ -51,6 +51,8 @@ def _fields(found: griffe.Class) -> str:
     """The commented fields of a class as a section of its docstring."""
     section = ""
     for field in found.attributes.values():
+        if field.inherited:
+            continue
         line = found.lines_collection[found.filepath][field.endlineno - 1]
         comment = re.search(r"\S  # (.+)$", line)
         if comment and not field.name.startswith("_"):

@@ -1,8 +1,9 @@
+import math
 import random
 
 import pytest
 
-from toolkit.judges.labels import ANNOTATORS, label_pairs, vote
+from toolkit.judges.labels import ANNOTATORS, Verdict, label_pairs, vote
 
 
 def by_length(prompts, completions, **kwargs):
@@ -71,3 +72,53 @@ def test_lists_of_unequal_length_are_refused():
 def test_no_pair_at_all_is_an_error():
     with pytest.raises(ValueError, match="None of 1 prompts"):
         label_pairs(["p"], ["a"], ["a"], by_length, seed=0)
+
+
+class LikesTheFirst:
+    """A judge of pairs that says 0.9 for the longer answer and 0.1 for the other, and adds to whatever comes first."""
+
+    def __init__(self, bias: float):
+        self.bias, self.asked = bias, []
+
+    def compare(self, prompts, first, second):
+        self.asked.append((list(first), list(second)))
+        longer = [len(one) > len(other) for one, other in zip(first, second, strict=True)]
+        return [Verdict(min(1.0, (0.9 if is_longer else 0.1) + self.bias)) for is_longer in longer]
+
+
+@pytest.mark.parametrize(("bias", "contested"), [(0.05, 0), (0.45, 30)])
+def test_a_judge_of_pairs_is_asked_in_both_orders_and_its_bias_counted(bias, contested):
+    prompts, long, short = ["?"] * 30, ["a longer answer"] * 30, ["short"] * 30
+    judge = LikesTheFirst(bias)
+    labelled = label_pairs(prompts, long, short, judge, seed=0)
+    assert judge.asked == [(long, short), (short, long)]
+    # p_12 = 0.9 + bias, at most 1, and p_21 = 0.1 + bias
+    p_12, p_21 = min(1.0, 0.9 + bias), 0.1 + bias
+    assert labelled.pairs["position_bias"][:] == pytest.approx([p_12 + p_21 - 1] * 30)
+    assert sum(labelled.pairs["contested"][:]) == contested
+    # the votes are those on a gap of the log-odds of the mean of both orders
+    p = (p_12 + 1 - p_21) / 2
+    gap = math.log(p / (1 - p))
+    votes = [vote(gap, random.Random(f"votes 0 {i}")) for i in range(30)]
+    assert labelled.pairs["strength"][:] == [abs(v) / 5 for v in votes]
+    assert labelled.pairs["chosen"][:] == ["a longer answer" if v > 0 else "short" for v in votes]
+
+
+def test_a_judge_of_pairs_that_is_certain_is_followed():
+    class Certain:
+        def compare(self, prompts, first, second):
+            return [Verdict(float(len(one) > len(other))) for one, other in zip(first, second, strict=True)]
+
+    labelled = label_pairs(["?", "?"], ["long one", "no"], ["no", "long one"], Certain(), seed=0)
+    assert labelled.pairs["chosen"][:] == ["long one", "long one"]
+    assert labelled.pairs["strength"][:] == [1.0, 1.0]
+    assert labelled.pairs["position_bias"][:] == [0.0, 0.0]
+
+
+def test_a_verdict_that_is_no_probability_is_refused():
+    class Off:
+        def compare(self, prompts, first, second):
+            return [Verdict(0.5), Verdict(1.4)]
+
+    with pytest.raises(ValueError, match=r"said 1.4 of pair 2. Return a probability"):
+        label_pairs(["?", "?"], ["a", "b"], ["c", "d"], Off(), seed=0)

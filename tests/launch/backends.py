@@ -119,6 +119,8 @@ def specification(work: Path, name: str, trainer: str, adapter: str, processes: 
     if trainer == "reinforce":
         shared |= {"num_generations": 1, "baseline": "moving_average", "normalize_rewards": True, "beta": 0.05}
         shared |= {"prefix_baseline": True, "max_completion_length": 16}
+    if trainer == "judge":
+        shared |= {"num_thoughts": 2, "beta": 0.05, "max_completion_length": 8}
     if adapter == "qlora":
         shared |= {"model_init_kwargs": {"dtype": "bfloat16"}}
     return {

@@ -21,7 +21,7 @@ from tests.launch.backends import (
     worst_difference,
 )
 from tests.launch.scripts import train
-from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer, RewardFunction
+from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer, RewardFunction, ThoughtReward
 from toolkit.reward.record import finder, read_record
 
 STEPS = 6  # of each run; the command `tests.launch.backends` does twice as many
@@ -70,6 +70,8 @@ def specifications(work, reward_adapter) -> dict[str, list[dict]]:
     for stage in ("zero2", "zero3"):
         half = {"bf16": True, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
         specs[stage].append(specification(work, f"half-{stage}", "reward", "none", 2, max_steps=2, **half))
+    for stage in specs:
+        specs[stage].append(specification(work, f"judge-{stage}", "judge", "none", 2, max_steps=3))
     for way, share in {"shared": True, "separate": False}.items():
         spec = specification(work, way, "reinforce", "lora", 2, max_steps=4, max_completion_length=8)
         specs["zero3"].append(spec | {"reward": reward_adapter, "share_base": share})
@@ -189,6 +191,17 @@ def test_what_zero3_saves_drops_into_trl(work, run, tmp_path):
     rewards = [entry["rewards/RewardFunction/mean"] for entry in trainer.state.log_history[:-1]]
     assert torch.tensor(rewards).isfinite().all()
     assert len(rewards) == 2
+
+
+@pytest.mark.parametrize("stage", ["zero2", "zero3"])
+def test_a_judge_trains_alike_and_its_settings_are_saved(work, two, stage):
+    expected, results = two("judge-ddp")[0], two(f"judge-{stage}")
+    for key in ("pair_loss", "grad_norm", "advantage_std", "kl"):
+        assert len(series(expected, key)) == 3
+        torch.testing.assert_close(series(results[0], key), series(expected, key), rtol=1e-4, atol=1e-5)
+    saved = reloaded_scores(work, f"judge-{stage}", "judge", "none")
+    assert saved == pytest.approx(results[0]["scores"], abs=1e-5, rel=1e-6)
+    assert ThoughtReward(str(work / f"judge-{stage}")).num_thoughts == 2
 
 
 def test_a_reward_adapter_on_the_policys_base_trains_as_the_separate_model_under_zero3(work, two):

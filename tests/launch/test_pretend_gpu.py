@@ -30,6 +30,6 @@ def work(tmp_path_factory, cpu_options):
     return folder
 
 
-@pytest.mark.parametrize("part", ["reward_model", "reward_trainer", "reinforce", "shared_base"])
+@pytest.mark.parametrize("part", ["reward_model", "reward_trainer", "reinforce", "shared_base", "judge"])
 def test_no_devices_are_mixed(work, part):
     assert (work / f"{part}.txt").read_text() == ""

@@ -101,6 +101,22 @@ def test_training_and_evaluation_of_a_reward_model_agree(run_here):
     assert json.loads((folder / "of_two.json").read_text()) == evaluated
 
 
+def test_a_judge_is_started_cold_and_goes_on(run_here):
+    config = ROOT / "recipes" / "configs" / "sandbox_judge.yaml"
+    arguments = ["--num_thoughts", 2, "--per_device_train_batch_size", 8, "--train_size", 16, "--save_steps", 1]
+    arguments += ["--cold_start_steps", 2, "--output_dir", "judge"]
+    arguments += ["--resume_from_checkpoint", "true"]
+    folder = run_here("train_judge", "--config", config, *arguments, "--max_steps", 1)
+    start = (folder / "judge_start" / "model.safetensors").stat().st_mtime_ns
+    arguments += ["--eval_strategy", "steps", "--eval_steps", 2, "--eval_size", 2, "--per_device_eval_batch_size", 8]
+    run_here("train_judge", "--config", config, *arguments, "--max_steps", 2)
+    assert (folder / "judge_start" / "model.safetensors").stat().st_mtime_ns == start
+    log = json.loads((folder / "judge" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in log if "pair_loss" in entry] == [1, 2]
+    assert [entry["step"] for entry in log if "eval_pair_loss" in entry] == [2]
+    assert json.loads((folder / "judge" / "judge.json").read_text())["answers"] == ["sure", "no"]
+
+
 def test_reinforce_runs_from_its_yaml_file(run_here):
     config = ROOT / "recipes" / "configs" / "sandbox_reinforce.yaml"
     arguments = ["--per_device_train_batch_size", 8, "--train_size", 16, "--save_steps", 1]

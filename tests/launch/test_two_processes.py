@@ -88,6 +88,18 @@ def test_heads_on_a_frozen_decoder_are_those_of_one_process(results):
     assert one["frozen_rates"] == two["frozen_rates"] == results["2-1"]["frozen_rates"]
 
 
+def test_a_judge_of_two_processes_is_that_of_one(results):
+    # four thoughts about a pair, of which each of two processes has the two about one response
+    one, two = results["1-0"], results["2-0"]
+    assert (one["judge_processes"], two["judge_processes"]) == (1, 2)
+    for key in ("pair_loss", "pair_weight", "advantage_std", "answers/letter_bias", "kl"):
+        assert len(logged(one["judge_log"], key)) == 3
+        assert logged(two["judge_log"], key) == pytest.approx(logged(one["judge_log"], key), abs=2e-6), key
+    assert logged(two["judge_log"], "grad_norm") == pytest.approx(logged(one["judge_log"], "grad_norm"), rel=1e-4)
+    assert logged(one["judge_log"], "advantage_std")[0] > 0.01
+    assert results["2-1"]["judge_log"] == two["judge_log"]
+
+
 @pytest.mark.parametrize("name", ["lists", "by_prompt"])
 def test_training_on_lists_is_that_of_one_process(results, name):
     # two processes hold lists of unlike size, and unlike numbers of pairs

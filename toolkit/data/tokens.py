@@ -87,6 +87,16 @@ def turn_parts(tokenizer: PreTrainedTokenizerBase, prompt: Messages, **template_
     return TurnParts(before[:start], before[start:], tail)
 
 
+def next_turn(tokenizer: PreTrainedTokenizerBase, question: str, **template_kwargs: Any) -> str:
+    """What the template writes from the end of an assistant's message to the next one, after the user's question."""
+    turns = zip(("user", "assistant", "user"), ("a", _PROBE, question), strict=True)
+    messages = [{"role": role, "content": content} for role, content in turns]
+    _, found, after = render(tokenizer, messages, add_generation_prompt=True, **template_kwargs).partition(_PROBE)
+    if not found:
+        raise ValueError("The chat template leaves out an assistant's message that is followed by another turn.")
+    return after.lstrip()  # a generated message ends without the space that some write before its end
+
+
 def end_ids(tokenizer: PreTrainedTokenizerBase, **template_kwargs: Any) -> set[int]:
     """
     Ids with which a response comes to its own end: EOS, padding (EOS of some base models), the template's end of turn.

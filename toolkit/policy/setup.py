@@ -70,15 +70,15 @@ def turn_off_dropout(model: torch.nn.Module) -> None:
             module.attention_dropout = 0.0
 
 
-def leave_out_long_prompts(dataset: Any, tokenize: Callable[[list[Any]], list[list[int]]], most: int) -> Any:
+def leave_out_long_prompts(dataset: Any, count: Callable[[dict[str, list[Any]]], list[int]], most: int) -> Any:
     """
     The rows of a data set whose prompts are short enough. A warning says how many are not.
 
     Args:
         dataset ([`~datasets.Dataset`] or a `dict` of them):
-            Rows with a `prompt`.
-        tokenize (`Callable`):
-            From prompts to the token ids that the policy is given.
+            Rows that prompts are made of.
+        count (`Callable`):
+            From rows, as a dictionary of columns, to the tokens of each one's prompt.
         most (`int`):
             Most tokens of a prompt.
 
@@ -89,14 +89,13 @@ def leave_out_long_prompts(dataset: Any, tokenize: Callable[[list[Any]], list[li
         `ValueError`: If no row is left, or the rows are streamed, so that nobody could say how many are left out.
     """
     if isinstance(dataset, dict):
-        return type(dataset)({name: leave_out_long_prompts(part, tokenize, most) for name, part in dataset.items()})
+        return type(dataset)({name: leave_out_long_prompts(part, count, most) for name, part in dataset.items()})
     if isinstance(dataset, IterableDataset):
         raise ValueError(
             "`max_prompt_length` counts the prompts that it leaves out, and these are streamed. Load them whole, or "
             "filter the stream and leave it unset."
         )
-    batches = (dataset[first : first + 1000]["prompt"] for first in range(0, len(dataset), 1000))
-    lengths = [len(ids) for prompts in batches for ids in tokenize(prompts)]
+    lengths = [tokens for first in range(0, len(dataset), 1000) for tokens in count(dataset[first : first + 1000])]
     kept = [i for i, length in enumerate(lengths) if length <= most]
     if not kept:
         raise ValueError(f"Every prompt has more tokens than `max_prompt_length={most}`; the shortest {min(lengths)}.")

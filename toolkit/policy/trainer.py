@@ -132,13 +132,12 @@ class ReinforceTrainer(ModelCards, ExactResume, RLOOTrainer):
         return policy_card(self)
 
     def _leave_out_long_prompts(self, most: int) -> None:
-        def tokenize(prompts: list[Any]) -> list[list[int]]:
-            ids: list[list[int]] = self._tokenize_prompts(prompts)[0]
-            return ids
-
-        self.train_dataset = leave_out_long_prompts(self.train_dataset, tokenize, most)
+        self.train_dataset = leave_out_long_prompts(self.train_dataset, self._prompt_lengths, most)
         if self.eval_dataset is not None:
-            self.eval_dataset = leave_out_long_prompts(self.eval_dataset, tokenize, most)
+            self.eval_dataset = leave_out_long_prompts(self.eval_dataset, self._prompt_lengths, most)
+
+    def _prompt_lengths(self, rows: dict[str, list[Any]]) -> list[int]:
+        return list(map(len, self._tokenize_prompts(rows["prompt"])[0]))
 
     # TRL's `_generate_and_score_completions` does everything from sampling to advantages and returns one advantage a
     # response, without the rewards and the divergence of each token that ours are made of. These two methods keep what

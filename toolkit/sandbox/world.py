@@ -287,7 +287,7 @@ def segment_part(request: Request, segments: list[list[str]]) -> float:
     """Mean over segments: 1 if relevant, 0 if it makes its point too late, -1 if it is off the topic or a repeat."""
     marks, reached = [], -1
     for index, segment in enumerate(segments):
-        made = [i for i, point in enumerate(request.points) if _value_in(point, segment)]
+        made = [i for i, point in enumerate(request.points) if values_in(point, segment)]
         if not set(segment) & set(request.topic) or segment in segments[:index]:
             marks.append(-1)
         else:
@@ -298,7 +298,7 @@ def segment_part(request: Request, segments: list[list[str]]) -> float:
 
 def response_part(request: Request, segments: list[list[str]]) -> float:
     """0.4 correctness + 0.3 completeness + 0.3 fit of the length, each in [-1, 1]."""
-    made = [next((values for s in segments if (values := _value_in(point, s))), None) for point in request.points]
+    made = [next((values for s in segments if (values := values_in(point, s))), None) for point in request.points]
     right = sum(values == {point.value} for values, point in zip(made, request.points, strict=True))
     correctness = 2 * right / len(made) - 1
     completeness = 2 * sum(values is not None for values in made) / len(made) - 1
@@ -308,7 +308,7 @@ def response_part(request: Request, segments: list[list[str]]) -> float:
     return 0.4 * correctness + 0.3 * completeness + 0.3 * length
 
 
-def _value_in(point: Point, segment: list[str]) -> set[str]:
+def values_in(point: Point, segment: list[str]) -> set[str]:
     """Values that a segment states for a point, empty if it does not speak of it."""
     return set(segment) & set(point.values) if point.key in segment else set()
 

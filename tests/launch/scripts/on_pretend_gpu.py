@@ -32,10 +32,14 @@ from toolkit import (
     ReinforceTrainer,
     RewardFunction,
     SharedBaseRewardFunction,
+    ThoughtConfig,
+    ThoughtReward,
+    ThoughtTrainer,
 )
 from toolkit.data.packing import pack_rows
 from toolkit.reward.losses import multi_scale_loss
 from toolkit.sandbox.rows import sample_pairs, sample_prompts
+from toolkit.sandbox.thoughts import JUDGE_OPTIONS
 
 HEADS = (("gate", ["token", "segment", "response"]), ("head", ["token", "response"]), ("none", ["token"]))
 ROWS, STARTS = [[[5, 6, 7, 8, 9, 10, 11], [5, 6, 7, 8, 12, 13]], [[5, 6, 20, 21, 22], [5, 6, 23, 24, 25, 26]]], [4, 2]
@@ -157,11 +161,34 @@ def reinforce(folder: str, adapter: bool) -> None:
     forget_devices()
 
 
+def judge(folder: str) -> None:
+    """With all that a thought passes through, in training, in an evaluation, and as a reward."""
+    options = {"num_thoughts": 2, "max_completion_length": 8, "beta": 0.02, "two_answers": True, "swap_answers": True}
+    options |= {"label_smoothing_factor": 0.1, "per_device_eval_batch_size": 4, **JUDGE_OPTIONS}
+    pairs, held_out = sample_pairs(8, seed=0), sample_pairs(2, seed=1)
+    of_pairs = {"protocol": "pair", "judge_template": "{prompt} {first} {second}", "question": "{first} {second}"}
+    for way in (of_pairs, {"num_iterations": 2}, {"crossed_weights": True}):
+        config = ThoughtConfig(**common(folder, **options | way))
+        trainer = ThoughtTrainer(f"{folder}/base", config, pairs, held_out)
+        with Gpu():
+            moved_trainer(trainer).train()
+            assert trainer.evaluate()["eval_pair_loss"] > 0
+        forget_devices()
+    config.save_settings(f"{folder}/base")
+    reward = ThoughtReward(f"{folder}/base")
+    put_on_gpu(reward.model)
+    with Gpu():  # without the seed, for which a real GPU would be asked
+        found = reward._think([[5, 6, 7], [8, 9]], [reward._turns.ending(0, thought) for thought in (0, 1)])
+    assert all(log_answer < 0 for _, log_answer in found)
+    forget_devices()
+
+
 PARTS = {
     "reward_model": reward_model,
     "reward_trainer": reward_trainer,
     "reinforce": partial(reinforce, adapter=False),
     "shared_base": partial(reinforce, adapter=True),
+    "judge": judge,
 }
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Train as a JSON file says, and write what was logged, held and scored: `train.py SPECS.json`.
 
-The file has a list of trainings that follow each other, each with `trainer` (reward or reinforce), `adapter` (none,
-lora or qlora), `base` (folder of a causal model with its tokenizer), `pairs` (a JSON file), `reward` (folder of a
-reward model, for reinforce), `share_base` (whether that is an adapter to be put on the policy's base), `options` (of
+The file has a list of trainings that follow each other, each with `trainer` (reward, reinforce or judge), `adapter`
+(none, lora or qlora), `base` (folder of a causal model with its tokenizer), `pairs` (a JSON file), `reward` (folder of
+a reward model, for reinforce), `share_base` (whether that is an adapter to be put on the policy's base), `options` (of
 the trainer's configuration), `resume`, and `result`, into which process k writes `result-k.json` when it is done.
 """
 
@@ -22,7 +22,10 @@ from toolkit import (
     ReinforceTrainer,
     RewardFunction,
     SharedBaseRewardFunction,
+    ThoughtConfig,
+    ThoughtTrainer,
 )
+from toolkit.sandbox.thoughts import JUDGE_OPTIONS
 from toolkit.training.manifests import last_complete_checkpoint
 from toolkit.training.signals import SaveOnSignal
 
@@ -129,6 +132,9 @@ def main(spec: dict) -> None:
     if kind == "reward":
         config = MultiScaleRewardConfig(**{"context": "gate", **options})
         trainer = MultiScaleRewardTrainer(spec["base"], config, pairs, **shared)
+    elif kind == "judge":
+        config = ThoughtConfig(**JUDGE_OPTIONS, **options)
+        trainer = ThoughtTrainer(spec["base"], config, pairs, **shared)
     else:
         config = ReinforceConfig(**options)
         prompts = pairs.select_columns(["prompt"])
@@ -140,7 +146,7 @@ def main(spec: dict) -> None:
     checkpoint = last_complete_checkpoint(config.output_dir) if spec.get("resume") else None
     trainer.train(resume_from_checkpoint=checkpoint)
     batch = {key: torch.tensor(value) for key, value in json.loads(Path(spec["batch"]).read_text()).items()}
-    if kind == "reinforce":
+    if kind != "reward":
         del batch["response_start"]
     said = scores(trainer, kind, batch)
     trainer.save_model()

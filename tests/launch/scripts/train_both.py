@@ -19,6 +19,8 @@ from toolkit import (
     ReinforceConfig,
     ReinforceTrainer,
     RewardFunction,
+    ThoughtConfig,
+    ThoughtTrainer,
 )
 from toolkit.data.formats import normalize_pairs
 from toolkit.reward import states
@@ -115,11 +117,28 @@ def train_policy(folder: str, base: str, reward: str, pairs: Dataset) -> dict[st
     }
 
 
+def train_judge(folder: str, base: str, pairs: Dataset) -> dict[str, Any]:
+    """Train a judge on thoughts without chance, which are the same however many processes sample them."""
+    options = {"max_steps": 3, "learning_rate": 0.02, "optim": "sgd", "num_thoughts": 2, "max_completion_length": 8}
+    # The likeliest thought every time: what its two copies weigh differs by the answers, which are exchanged
+    options |= {
+        "beta": 0.1,
+        "swap_answers": True,
+        "two_answers": True,
+        "generation_kwargs": {"do_sample": False},
+        **SHARED,
+    }
+    trainer = ThoughtTrainer(base, ThoughtConfig(output_dir=folder, **options), pairs)
+    trainer.train()
+    return {"judge_processes": trainer.accelerator.num_processes, "judge_log": trainer.state.log_history}
+
+
 def main(work: Path, base: str) -> None:
     pairs = load_dataset("json", data_files=str(work / "pairs.jsonl"), split="train", cache_dir=str(work / "cache"))
     reward, policy, frozen = (str(work / f"{name}-{PROCESSES}") for name in ("reward", "policy", "frozen"))
     result = train_reward(reward, base, pairs) | train_policy(policy, base, reward, pairs)
     result |= train_frozen(frozen, base, pairs) | train_lists(str(work / f"lists-{PROCESSES}"), base, pairs)
+    result |= train_judge(str(work / f"judge-{PROCESSES}"), base, pairs)
     (work / f"result-{PROCESSES}-{RANK}.json").write_text(json.dumps(result))
 
 

@@ -1,0 +1,62 @@
+"""Configuration of the trainer of a judge that thinks."""
+
+from dataclasses import dataclass
+
+from ..policy.config import ReinforceConfig
+from ..training.options import check_number, help_from_docstring
+from .turns import JudgeSettings
+
+# Of the parent, for rewards and baselines; one model thinks and answers, and both responses are read
+_FIXED = {"baseline": "leave_one_out", "prefix_baseline": False, "normalize_rewards": False, "reward_weights": None}
+_FIXED |= {"normalize_advantages": False, "reward_clip_range": None, "mask_truncated_completions": False}
+_FIXED |= {"temperature": 1.0, "remove_unused_columns": False}
+
+
+@help_from_docstring
+@dataclass
+class ThoughtConfig(JudgeSettings, ReinforceConfig):
+    r"""
+    Configuration of the [`ThoughtTrainer`]: what [`ReinforceConfig`] and [`JudgeSettings`] have.
+
+    `per_device_train_batch_size` counts thoughts, as it counts responses in [`ReinforceConfig`]: a pair has
+    `2 * num_thoughts` of them. `label_smoothing_factor` is the probability that a label is wrong.
+
+    Args:
+        num_generations (`int`, *optional*):
+            Follows from `num_thoughts`.
+        beta (`float`, *optional*, defaults to `0.0`):
+            Price of a nat by which a thought departs from the reference, in nats of a pair's loss. With 0 no reference
+            is kept.
+        crossed_weights (`bool`, *optional*, defaults to `False`):
+            Whether a thought is weighed by the others alone, which leaves no bias in the gradient's direction and more
+            noise. For 8 thoughts and more.
+        train_thoughts (`bool`, *optional*, defaults to `True`):
+            Whether thoughts are trained, and not the answers alone.
+        weight_by_strength (`bool`, *optional*, defaults to `True`):
+            Whether a pair's loss is weighted by its `strength` over the data set's mean, where it has such a column.
+    """
+
+    num_generations: int | None = None
+    beta: float = 0.0
+    crossed_weights: bool = False
+    train_thoughts: bool = True
+    weight_by_strength: bool = True
+
+    def __post_init__(self) -> None:
+        JudgeSettings.__post_init__(self)
+        check_number("label_smoothing_factor", self.label_smoothing_factor, 0, 0.5)
+        group, given = 2 * self.num_thoughts, self.num_generations
+        if given not in (None, group):
+            raise ValueError(f"`num_generations` is {given}, and a pair has {group} thoughts. Leave it out.")
+        self.num_generations = group
+        for name, only in _FIXED.items():
+            if getattr(self, name) != only:
+                raise ValueError(f"`{name}={getattr(self, name)!r}` does not apply to thoughts. Leave it out.")
+        if self.num_thoughts == 1 and (self.train_thoughts or self.crossed_weights):
+            only = "`train_thoughts=False` without `crossed_weights`"
+            raise ValueError(f"With `num_thoughts=1` a thought has no other to be compared with. Set more, or {only}.")
+        if self.beta and not self.train_thoughts:
+            raise ValueError(f"`beta` is {self.beta}, and thoughts that are not trained do not depart. Set it to 0.")
+        ReinforceConfig.__post_init__(self)
+        if (self.num_generations_eval or 0) % (each := 4 if self.swap_answers else 2):
+            raise ValueError(f"`num_generations_eval` is {self.num_generations_eval}. Make it a multiple of {each}.")

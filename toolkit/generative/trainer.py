@@ -1,0 +1,206 @@
+"""A judge that thinks, trained on preference pairs by their likelihood: Dual-Weighted Reinforcement Learning."""
+
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+import torch
+from accelerate.utils import gather
+from torch import Tensor
+
+from ..data.formats import normalize_pairs
+from ..data.positions import last_kept
+from ..policy.reductions import mean_and_std
+from ..policy.returns import leave_one_out_baseline, reward_to_go
+from ..policy.setup import check_prompts
+from ..policy.trainer import ReinforceTrainer
+from ..reward.losses import pairwise_logistic_loss
+from .config import ThoughtConfig
+from .turns import JudgeTurns
+from .weights import Loss, ThoughtWeights, crossed_weights, likelihood_weights, slopes, utilities, verdict_loss
+
+
+class ThoughtTrainer(ReinforceTrainer):
+    """
+    [`ReinforceTrainer`] of a generative judge: it thinks about a response, then says whether it is good, and the
+    probability of that answer is trained to rank pairs. https://huggingface.co/papers/2510.15242
+
+    A pair is a group of `2 * num_thoughts` samples, of which the first half judges the chosen response. After every
+    thought the question and the good answer are put as tokens; the answer is one more action, with a weight of its
+    own. Sampling, vLLM, LoRA, ZeRO, shared prompts and exact resume are the parent's.
+
+    Args:
+        model, args, kw:
+            As of [`ReinforceTrainer`], with a [`ThoughtConfig`], a chat template, and no reward functions.
+        train_dataset, eval_dataset ([`~datasets.Dataset`]):
+            Pairs in any of TRL's preference formats, with optional columns `margin` and `strength`.
+
+    Raises:
+        `ValueError`: As there; or if pairs are refused, a judge of pairs has a margin, or an answer is not one token.
+    """
+
+    _name = "Thought"
+    num_generations_eval: int
+
+    def __init__(
+        self, model: Any, args: ThoughtConfig, train_dataset: Any, eval_dataset: Any = None, **kw: Any
+    ) -> None:
+        train = normalize_pairs(train_dataset, "train")
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {name: normalize_pairs(part, name) for name, part in eval_dataset.items()}
+        elif eval_dataset is not None:
+            eval_dataset = normalize_pairs(eval_dataset, "eval")
+        if "margin" in train.column_names and args.protocol == "pair":
+            raise ValueError(
+                "A verdict has no gap to hold a `margin` to. Remove the column, or use `protocol='point'`."
+            )
+        weighs = args.weight_by_strength and "strength" in train.column_names
+        self._mean_strength = fmean(train["strength"][:]) if weighs else None
+        self._thought_lengths = torch.empty(0)
+        super().__init__(model, self.log_answer, args, train_dataset=train, eval_dataset=eval_dataset, **kw)
+        _ = self.turns  # which refuses answers of several tokens
+
+    @cached_property
+    def turns(self) -> JudgeTurns:
+        """The judge's two turns in its own tokens."""
+        return JudgeTurns(self.args, self.processing_class, self.eos_token_ids)
+
+    def log_answer(self, completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
+        """Log-probability of the good answer after each thought: what TRL logs as its reward."""
+        last = torch.tensor([len(ids) - 1 for ids in completion_ids])
+        return self._frozen_logps[0].cpu()[torch.arange(len(last)), last].tolist()
+
+    @property
+    def _num_thoughts(self) -> int:
+        return (self.num_generations if self.model.training else self.num_generations_eval) // 2
+
+    def _places(self, count: int) -> list[tuple[int, int]]:
+        """Side and number of each of this process's thoughts, which follow from its place in its group."""
+        first, each = self.accelerator.process_index * count, self._num_thoughts
+        return [divmod(place % (2 * each), each) for place in range(first, first + count)]
+
+    def _first_turn(self, row: dict[str, Any], side: int) -> Any:
+        one, other = (row["chosen"], row["rejected"])[:: -1 if side else 1]
+        return self.turns.first_turn(row["prompt"], one, *([other] if self.args.protocol == "pair" else []))
+
+    def _prompt_lengths(self, rows: dict[str, list[Any]]) -> list[int]:
+        pairs = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+        both = [[self._first_turn(pair, side) for pair in pairs] for side in (0, 1)]
+        return [max(map(len, ids)) for ids in zip(*(self._tokenize_prompts(side)[0] for side in both), strict=True)]
+
+    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        asked = [[*ids, *self.turns.ending(0, 0).turn, 0] for ids in prompt_ids]  # in both turns, with the answer
+        check_prompts(self._decoder, asked, self.args.max_completion_length)
+        given = self.num_generations, self.num_generations_eval
+        # A server of vLLM is sent each prompt once, and takes this for how often each stands there
+        self.num_generations, self.num_generations_eval = given[0] // 2, given[1] // 2
+        try:
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        finally:
+            self.num_generations, self.num_generations_eval = given
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        prompt_ids, thoughts, texts = super()._generate(prompts)
+        endings = [self.turns.ending(*place) for place in self._places(len(prompts))]
+        self._thought_lengths = torch.tensor(list(map(len, thoughts)), device=self.accelerator.device)
+        return prompt_ids, list(map(self.turns.complete, thoughts, endings)), texts
+
+    def _get_per_token_logps_and_entropies(  # type: ignore[override]  # which names what is passed on here
+        self, model: Any, ids: Tensor, mask: Tensor, width: int, batch_size: int | None = None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The parent's, whose pass without gradient is always needed; of an answer among the two, if so wanted."""
+        compute, kwargs = super()._get_per_token_logps_and_entropies, {**kwargs, "compute_entropy": True}
+        if not self.args.two_answers:
+            return compute(model, ids, mask, width, batch_size, **kwargs)
+        last, ending, others = last_kept(mask), self.turns.ending(0, 0), ids.clone()
+        rows = torch.arange(len(ids), device=last.device)
+        others[rows, last] = ending.answer + ending.other - ids[rows, last]
+        both = torch.cat([ids, others]), mask.repeat(2, 1)
+        logps, entropies, aux_loss = compute(model, *both, width, batch_size and 2 * batch_size, **kwargs)
+        mine, its = logps.chunk(2)
+        is_answer = torch.arange(ids.size(1) - width, ids.size(1), device=last.device) == last[:, None]
+        logps = torch.where(is_answer, mine - torch.logaddexp(mine, its), mine)
+        if not torch.is_grad_enabled():
+            self._frozen_logps[-1] = logps
+        return logps, None if entropies is None else entropies[: len(ids)], aux_loss
+
+    def _thought_mask(self, completions: Tensor) -> Tensor:
+        """Tokens `(B, T)` that were sampled, and not put."""
+        return torch.arange(completions.size(1), device=completions.device) < self._thought_lengths[:, None]
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        places = self._places(len(inputs))
+        rows = [{**row, "prompt": self._first_turn(row, side)} for row, (side, _) in zip(inputs, places, strict=True)]
+        output = super()._generate_and_score_completions(rows)
+        if self._sampled is not None:  # which says nothing of what was put
+            put = output["completion_mask"].bool() & ~self._thought_mask(output["completion_ids"])
+            output["sampling_per_token_logps"].masked_fill_(put, torch.nan)
+        if not self.model.training:
+            self._log_judgements(self._loss(inputs))
+        return output
+
+    def _token_advantages(self, inputs: list[dict[str, Any]], output: dict[str, Any], kl: Tensor) -> Tensor:
+        """Advantages `(B, T)` of this process's thoughts and answers, so that the loss is the mean over pairs."""
+        local = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
+        loss, metrics = self._loss(inputs), self._metrics["train"]
+        self._log_judgements(loss)
+        thoughts, answers = (2 * self._num_thoughts * w.flatten()[local] for w in self._weights(loss))
+        mask, last = self._thought_mask(kl), last_kept(output["completion_mask"])
+        advantages = reward_to_go(thoughts * self.args.train_thoughts, kl, mask, self.beta)
+        if self.beta:
+            costs = gather(-self.beta * (kl * mask).sum(1))
+            advantages = advantages - leave_one_out_baseline(costs, self._num_thoughts)[local][:, None] * mask
+            metrics["kl"][-1] = mean_and_std(kl, mask)[0].item()  # TRL's counts what was put, too
+        metrics["advantage_std"].append(mean_and_std(advantages, mask)[1].item())
+        self._log_advantages(advantages[:, 0])
+        advantages[torch.arange(len(last), device=last.device), last] = answers
+        return advantages
+
+    @property
+    def _log_answers(self) -> Tensor:
+        """What was last said of every process's pairs, `(P, 2, N)`."""
+        return self._rewards[:, 0].view(-1, 2, self._num_thoughts)
+
+    def _weights(self, loss: Loss) -> ThoughtWeights:
+        return (crossed_weights if self.args.crossed_weights else likelihood_weights)(self._log_answers, loss)
+
+    def _loss(self, inputs: list[dict[str, Any]]) -> Loss:
+        """Loss of the utilities of every process's pairs."""
+
+        def column(name: str) -> Tensor | None:
+            if inputs[0].get(name) is None:
+                return None
+            values = gather(torch.tensor([row[name] for row in inputs], device=self.accelerator.device))
+            return torch.as_tensor(values).float().view(-1, 2 * self._num_thoughts)[:, 0]
+
+        strength, margin, smoothing = column("strength"), column("margin"), self.args.label_smoothing_factor
+        weight = 1.0 if strength is None or self._mean_strength is None else strength / self._mean_strength
+        if self.args.protocol == "pair":
+            return lambda values: weight * verdict_loss(values, smoothing)
+        return lambda values: weight * pairwise_logistic_loss(values[:, 0], values[:, 1], margin, smoothing)
+
+    def _log_judgements(self, loss: Loss) -> None:
+        log_answers, metrics = self._log_answers, self._metrics["train" if self.model.training else "eval"]
+        values, omega, shares = utilities(log_answers), log_answers.exp(), log_answers.softmax(-1)
+        point, sides = self.args.protocol == "point", omega.mean((0, 2))
+        gap = values[:, 0] - values[:, 1] if point else values.exp().sum(1) - 1
+        found = {
+            "pair_loss": loss(values).mean(),
+            "accuracy": ((gap > 0).float() + (gap == 0).float() / 2).mean(),
+            "pair_weight": slopes(loss, values)[:, 0].abs().mean(),
+            "thoughts/effective": (1 / shares.square().sum(-1)).mean(),
+            "answers/chosen": sides[0],
+            "answers/rejected": sides[1],
+            "answers/good": (omega > 0.5).float().mean(),
+        }
+        if not point:
+            found["answers/position_bias"] = sides[0] - sides[1]
+        if self.args.swap_answers:
+            bias = (omega[..., ::2] - omega[..., 1::2]).mean((0, 2))  # (sides,), as written less exchanged
+            found["answers/letter_bias"] = bias.mean() if point else (bias[0] - bias[1]) / 2
+        for name, value in found.items():
+            metrics[name].append(value.item())
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        self.args.save_settings(output_dir or self.args.output_dir)
