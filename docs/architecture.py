@@ -38,9 +38,9 @@ ROOMS = {
     "planning": Room((3, 3), (7, 7), USE, ("what a run will", "hold in memory")),
     "serving": Room((4, 4), (7, 7), MODELS, ("a reward model in", "another process")),
     "reward": Room((0, 4), (8, 8), MODELS, ("the model of three scales, its trainer, its scorer",)),
-    "training": Room((1, 4), (9, 9), GROUND, ("checkpoints, exact resume, the run's record",)),
-    "data": Room((0, 0), (9, 9), GROUND, ("from a file to a", "batch of token ids")),
-    "stats": Room((0, 4), (10, 10), GROUND, ("metrics with intervals; learning curves",)),
+    "training": Room((0, 4), (9, 9), GROUND, ("checkpoints, exact resume, the run's record",)),
+    "data": Room((0, 4), (10, 10), GROUND, ("from a file to a batch of token ids",)),
+    "stats": Room((0, 4), (11, 11), GROUND, ("metrics with intervals; learning curves",)),
 }
 
 
