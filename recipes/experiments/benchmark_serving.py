@@ -60,7 +60,7 @@ def served(remotes: list, rows: list, args: ServingBenchmarkArguments) -> tuple[
     stop = Event()
 
     def ask(client: int) -> list[float]:
-        source, took = cycle(rows[client:] + rows[:client]), []
+        source, took = cycle(rows[client * len(rows) // args.clients :] + rows), []  # far apart, as prompts are shared
         while not stop.is_set():
             begin = time.perf_counter()
             remotes[client].score_encoded(list(islice(source, args.rows)))
