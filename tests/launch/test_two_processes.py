@@ -54,6 +54,11 @@ def logged(log: list[dict], key: str) -> list[float]:
     return [entry[key] for entry in log if key in entry]
 
 
+def without_times(log: list[dict]) -> list[dict]:
+    """What does not hang on how fast a process was."""
+    return [{key: entry[key] for key in entry if "time" not in key and "second" not in key} for entry in log]
+
+
 def test_there_are_two_processes(results):
     counts = {name: (result["processes"], result["policy_processes"]) for name, result in results.items()}
     assert counts == {"1-0": (1, 1), "2-0": (2, 2), "2-1": (2, 2)}
@@ -97,7 +102,7 @@ def test_a_judge_of_two_processes_is_that_of_one(results):
         assert logged(two["judge_log"], key) == pytest.approx(logged(one["judge_log"], key), abs=2e-6), key
     assert logged(two["judge_log"], "grad_norm") == pytest.approx(logged(one["judge_log"], "grad_norm"), rel=1e-4)
     assert logged(one["judge_log"], "advantage_std")[0] > 0.01
-    assert results["2-1"]["judge_log"] == two["judge_log"]
+    assert without_times(results["2-1"]["judge_log"]) == without_times(two["judge_log"])
 
 
 @pytest.mark.parametrize("name", ["lists", "by_prompt"])
