@@ -29,7 +29,7 @@ TESTED = {
     "prefscale report runs/study": "tests/experiments/study/test_results.py",
     "prefscale report runs/grid": "tests/experiments/study/test_results.py",
     "prefscale reward": "tests/launch/test_documented.py",
-    "prefscale reward --config frozen_reward": "tests/reward/test_rates.py",
+    "prefscale reward --num_processes 2 --config frozen_reward": "tests/launch/test_two_processes.py",
     "prefscale reward --accelerate_config zero3 --config": "needs eight GPUs",
     "prefscale reward --accelerate_config zero3 --num_processes 2": "tests/launch/test_backends.py",
     "prefscale reward --num_processes 2": "tests/launch/test_two_processes.py",

@@ -7,6 +7,7 @@ from peft import LoraConfig
 from toolkit import ReinforceTrainer, label_pairs
 from toolkit.generative.reward import ThoughtPairJudge, ThoughtReward
 from toolkit.generative.trainer import ThoughtTrainer
+from toolkit.generative.turns import JudgeSettings
 
 
 @pytest.fixture
@@ -83,3 +84,12 @@ def test_a_folder_that_holds_no_such_judge_is_refused(judge_folder, tiny_folder)
         ThoughtReward(tiny_folder())
     with pytest.raises(ValueError, match="ThoughtPairJudge is for `protocol='pair'`, not 'point'"):
         ThoughtPairJudge(judge_folder())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "is damaged, no JSON"), ('{"protocol": "point"}', "other settings")]
+)
+def test_damaged_settings_are_named(tmp_path, text, message):
+    (tmp_path / "judge.json").write_text(text)
+    with pytest.raises(ValueError, match=f"judge.json' .*{message}"):
+        JudgeSettings.load(str(tmp_path))

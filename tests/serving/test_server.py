@@ -164,6 +164,32 @@ def test_another_model_in_its_place_is_refused(serve, reward_folder, chat_pairs,
         remote(*batch_of(chat_pairs.select(range(2))))
 
 
+def test_an_answer_that_is_cut_off_is_asked_for_again(serve, reward_folder, chat_pairs, monkeypatch):
+    folder, some = reward_folder(), batch_of(chat_pairs.select(range(2)))
+    remote = RemoteRewardFunction(serve(RewardFunction(folder), folder).url)
+    before, post = remote(*some), remote._session.post
+    answers = iter([requests.exceptions.ChunkedEncodingError("cut"), None])
+
+    def cut_once(*args, **options):
+        if error := next(answers):
+            raise error
+        return post(*args, **options)
+
+    monkeypatch.setattr(remote._session, "post", cut_once)
+    monkeypatch.setattr("toolkit.serving.client.time.sleep", lambda seconds: None)
+    assert remote(*some) == before
+    assert remote.retries == 1
+
+
+@pytest.mark.parametrize("said", ["<html>", "[]", '{"model": "x"}'])
+def test_what_is_no_reward_server_is_refused(monkeypatch, said):
+    answer = requests.Response()
+    answer.status_code, answer._content = 200, said.encode()
+    monkeypatch.setattr(requests.Session, "get", lambda *args, **options: answer)
+    with pytest.raises(ValueError, match="is no reward server"):
+        RemoteRewardFunction("http://127.0.0.1:1")
+
+
 def test_without_patience_it_gives_up_with_the_reason(free_url):
     with pytest.raises(ConnectionError, match="is away \\(no connection, for 0 seconds\\)"):
         RemoteRewardFunction(free_url, patience=0)

@@ -1,6 +1,5 @@
 """What a judge is asked, in two turns: to think, and then for one of two answers."""
 
-import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from string import Formatter
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 from ..data.messages import Messages
 from ..data.tokens import next_turn
 from ..training.options import check_counts, help_from_docstring
+from ..training.run_record import read_json, write_json
 
 SETTINGS_NAME = "judge.json"  # beside the weights
 # What is asked by protocol: the first turn with its places, and the second with a place for each of the two answers
@@ -91,12 +91,15 @@ class JudgeSettings:
         file = Path(folder, SETTINGS_NAME)
         if not file.is_file():
             raise ValueError(f"There is no '{file}', by which a judge is asked. Give the folder of a trained judge.")
-        return JudgeSettings(**json.loads(file.read_text()))
+        found = read_json(file, dict, "Restore it, or train the judge again.")
+        if other := found.keys() ^ {option.name for option in fields(JudgeSettings)}:
+            raise ValueError(f"'{file}' has other settings than a judge has: {sorted(other)}. Restore it.")
+        return JudgeSettings(**found)
 
     def save_settings(self, folder: str) -> None:
         """Write the settings alone into a judge's folder."""
         own = {option.name: getattr(self, option.name) for option in fields(JudgeSettings)}
-        Path(folder, SETTINGS_NAME).write_text(json.dumps(own, indent=2) + "\n")
+        write_json(Path(folder, SETTINGS_NAME), own)
 
 
 class Ending(NamedTuple):

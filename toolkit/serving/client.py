@@ -20,6 +20,7 @@ from .protocol import unpack_scores
 
 logger = get_logger(__name__)
 
+TOLD = {"settings", "weights", "max_length", "end_ids", "chat_template_kwargs"}  # of a model
 TRIED_AGAIN = (429, 502, 503, 504)  # statuses of a server that is busy or not there yet
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds between two attempts
 
@@ -69,7 +70,7 @@ class RemoteRewardFunction(RewardFunction):
         self.retries = self.timeouts = 0
         self._session = requests.Session()
         self._session.headers.update({"Authorization": f"Bearer {key}"} if key else {})
-        self._about = self._ask(lambda: self._session.get(f"{self.url}/model", timeout=timeout)).json()
+        self._about = self._read_model()
         self.model = None
         self.settings = MultiScaleSettings(**self._about["settings"])
         self.processing_class = processing_class or self._tokenizer()
@@ -103,9 +104,23 @@ class RemoteRewardFunction(RewardFunction):
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
         return tokenizer
 
+    def _read_model(self) -> dict[str, Any]:
+        """What the server says of its model."""
+        answer = self._ask(lambda: self._session.get(f"{self.url}/model", timeout=self.timeout))
+        try:
+            found = answer.json()
+        except requests.JSONDecodeError:
+            found = None
+        if not isinstance(found, dict) or not found.keys() >= TOLD:
+            raise ValueError(
+                f"'{self.url}' is no reward server: asked for its model, it says {answer.text[:60]!r}. Give the "
+                "address that `prefscale serve` printed."
+            )
+        return found
+
     def _check_same(self) -> None:
         """Refuse another model in the place of the one that this function began with."""
-        found = self._ask(lambda: self._session.get(f"{self.url}/model", timeout=self.timeout)).json()
+        found = self._read_model()
         if found != self._about:
             other = sorted(name for name in self._about if found.get(name) != self._about[name])
             raise ValueError(f"The reward server '{self.url}' has another model than before: {other} differ.")
@@ -122,7 +137,7 @@ class RemoteRewardFunction(RewardFunction):
             except requests.Timeout:
                 self.timeouts += 1
                 reason = f"no answer in {self.timeout:g} seconds"
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):  # or cut within an answer
                 reason = "no connection"
             if time.monotonic() - begin + wait > self.patience:
                 raise ConnectionError(
