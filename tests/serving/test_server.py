@@ -113,23 +113,21 @@ def test_waiting_requests_are_scored_together(serve, reward_folder, chat_pairs):
     def ask(client):
         found[client] = RemoteRewardFunction(served.url).score(prompts[: 2 * client], responses[: 2 * client])
 
-    threads = [threading.Thread(target=ask, args=(client,)) for client in range(1, 7)]
-    threads[0].start()
-    entered.wait()
-    for thread in threads[1:]:
-        thread.start()
-
     def page():
         return requests.get(f"{served.url}/metrics").text
 
-    # All but the one that the model is at
-    assert any("prefscale_waiting_requests 5.0" in page() for _ in range(10_000))
+    threads = [threading.Thread(target=ask, args=(client,)) for client in range(1, 7)]
+    threads[0].start()
+    entered.wait()
+    # One after another, so that they wait in a known order
+    for waiting, thread in enumerate(threads[1:], 1):
+        thread.start()
+        assert any(f"prefscale_waiting_requests {waiting}.0" in page() for _ in range(10_000))
     gate.set()
     for thread in threads:
         thread.join()
-    assert sum(calls) == 2 * sum(range(1, 7))
-    assert len(calls) < 6
-    assert all(size <= 12 for size in calls)
+    # 2 alone, as nothing waited; 4 and 6 together; with 8, 10 and 12 the next would have been more than 12
+    assert calls == [2, 10, 8, 10, 12]
     here = RewardFunction(folder)
     for client, scores in found.items():
         expected = here.score(prompts[: 2 * client], responses[: 2 * client])
