@@ -294,9 +294,15 @@ def _norm(decoder: Decoder, precision: Precision, rank: int) -> int:
     return decoder.hidden * (4 + (0 if rank else precision.weights)) + 4
 
 
-def score_activations(decoder: Decoder, precision: Precision, rows: int, length: int, rank: int = 0) -> int:
-    """Bytes that the last norm and the multi-scale head keep, which reads hidden states in float32: $4h$ a token."""
-    return rows * length * (_norm(decoder, precision, rank) + 4 * decoder.hidden)
+def score_activations(
+    decoder: Decoder, precision: Precision, rows: int, length: int, rank: int = 0, coarse_warmup: bool = False
+) -> int:
+    """
+    Bytes that the last norm and the multi-scale head keep, which reads hidden states in float32, $4h$ a token, and
+    while `coarse_warmup` lasts in a copy of them.
+    """
+    copies = 2 if coarse_warmup else 1
+    return rows * length * (_norm(decoder, precision, rank) + 4 * copies * decoder.hidden)
 
 
 def language_head_activations(
@@ -328,7 +334,8 @@ def activation_bytes(
     Bytes of activations at their most.
 
     With checkpointing, one residual stream a layer, $wh$ a token, and then the head's or one layer's whole
-    activations, whichever is more; without it, the head's and every layer's. Beside them the rotary embedding and the
+    activations with the gradients of two as wide as the MLP, $2cf$, whichever is more; without it, the head's and
+    every layer's. Beside them the rotary embedding and the
     boolean mask. Autocast also keeps a bfloat16 copy of each float32 matrix: of trained ones through the forward
     pass, of frozen ones as long as the layer's activations.
 
@@ -357,6 +364,8 @@ def activation_bytes(
     if precision.autocast and precision.adapters == 4:
         common += 2 * adapter_weights
     if checkpointing:
+        # As the layer is gone through backwards, the gradients of its two widest activations come on top
+        layer += 2 * tokens * decoder.intermediate * precision.products
         return common + decoder.layers * tokens * decoder.hidden * precision.weights + max(layer, head)
     return common + decoder.layers * layer + head
 
