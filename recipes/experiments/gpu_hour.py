@@ -10,6 +10,7 @@ file of pairs of about 1,000 tokens. It ends within 25 minutes; what has ended i
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,8 +53,8 @@ def main(args: GpuHourArguments) -> None:
     study = Study(Path(args.output_dir), GpuHour(args.models, args.dataset_name, args.device, args.quick))
     missing = run_stages(study, args.minutes)
     results = {cell.name: study.result(cell.name) for _, cells in stages(study) for cell in cells}
-    rows = [(name, shown(result)) for name, result in results.items() if result is not None]
-    print_table(f"The first hour on {args.device}", ("", "found"), rows)
+    found = {name: result for name, result in results.items() if result is not None}
+    print_table(f"The first hour on {args.device}", ("", "", "found"), rows(found))
     write_json(study.folder / "results.json", results)
     if missing:
         raise SystemExit(
@@ -61,13 +62,16 @@ def main(args: GpuHourArguments) -> None:
         )
 
 
-def shown(result: dict) -> str:
-    parts = []
-    for name, value in result.items():
-        if isinstance(value, int | float):
-            value = f"{value / 1e9:.2f} GB" if value > 1e6 else f"{value:.3g}"
-        parts.append(f"{name} {', '.join(value) if isinstance(value, list) else value}")
-    return "; ".join(parts)
+def rows(results: dict[str, dict]) -> Iterator[tuple[str, str, str]]:
+    """Of every cell its figures, and those of an arm beside TRL's."""
+    for cell, result in results.items():
+        for name, value in result.items():
+            for part in value if isinstance(value, list) else [value]:
+                number = isinstance(part, int | float)
+                text = f"{part / 1e9:.2f} billion" if number and part > 1e8 else f"{part:.4g}" if number else str(part)
+                yield cell, name, text
+        if theirs := results.get(result.get("beside", "")):
+            yield cell, "times TRL", f"{result['items_per_second'] / theirs['items_per_second']:.2f}"
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
+import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -30,7 +31,7 @@ from toolkit.reward.adapters import restore_adapter_dtype
 from toolkit.sandbox.rows import sample_pairs, sandbox_decoder, sandbox_tokenizer
 
 SCRIPT, FORKED = (Path(__file__).parent / "scripts" / name for name in ("train.py", "forked.py"))
-STAGES = ("ddp", "zero1", "zero2", "zero3", "zero3_offload")
+STAGES = ("ddp", "zero1", "zero2", "zero3", "zero3_offload", "fsdp2")
 STEPS, ROWS = 12, 4  # of each run, and of the batch of all processes together
 LABEL = {"none": "full", "lora": "LoRA", "qlora": "QLoRA"}
 VARIANTS = {
@@ -86,7 +87,9 @@ def launcher(work: Path, stage: str, processes: int) -> list[str]:
     """Words that start a script with so many CPU processes under a stage."""
     if processes == 1:
         return [sys.executable]
-    if stage == "ddp":
+    if stage == "fsdp2":
+        kind, more = "FSDP", fsdp_options()
+    elif stage == "ddp":
         kind, more = "MULTI_GPU", "use_cpu: true\nmixed_precision: 'no'"
     else:
         config = json.loads((ROOT / "deepspeed_configs" / f"{stage}.json").read_text())
@@ -105,6 +108,12 @@ def launcher(work: Path, stage: str, processes: int) -> list[str]:
     file = work / f"{stage}-{processes}.yaml"
     file.write_text(LAUNCH.format(kind=kind, more=more, processes=processes, port=port))
     return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
+
+
+def fsdp_options() -> str:
+    """What deepspeed_configs/fsdp2.yaml has that no other file has, on the CPU."""
+    config = yaml.safe_load((ROOT / "deepspeed_configs" / "fsdp2.yaml").read_text())
+    return yaml.safe_dump({name: config[name] for name in ("fsdp_config", "mixed_precision")} | {"use_cpu": True})
 
 
 def specification(work: Path, name: str, trainer: str, adapter: str, processes: int, **options) -> dict:
@@ -234,6 +243,8 @@ def planned_states(
     config = load_config(str(work / "base"))
     model = build_model(config, trainer == "reward", lora_rank=0 if adapter == "none" else LORA_RANK)
     parameters = in_bfloat16(list_parameters(model)) if bf16 else list_parameters(model)
+    if stage == "fsdp2":  # all that plain training holds, in pieces
+        return ModelStates(*(part // processes for part in model_states(parameters)))
     return model_states(parameters, 0 if stage == "ddp" else int(stage[4]), processes, float32_gradients=True)
 
 

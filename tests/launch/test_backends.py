@@ -1,4 +1,4 @@
-"""Two processes under ZeRO-2 and ZeRO-3: the same training as without, with the state really divided up."""
+"""Two processes under ZeRO-2, ZeRO-3 and FSDP2: the same training as without, with the state really divided up."""
 
 from functools import partial
 
@@ -31,6 +31,8 @@ CASES = [
     ("reward", "none", "zero3"),
     ("reinforce", "lora", "zero2"),
     ("reinforce", "none", "zero3"),
+    ("reward", "none", "fsdp2"),
+    ("reinforce", "lora", "fsdp2"),
 ]
 # Every process samples with its own seed, so a policy of one process sees other responses than that of two.
 REFERENCES = [("reinforce", "lora", "ddp"), ("reinforce", "none", "ddp")]
@@ -64,13 +66,13 @@ def few_steps(work, name: str, trainer: str, adapter: str, processes: int) -> di
 
 def specifications(work, reward_adapter) -> dict[str, list[dict]]:
     """All trainings of two processes, by their stage."""
-    specs = {stage: [] for stage in ("ddp", "zero2", "zero3")}
+    specs = {stage: [] for stage in ("ddp", "zero2", "zero3", "fsdp2")}
     for trainer, adapter, stage in [*CASES, *REFERENCES]:
         specs[stage].append(few_steps(work, name_of(stage, 2, trainer, adapter), trainer, adapter, 2))
     for stage in ("zero2", "zero3"):
         half = {"bf16": True, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
         specs[stage].append(specification(work, f"half-{stage}", "reward", "none", 2, max_steps=2, **half))
-    for stage in specs:
+    for stage in ("ddp", "zero2", "zero3"):
         specs[stage].append(specification(work, f"judge-{stage}", "judge", "none", 2, max_steps=3))
     for way, share in {"shared": True, "separate": False}.items():
         spec = specification(work, way, "reinforce", "lora", 2, max_steps=4, max_completion_length=8)

@@ -267,7 +267,8 @@ def memory(folder: Path, hour: GpuHour, name: str, way: str) -> dict[str, Any]:
         for tensor in [*model.parameters(), *model.buffers()]:
             tensor.zero_()
     peaks = training_peaks(model, run, hour.device)
-    return {"planned": plan_memory(empty, run).total - CUDA_CONTEXT, **peaks._asdict()}
+    planned = plan_memory(empty, run).total - CUDA_CONTEXT
+    return {"planned": planned, "off_by": planned / max(peaks) - 1, **peaks._asdict()}
 
 
 def reward_arms(hour: GpuHour) -> dict[str, Arm]:
@@ -326,7 +327,7 @@ def reward_speed(folder: Path, hour: GpuHour, name: str, way: str, arm: str) -> 
         benchmark_pairs(args), tokenizer, args.max_length, args.train_size).save_to_disk(str(part)))  # fmt: skip
     turns = Alone()
     train_rounds(turns, _trained(reward_arms(hour)[arm], way, "SEQ_CLS"), args, model, pairs)  # type: ignore[arg-type]
-    return turns.figures()
+    return {**turns.figures(), "beside": cell_name("reward", name, "TRL")}
 
 
 def policy_speed(folder: Path, hour: GpuHour, name: str, way: str, arm: str) -> dict[str, Any]:
@@ -343,4 +344,4 @@ def policy_speed(folder: Path, hour: GpuHour, name: str, way: str, arm: str) -> 
     prompts = fitting_prompts(benchmark_pairs(args), AutoTokenizer.from_pretrained(model), room, count)
     turns = Alone()
     policy_rounds(turns, _trained(POLICY_ARMS[arm], way, "CAUSAL_LM"), args, model, reward, prompts)  # type: ignore[arg-type]
-    return turns.figures()
+    return {**turns.figures(), "beside": cell_name("policy", name, "TRL")}

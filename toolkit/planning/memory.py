@@ -315,7 +315,7 @@ def language_head_activations(
     gradients of the hidden states and, in full fine-tuning, of the head's weights in float32.
     """
     scored, h = rows * scored, decoder.hidden
-    tile = min(scored, HEAD_TILE_TOKENS) * min(decoder.vocabulary, HEAD_TILE_VOCABULARY) * precision.products
+    tile = min(scored, HEAD_TILE_TOKENS) * HEAD_TILE_VOCABULARY * precision.products  # however small the vocabulary
     gradients = 4 * scored * h + (0 if rank else 4 * decoder.vocabulary * h)
     return rows * length * _norm(decoder, precision, rank) + scored * h * precision.weights + tile + gradients
 
