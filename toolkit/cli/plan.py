@@ -165,7 +165,6 @@ def _run(args: argparse.Namespace, policy: bool) -> "Run":
         length=args.length,
         prompt_length=args.length - args.completion_length if policy else args.prompt_length,
         rows_per_prompt=args.num_generations if policy else 2,
-        coarse_warmup=not policy,
         card=int(args.card * GIGABYTE),
         vllm_share={None: None, "server": 0.0, "colocate": args.vllm_share}[args.vllm],
         vllm_sleeps=args.vllm_sleeps,

@@ -294,15 +294,9 @@ def _norm(decoder: Decoder, precision: Precision, rank: int) -> int:
     return decoder.hidden * (4 + (0 if rank else precision.weights)) + 4
 
 
-def score_activations(
-    decoder: Decoder, precision: Precision, rows: int, length: int, rank: int = 0, coarse_warmup: bool = False
-) -> int:
-    """
-    Bytes that the last norm and the multi-scale head keep, which reads hidden states in float32, $4h$ a token, and
-    while `coarse_warmup` lasts in a copy of them.
-    """
-    copies = 2 if coarse_warmup else 1
-    return rows * length * (_norm(decoder, precision, rank) + 4 * copies * decoder.hidden)
+def score_activations(decoder: Decoder, precision: Precision, rows: int, length: int, rank: int = 0) -> int:
+    """Bytes that the last norm and the multi-scale head keep, which reads hidden states in float32: $4h$ a token."""
+    return rows * length * (_norm(decoder, precision, rank) + 4 * decoder.hidden)
 
 
 def language_head_activations(

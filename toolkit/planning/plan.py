@@ -71,7 +71,6 @@ class Run(NamedTuple):
     beta: float = 0.0  # of the divergence from a reference model
     prompt_length: int = 0  # tokens that rows of one prompt may share; 0: none
     rows_per_prompt: int = 2  # both sides of a pair, or the generations of a prompt
-    coarse_warmup: bool = False  # of a reward model, whose gradient to coarse scales grows
     card: int = 0  # bytes of a GPU, of which vLLM takes its share
     vllm_share: float | None = None  # on the same GPU; 0 with a server on others, `None` where Transformers samples
     vllm_sleeps: bool = False  # while the policy is trained
@@ -314,10 +313,7 @@ def _activations(
     adapter_weights: int,
 ) -> int:
     shape = (decoder, precision, rows, length)
-    if sampled:
-        head = language_head_activations(*shape, sampled, lora_rank)
-    else:
-        head = score_activations(*shape, lora_rank, run.coarse_warmup)
+    head = language_head_activations(*shape, sampled, lora_rank) if sampled else score_activations(*shape, lora_rank)
     return activation_bytes(*shape, run.gradient_checkpointing, head, lora_rank, adapter_weights)
 
 

@@ -82,6 +82,8 @@ def training_peaks(model: Any, run: Run, device: str) -> Peaks:
         labels[:, : -run.completion_length] = -100
         inputs |= {"shift_labels": labels, "fused_lm_head": True}
     else:
+        # With positions rows have a mask, which is the most that they may take
+        inputs["position_ids"] = torch.arange(run.length, device=device).expand(run.rows, -1)
         inputs["response_start"] = torch.full((run.rows,), run.length // 2, device=device)
     if run.gradient_checkpointing:
         base.activation_checkpointing_enable()
