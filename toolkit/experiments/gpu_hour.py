@@ -54,7 +54,8 @@ SHAPES: dict[str, dict[str, int]] = {
 TINY: dict[str, dict[str, int]] = {"tiny": {"hidden_size": 64, "layers": 2}}
 RANK = 16  # of LoRA
 FLASH = "flash_attention_2"
-REBALANCED = {"train_sampling_strategy": "batch_rebalance", "gradient_accumulation_steps": 4}
+STEP = {"gradient_accumulation_steps": 4}
+REBALANCED = {"train_sampling_strategy": "batch_rebalance", **STEP}
 WAYS = {"full": (torch.float32, 0), "LoRA": (torch.bfloat16, RANK)}
 
 
@@ -87,7 +88,7 @@ class GpuHour:
 
     def sizes(self, kind: Any, **options: Any) -> Any:
         """Arguments of a benchmark: [`TrainingBenchmarkArguments`] or [`PolicyBenchmarkArguments`]."""
-        sizes: dict[str, Any] = {"rounds": 3, "train_size": 64, "max_length": 1024}
+        sizes: dict[str, Any] = {"rounds": 2, "train_size": 64, "batch_size": 32, "max_length": 1024}
         if self.quick:
             sizes |= {"rounds": 1, "train_size": 8, "batch_size": 4}
         return kind(dataset_name=self.dataset_name, device=self.device, dtype=self.dtype, **{**sizes, **options})
@@ -101,14 +102,14 @@ def stages(study: Study) -> Iterator[tuple[float, list[Cell]]]:
     for name in hour.names:
         for way in fitting_ways(hour, name):
             yield 1, [Cell(cell_name("memory", name, way), memory, {"name": name, "way": way})]
-    for name in hour.names:
+    for i, name in enumerate(hour.names):
         if ways := fitting_ways(hour, name):
             given = {"name": name, "way": ways[0]}
             reward = [
                 Cell(cell_name("reward", name, arm), reward_speed, {**given, "arm": arm}) for arm in reward_arms(hour)
             ]
-            yield 4, reward
-            yield 3, [Cell(cell_name("policy", name, arm), policy_speed, {**given, "arm": arm}) for arm in POLICY_ARMS]
+            yield 4 + 4 * i, reward  # larger models take longer; sampling does not
+            yield 4, [Cell(cell_name("policy", name, arm), policy_speed, {**given, "arm": arm}) for arm in POLICY_ARMS]
 
 
 def run_stages(study: Study, minutes: float) -> list[str]:
@@ -221,7 +222,8 @@ def _reward_numbers(base: str, rows: Any, tokenizer: Any, shared: bool, kind: st
 
 def _policy_numbers(base: str, rows: Any, tokenizer: Any, shared: bool, kind: str, device: str) -> list[Tensor]:
     kind = "sdpa" if device == "cpu" else kind
-    model: Any = AutoModelForCausalLM.from_pretrained(base, attn_implementation=kind).to(device)
+    model: Any = AutoModelForCausalLM.from_pretrained(base, attn_implementation=kind)
+    model.to(device)
     add_fused_lm_head(model)
     flat = [row for pair in rows for row in pair]
     prompts = [list(row.input_ids[: row.response_start]) for row in flat]
@@ -233,7 +235,7 @@ def _policy_numbers(base: str, rows: Any, tokenizer: Any, shared: bool, kind: st
 
 
 def _with_gradients(model: Any, values: Tensor, loss: Tensor) -> list[Tensor]:
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     return [tensor.detach().float().cpu() for tensor in (values, loss[None], gradients)]
 
@@ -275,7 +277,9 @@ def reward_arms(hour: GpuHour) -> dict[str, Arm]:
     """TRL's reward training as it comes and with FlashAttention, and ours with every kind of attention."""
     theirs, ours = (RewardTrainer, RewardConfig), (MultiScaleRewardTrainer, MultiScaleRewardConfig)
     of_kind = {kind: {"model_init_kwargs": {"attn_implementation": kind}} for kind in hour.kernels[1:]}
-    arms = {"TRL": Arm(*theirs, {})} | ({f"TRL, {FLASH}": Arm(*theirs, of_kind[FLASH])} if FLASH in of_kind else {})
+    arms = {"TRL": Arm(*theirs, STEP)} | (
+        {f"TRL, {FLASH}": Arm(*theirs, STEP | of_kind[FLASH])} if FLASH in of_kind else {}
+    )
     arms |= {"ours": Arm(*ours, REBALANCED), "ours, unshared": Arm(*ours, REBALANCED | {"shared_prompts": False})}
     return arms | {f"ours, {kind}": Arm(*ours, REBALANCED | options) for kind, options in of_kind.items()}
 
@@ -294,7 +298,9 @@ def _trained(arm: Arm, way: str, task: str) -> Arm:
     lora = LoraConfig(task_type=task, r=RANK, target_modules="all-linear")
     options: dict[str, Any] = dict(arm.options)
     options["model_init_kwargs"] = {**options.get("model_init_kwargs", {}), "dtype": "bfloat16"}
-    return arm._replace(trainer=partial(arm.trainer, peft_config=lora), options=options)  # type: ignore[arg-type]
+    trainer: Any = arm.trainer
+    trainer = partial(trainer, peft_config=lora)
+    return arm._replace(trainer=trainer, options=options)
 
 
 class Alone:
@@ -321,12 +327,14 @@ class Alone:
 def reward_speed(folder: Path, hour: GpuHour, name: str, way: str, arm: str) -> dict[str, Any]:
     """Pairs and tokens a second of reward training."""
     model = model_folder(folder, hour, name)
-    args = hour.sizes(TrainingBenchmarkArguments, activation_checkpointing=True, output_dir=str(folder / "runs"))
+    args = hour.sizes(
+        TrainingBenchmarkArguments, activation_checkpointing=True, output_dir=str(folder / "runs"), warmup_steps=1
+    )
     tokenizer, data = AutoTokenizer.from_pretrained(model), folder / "models" / f"pairs-{name}"
     pairs = make_once(data, lambda part: fitting_pairs(
         benchmark_pairs(args), tokenizer, args.max_length, args.train_size).save_to_disk(str(part)))  # fmt: skip
-    turns = Alone()
-    train_rounds(turns, _trained(reward_arms(hour)[arm], way, "SEQ_CLS"), args, model, pairs)  # type: ignore[arg-type]
+    turns: Any = Alone()
+    train_rounds(turns, _trained(reward_arms(hour)[arm], way, "SEQ_CLS"), args, model, pairs)
     return {**turns.figures(), "beside": cell_name("reward", name, "TRL")}
 
 
@@ -334,7 +342,7 @@ def policy_speed(folder: Path, hour: GpuHour, name: str, way: str, arm: str) -> 
     """Sampled tokens a second of whole REINFORCE steps, on a reward model of the smallest size."""
     model, smallest = (model_folder(folder, hour, size) for size in (name, next(iter(hour.names))))
     quick = {"batch_size": 4, "num_generations": 2, "max_completion_length": 8, "steps": 1}
-    sizes = quick if hour.quick else {"max_completion_length": 256, "steps": 2}
+    sizes = quick if hour.quick else {"max_completion_length": 128, "steps": 1}
     args = hour.sizes(
         PolicyBenchmarkArguments, beta=0.05, activation_checkpointing=True, output_dir=str(folder / "runs"), **sizes
     )
@@ -342,6 +350,6 @@ def policy_speed(folder: Path, hour: GpuHour, name: str, way: str, arm: str) -> 
     count = (args.rounds + 1) * args.steps * args.batch_size // args.num_generations
     room = args.max_length - args.max_completion_length
     prompts = fitting_prompts(benchmark_pairs(args), AutoTokenizer.from_pretrained(model), room, count)
-    turns = Alone()
-    policy_rounds(turns, _trained(POLICY_ARMS[arm], way, "CAUSAL_LM"), args, model, reward, prompts)  # type: ignore[arg-type]
+    turns: Any = Alone()
+    policy_rounds(turns, _trained(POLICY_ARMS[arm], way, "CAUSAL_LM"), args, model, reward, prompts)
     return {**turns.figures(), "beside": cell_name("policy", name, "TRL")}

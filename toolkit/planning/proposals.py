@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .plan import MemoryPlan, Run, build_model, plan_memory
@@ -52,9 +53,12 @@ class Proposals:
 
     def __init__(self, config: PreTrainedConfig, run: Run, reward_model: PreTrainedModel | None = None) -> None:
         self.run, self.reward_model, self.policy = run, reward_model, run.completion_length > 0
-        build = lambda dtype, *lora: build_model(config, not self.policy, dtype, *lora)  # noqa: E731
-        self._whole = {stage: build(torch.bfloat16 if stage else torch.float32) for stage in (0, 3)}
-        self._lora, self._four_bits = build(torch.bfloat16, RANK), build(torch.bfloat16, RANK, True)
+        reward = not self.policy
+        # Without DeepSpeed's float32 copies, weights in bfloat16 lose small updates
+        self._float32, self._bfloat16 = (build_model(config, reward, d) for d in (torch.float32, torch.bfloat16))
+        self._lora, self._four_bits = (
+            build_model(config, reward, torch.bfloat16, RANK, four_bits) for four_bits in (False, True)
+        )
 
     def first(self, machine: Machine) -> Proposal | None:
         """The first that takes at most nine tenths of each GPU: all weights, then LoRA, then LoRA on 4 bits."""
@@ -73,11 +77,13 @@ class Proposals:
                 rows //= 2
         return None
 
-    def _ways(self, machine: Machine) -> Iterator[tuple[PreTrainedModel, int, bool, dict[str, str]]]:
+    def _ways(self, machine: Machine) -> Iterator[tuple[PreTrainedModel | PeftModel, int, bool, dict[str, str]]]:
         stages = FILES.values() if machine.gpus > 1 else [0]
         for stage in stages:
-            # Without DeepSpeed's float32 copies, weights in bfloat16 lose small updates
-            yield self._whole[min(stage, 1) * 3], stage, False, {"dtype": "bfloat16" if stage else "float32"}
+            if stage:
+                yield self._bfloat16, stage, False, {"dtype": "bfloat16"}
+            else:
+                yield self._float32, stage, False, {"dtype": "float32"}
         lora = {"dtype": "bfloat16", "use_peft": "true", "lora_r": str(RANK), "lora_target_modules": "all-linear"}
         for stage in (0, 3) if machine.gpus > 1 else (0,):
             yield self._lora, stage, True, lora

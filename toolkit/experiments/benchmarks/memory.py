@@ -26,9 +26,9 @@ class HeldBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.held = self.peak = 0
-        self._known = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+        self._known = WeakIdKeyDictionary()
 
     def count(self, tensor: Tensor) -> Tensor:
         """Count a tensor's storage, once, until it goes."""
@@ -73,7 +73,7 @@ def training_peaks(model: Any, run: Run, device: str) -> Peaks:
     Returns:
         [`Peaks`]
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     ids = torch.full((run.rows, run.length), 5, device=device)
     inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
     if run.completion_length:
