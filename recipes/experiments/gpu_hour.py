@@ -51,6 +51,9 @@ def main(args: GpuHourArguments) -> None:
     check(args)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # with several GPUs Transformers would share out each batch
     study = Study(Path(args.output_dir), GpuHour(args.models, args.dataset_name, args.device, args.quick))
+    print(
+        f"Attention: {', '.join(study.settings.kernels)}. FlashAttention is measured where `flash-attn` is installed."
+    )
     missing = run_stages(study, args.minutes)
     results = {cell.name: study.result(cell.name) for _, cells in stages(study) for cell in cells}
     found = {name: result for name, result in results.items() if result is not None}

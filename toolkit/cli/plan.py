@@ -31,7 +31,7 @@ def add_plan(command: argparse.ArgumentParser) -> None:
         "--dtype", choices=DTYPES, default="float32", help="type in which weights are loaded (float32)"
     )
     command.add_argument("--batch", type=int, default=8, help="rows of a GPU in one pass; a pair is two rows (8)")
-    command.add_argument("--length", type=int, default=1024, help="tokens of a row, prompt and completion (1024)")
+    command.add_argument("--length", type=int, help="tokens of a row, prompt and completion (1024)")
     command.add_argument(
         "--prompt-length",
         type=int,
@@ -212,7 +212,11 @@ def _print_hours(args: argparse.Namespace, policy: bool) -> None:
 def _check_plan(args: argparse.Namespace, policy: bool) -> None:
     _check_numbers(args)
     if policy and args.prompt_length:
-        args.length = args.prompt_length + args.completion_length
+        both = args.prompt_length + args.completion_length
+        if args.length not in (None, both):
+            raise ValueError(f"`--length` is {args.length}, and prompt and completion are {both}. Leave it out.")
+        args.length = both
+    args.length = 1024 if args.length is None else args.length
     if args.double_quantisation and not args.load_in_4bit:
         raise ValueError("`--double-quantisation` is of 4-bit constants. Add `--load-in-4bit`, or leave it out.")
     if not policy and args.batch % 2:
@@ -221,6 +225,10 @@ def _check_plan(args: argparse.Namespace, policy: bool) -> None:
         raise ValueError("`--prompts` is of --trainer reinforce. A reward model learns from `--pairs`.")
     if args.pairs is not None and policy:
         raise ValueError("`--pairs` is of --trainer reward. A policy learns from `--prompts`.")
+    if args.vllm_sleeps and args.vllm != "colocate":
+        raise ValueError("`--vllm-sleeps` is of `--vllm colocate`. Add it, or leave it out.")
+    if args.reward_on_policy_base and not args.reward_model:
+        raise ValueError("`--reward-on-policy-base` is of `--reward-model`. Name it, or leave it out.")
     if args.reward_model and not policy:
         raise ValueError("`--reward-model` scores a policy's completions. Add `--trainer reinforce`, or leave it out.")
 
