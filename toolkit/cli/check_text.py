@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..data.answers import REJECTED_PROMPT
 from ..data.checks import (
     CONTRADICTED,
     EMPTY_PROMPTS,
@@ -160,7 +161,7 @@ def _print_pair(place: Place, pair: Row, tokens: "TokenChecks | None") -> None:
             print(f"  {side}: the model reads “{_shortened(before)}”")
             print(f"  and scores “{_shortened(response)}”")
         return
-    for side in SIDES:
+    for side in (*SIDES, *([REJECTED_PROMPT] if REJECTED_PROMPT in pair else [])):
         value = pair[side]
         said = [("", value)] if isinstance(value, str) else [(f"{m['role']}: ", m["content"]) for m in value]
         for role, text in said or [("", "")]:

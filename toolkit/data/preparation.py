@@ -7,6 +7,7 @@ from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from .answers import REJECTED_PROMPT
 from .formats import keep_normalized, normalize_pairs
 from .packing import shared_prefix_length
 from .tally import EQUAL, check_equal
@@ -114,7 +115,7 @@ def group_by_prompt(dataset: Dataset, name: str, length_column_name: str) -> Dat
         and `margin`, of each pair, `shared_tokens`, and the column for the length. Other columns are left out.
     """
     numbers = [column for column in ("weight", "margin") if column in dataset.column_names]
-    given = [column for column in ("prompt", *TEMPLATE_COLUMNS) if column in dataset.column_names]
+    given = [column for column in ("prompt", REJECTED_PROMPT, *TEMPLATE_COLUMNS) if column in dataset.column_names]
     longest, rows, latest = max(dataset[length_column_name]), list[dict[str, Any]](), dict[str, dict[str, Any]]()
     for pair in dataset.select_columns([*PAIR_COLUMNS, *given, *numbers]):
         sides = [(pair[f"{side}_ids"], pair[f"{side}_start"]) for side in ("chosen", "rejected")]

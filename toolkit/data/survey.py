@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import NamedTuple
 
+from .answers import REJECTED_PROMPT
 from .checks import Kind, PairCounts, Place, Row, Unusable
 from .files import stream_rows
 from .fixes import PairFiles
@@ -87,7 +88,7 @@ class Survey:
             kinds = ["plain text" if each.is_text else "messages" for each in (known, form)]
             if kinds[0] != kinds[1]:
                 self.refusals.append(f"Files '{other}' and '{name}' differ: {kinds[0]} and {kinds[1]}. {ONE_FORM}")
-            elif odd := sorted(set(known.numbers) ^ set(form.numbers)):
+            elif odd := sorted(_optional(known) ^ _optional(form)):
                 self.refusals.append(f"Of files '{other}' and '{name}' only one has the column {odd}. {ONE_FORM}")
             if self.files and self.refusals:
                 raise ValueError(self.refusals.pop())
@@ -126,6 +127,10 @@ class Survey:
             self.refusals.append(unusable.message)
         if self.files:
             self.files.reject(*place, unusable.message, row)
+
+
+def _optional(form: Form) -> set[str]:
+    return {*form.numbers, *([REJECTED_PROMPT] if form.is_of_two_prompts else [])}
 
 
 def find_sources(name_or_path: str, split: str | None = None) -> list[Source]:

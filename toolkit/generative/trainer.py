@@ -8,7 +8,7 @@ import torch
 from accelerate.utils import gather
 from torch import Tensor
 
-from ..data.formats import normalize_pairs
+from ..data.formats import normalize_pairs, refuse_two_prompts
 from ..data.positions import last_kept
 from ..policy.reductions import mean_and_std
 from ..policy.returns import leave_one_out_baseline, reward_to_go
@@ -50,6 +50,10 @@ class ThoughtTrainer(ReinforceTrainer):
             eval_dataset = {name: normalize_pairs(part, name) for name, part in eval_dataset.items()}
         elif eval_dataset is not None:
             eval_dataset = normalize_pairs(eval_dataset, "eval")
+        parts = eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset}
+        for name, part in {"train": train, **parts}.items():
+            if part is not None:
+                refuse_two_prompts(part, name, "a thinking judge reads")
         if "margin" in train.column_names and args.protocol == "pair":
             raise ValueError(
                 "A verdict has no gap to hold a `margin` to. Remove the column, or use `protocol='point'`."

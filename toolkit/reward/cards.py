@@ -55,11 +55,14 @@ def reward_card(trainer: Any) -> Card:
 
 def mixture(settings: Any) -> str:
     """What a score is made of, in words."""
+    centred = ", less its value for an empty response" if settings.centre_by_prompt else ""
     if settings.scales == ["response"]:
         conditioned = ", conditioned on the prompt" if settings.context == "head" else ""
-        return f"read at the response's last token{conditioned}"
+        return f"read at the response's last token{conditioned}{centred}"
     how = "weighed by the prompt" if settings.context == "gate" else "averaged"
-    return f"a mix of the scales {', '.join(settings.scales)}, {how}"
+    return (
+        f"a mix of the scales {', '.join(settings.scales)}, {how}{', that of the response' * bool(centred)}{centred}"
+    )
 
 
 def held_out_metrics(state: Any, best: bool) -> dict[str, Mapping[str, float]]:

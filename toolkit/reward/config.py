@@ -68,6 +68,9 @@ class MultiScaleRewardConfig(RewardConfig):
         context (`str`, *optional*, defaults to `"none"`):
             How the prompt enters the score: with 'none' every scale weighs the same for all prompts, 'gate' weighs
             them by prompt, 'head' conditions the response head on it.
+        centre_by_prompt (`bool`, *optional*, defaults to `False`):
+            Whether a score is that of the response less that of an empty one, so that responses to different prompts
+            compare. Differences between responses to one prompt stay as they are.
         num_hidden_layers (`int`, *optional*):
             Run so many of the decoder's layers and read its state there. In the middle a pretrained decoder often says
             more of a response than at its end, and a reward model without the rest is faster.
@@ -117,6 +120,7 @@ class MultiScaleRewardConfig(RewardConfig):
 
     scales: list[str] = field(default_factory=lambda: list(SCALES))
     context: str = "none"
+    centre_by_prompt: bool = False
     num_hidden_layers: int | None = None
     loss_type: str = "pairwise"
     list_reach: int | None = None
@@ -139,7 +143,7 @@ class MultiScaleRewardConfig(RewardConfig):
         check_training_numbers(self)
         super().__post_init__()  # type: ignore[no-untyped-call]
         check_numbers(self, _RANGES)  # of which TRL has filled one in
-        check_scales(self.scales, self.context)
+        check_scales(self.scales, self.context, self.centre_by_prompt)
         self._check_loss()
         for name, usual in {"batch_eval_metrics": False, "eval_do_concat_batches": True}.items():
             if getattr(self, name) != usual:

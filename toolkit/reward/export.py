@@ -120,7 +120,7 @@ def _why_not(form: str, settings: MultiScaleSettings, adapter: bool) -> str | No
     if form == "stock" and "response" not in settings.scales:
         scales = " and ".join(settings.scales)
         return f"stock classes read the last token, and its score is of means ({scales}). Use the form 'pooling'"
-    if form == "stock" and settings.context == "head":
+    if form == "stock" and (settings.context == "head" or settings.centre_by_prompt):
         why = "its response scale is conditioned on the prompt, which no linear map of the last token says"
         return f"{why}. Use the form 'pooling'"
     return None

@@ -44,6 +44,9 @@ class MultiScaleSettings:
         stop_token_ids (`list[int]`, *optional*):
             Token ids at which generation stopped with the model that training began from: a policy from it ends its
             responses with them.
+        centre_by_prompt (`bool`, *optional*, defaults to `False`):
+            Whether the response head is read less its value at the prompt's last token, that of an empty response, so
+            that scores of responses to different prompts compare.
         unit_prompt (`bool`, *optional*, defaults to `True`):
             Whether the gate reads the prompt's state scaled to length 1. Models from before this was written down read
             it as it is.
@@ -57,11 +60,17 @@ class MultiScaleSettings:
     segment_boundary_ids: list[int] = field(default_factory=list)
     conversational: bool | None = None
     stop_token_ids: list[int] = field(default_factory=list)
+    centre_by_prompt: bool = False
     unit_prompt: bool = True
     num_hidden_layers: int | None = None
 
     def __post_init__(self) -> None:
-        check_scales(self.scales, self.context)
+        check_scales(self.scales, self.context, self.centre_by_prompt)
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether a score needs a prompt that is not empty."""
+        return self.context != "none" or self.centre_by_prompt
 
     @classmethod
     def from_saved(cls, saved: dict[str, Any]) -> "MultiScaleSettings":
@@ -84,7 +93,7 @@ class MultiScaleSettings:
         return cls(**{"unit_prompt": False, **saved})
 
 
-def check_scales(scales: list[str], context: str) -> None:
+def check_scales(scales: list[str], context: str, centre_by_prompt: bool = False) -> None:
     """
     Refuse scales or a context that do not exist or do not go together.
 
@@ -93,6 +102,8 @@ def check_scales(scales: list[str], context: str) -> None:
             Names of scales.
         context (`str`):
             How the prompt enters.
+        centre_by_prompt (`bool`, *optional*, defaults to `False`):
+            Whether the response head is read less its value for an empty response.
 
     Raises:
         `ValueError`: Naming what is wrong and what may stand there.
@@ -106,6 +117,8 @@ def check_scales(scales: list[str], context: str) -> None:
         raise ValueError(f"`context='gate'` weighs scales, but there is only {scales}. Use 'none' or 'head'.")
     if context == "head" and "response" not in scales:
         raise ValueError(f"`context='head'` conditions the response head, but `scales` is {scales}. Add 'response'.")
+    if centre_by_prompt and "response" not in scales:
+        raise ValueError(f"`centre_by_prompt` centres the response head, but `scales` is {scales}. Add 'response'.")
 
 
 class HeadOutput(NamedTuple):
@@ -151,6 +164,7 @@ class MultiScaleHead(nn.Linear):
             self.context_response = nn.Parameter(torch.empty(CONTEXT_RANK, hidden_size))
         self.context = settings.context
         self.unit_prompt = settings.unit_prompt
+        self.centre_by_prompt = settings.centre_by_prompt
         self.coarse_gradient = 1.0
 
     def initialize(self, std: float) -> None:
@@ -219,6 +233,8 @@ class MultiScaleHead(nn.Linear):
                 by_prompt = F.linear(prompt, self.context_prompt.float())[:, None]
                 weights = by_row(F.linear(seen["response"], self.context_response.float()))
                 response = response + (weights * by_prompt).sum(-1)
+            if self.centre_by_prompt:
+                response = response - response[rows, context_index][:, None]
             if self.context == "gate":
                 # The prompt's state is large in a pretrained decoder and much the same for all prompts. As it is, a
                 # few optimizer steps of it saturate the softmax.

@@ -29,7 +29,7 @@ def response_starts(settings: MultiScaleSettings, input_ids: Tensor, attention_m
     """
     if settings.response_marker_ids:
         return find_response_start(input_ids, attention_mask, settings.response_marker_ids)
-    if settings.scales == ["response"] and settings.context == "none":
+    if settings.scales == ["response"] and not settings.reads_prompt:
         return last_kept(attention_mask)  # only the last token is read, wherever the response starts
     raise ValueError(
         "This reward model was trained on plain text, or with a chat template that does not mark where the "

@@ -290,6 +290,8 @@ def what_stock_reads(model: Any, adapter: bool) -> str | None:
     elif len(settings.scales) > 1 or settings.context != "none":
         what = f"the mix of {settings.scales}" if len(settings.scales) > 1 else "which is conditioned on the prompt"
         found = f"reads the linear response scale alone and not the score, {what}"
+    elif settings.centre_by_prompt:
+        found = "reads the score without taking off the value of an empty response, the same for all of a prompt"
     elif config.pad_token_id is not None and config.pad_token_id in ends:
         found = "does not read the score where a row ends with EOS, which is the padding token and is passed over"
     else:

@@ -292,12 +292,13 @@ def agreed(name: str, settings: MultiScaleSettings | None, saved: MultiScaleSett
     """
     if settings is None:
         return saved
-    if (settings.scales, settings.context) != (saved.scales, saved.context):
-        raise ValueError(
-            f"'{name}' was saved with `scales={saved.scales}` and `context='{saved.context}'`, and `scales="
-            f"{settings.scales}` and `context='{settings.context}'` are asked for. Ask for the same, or begin a new "
-            "head from the model that its training began from."
-        )
+    for option in ("scales", "context", "centre_by_prompt"):
+        own, asked = getattr(saved, option), getattr(settings, option)
+        if own != asked:
+            raise ValueError(
+                f"'{name}' was saved with `{option}={own!r}`, and `{option}={asked!r}` is asked for. Ask for the "
+                "same, or begin a new head from the model that its training began from."
+            )
     layers = settings.num_hidden_layers or saved.num_hidden_layers
     return replace(settings, unit_prompt=saved.unit_prompt, num_hidden_layers=layers)
 

@@ -184,11 +184,10 @@ def check_places(pairs: Any, name: str, model: Any) -> None:
 def shares_prompts(model: Any, args: MultiScaleRewardConfig) -> bool:
     """Whether both sides of a pair run in one row; refuses a model of other scales or one that cannot."""
     settings = model.settings
-    if (settings.scales, settings.context) != (args.scales, args.context):
-        raise ValueError(
-            f"The model has `scales={settings.scales}` and `context='{settings.context}'`, the configuration "
-            f"`scales={args.scales}` and `context='{args.context}'`. Give both the same."
-        )
+    for name in ("scales", "context", "centre_by_prompt"):
+        own, asked = getattr(settings, name), getattr(args, name)
+        if own != asked:
+            raise ValueError(f"The model has `{name}={own!r}`, the configuration `{name}={asked!r}`. Give both alike.")
     layers = model.config.get_text_config().num_hidden_layers
     if args.num_hidden_layers not in (None, layers):
         raise ValueError(
@@ -257,7 +256,11 @@ def load_for_training(name_or_path: str, args: MultiScaleRewardConfig, quantizat
     kwargs.setdefault("trust_remote_code", args.trust_remote_code)
     stops = generation_stops(name_or_path, **kwargs)
     settings = MultiScaleSettings(
-        args.scales, args.context, stop_token_ids=stops, num_hidden_layers=args.num_hidden_layers
+        args.scales,
+        args.context,
+        stop_token_ids=stops,
+        centre_by_prompt=args.centre_by_prompt,
+        num_hidden_layers=args.num_hidden_layers,
     )
     return AutoModelForMultiScaleReward.from_pretrained(name_or_path, settings, **kwargs)
 

@@ -177,7 +177,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
                 dataset_name,
                 processing_class,
                 max_length=args.max_length,
-                needs_prompt=args.context != "none",
+                needs_prompt=self.reward_model.settings.reads_prompt,
                 drop_long=args.drop_long_pairs,
                 length_column_name=args.length_column_name,
                 num_proc=args.dataset_num_proc,
