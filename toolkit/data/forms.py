@@ -175,8 +175,12 @@ class Form:
         other = row if row.get(REJECTED_PROMPT) is None else row | {"prompt": row[REJECTED_PROMPT]}
         found: Row = {}
         for (side, response), asked in zip(sides.items(), (row, other), strict=True):
-            # Twice, since a whole conversation tells where it begins beside another one
-            twice = divide(self._values(asked, {side: response, "twice": response}), self.kinds, self.notes)
+            try:  # twice, since a whole conversation tells where it begins beside another one
+                twice = divide(self._values(asked, {side: response, "twice": response}), self.kinds, self.notes)
+            except RowError as error:
+                if asked is row or error.column != "prompt":
+                    raise
+                raise RowError(REJECTED_PROMPT, error.found, error.remedy, error.no_preference) from None
             found[side], found[f"{side} prompt"] = twice[side], twice["prompt"]
         prompt, rejected = found.pop("chosen prompt"), found.pop("rejected prompt")
         for some in [found] if prompt == rejected else [{side: response} for side, response in found.items()]:
