@@ -47,6 +47,7 @@ TESTED = {
     "recipes/experiments/divide_tasks.py": "tests/experiments/study/test_tasks.py",
     "recipes/experiments/make_decoder.py": "tests/experiments/test_real_decoder.py, on a small file of its own",
     "recipes/experiments/measure_lists.py": "needs half an hour; tests/reward/test_list_training.py trains both ways",
+    "recipes/experiments/measure_shapes.py": "needs an hour; tests/reward/test_centring.py trains on two prompts",
     "recipes/experiments/sample_efficiency.py": "needs an hour and the models of `make demo`",
     "recipes/experiments/study.py": "tests/experiments/study/test_miniature.py",
     "recipes/experiments/study.py --grid decoder": "tests/launch/test_grid.py",

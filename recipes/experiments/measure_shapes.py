@@ -1,13 +1,11 @@
 """Pairs across prompts, prompts that fit and lists by removal, beside plain pairs; docs/lists.md has the figures.
 
-python recipes/experiments/measure_lists.py --output_dir runs/lists  # makes the decoder
-python recipes/experiments/measure_shapes.py --decoder runs/lists/decoder --output_dir runs/shapes
+OMP_NUM_THREADS=1 python recipes/experiments/measure_shapes.py --output_dir runs/shapes  # after measure_lists.py
 """
 
 import argparse
 import random
 
-import torch
 from datasets import Dataset, concatenate_datasets
 
 from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer, sandbox
@@ -19,28 +17,27 @@ COMMON |= {"save_strategy": "no", "logging_steps": 50, "per_device_train_batch_s
 COMMON |= {"num_train_epochs": 2, "lr_scheduler_type": "cosine", "warmup_steps": 20, "weight_decay": 0.01}
 
 
-def said(role, text):
-    return [{"role": role, "content": text}]
+def pair(better, worse):
+    said = {"prompt": better[0], "chosen": better[1], "rejected_prompt": worse[0], "rejected": worse[1]}
+    roles = ("user", "assistant", "user", "assistant")
+    return {key: [{"role": role, "content": said[key]}] for key, role in zip(said, roles, strict=True)}
 
 
 def answers(size, seed):
-    """Prompts, each with a response of any quality."""
-    rng = random.Random(f"shapes {seed}")
-    for row in sandbox.sample_prompts(size, seed):
-        prompt = row["prompt"][0]["content"]
-        yield prompt, write_response(prompt, (rng.random(), rng.random(), rng.random()), rng)
+    rng, rows = random.Random(f"shapes {seed}"), sandbox.sample_prompts(size, seed)
+    prompts = [row["prompt"][0]["content"] for row in rows]
+    return [(prompt, write_response(prompt, (rng.random(), rng.random(), rng.random()), rng)) for prompt in prompts]
 
 
 def crossed(size, seed):
     """Pairs across prompts: better is what reaches the larger part of its prompt's range of the gold reward."""
-    drawn, rows = list(answers(2 * size, seed)), []
-    for two in zip(drawn[::2], drawn[1::2], strict=True):
-        part = {}
-        for prompt, response in two:
-            low, high = gold_range(prompt)
-            part[prompt, response] = (sandbox.gold_reward(prompt, response).total - low) / (high - low)
-        rows.append(pair(*sorted(two, key=part.get, reverse=True)))
-    return Dataset.from_list(rows)
+
+    def part(two):
+        low, high = gold_range(two[0])
+        return (sandbox.gold_reward(*two).total - low) / (high - low)
+
+    drawn = answers(2 * size, seed)
+    return Dataset.from_list([pair(*sorted(two, key=part)[::-1]) for two in zip(drawn[::2], drawn[1::2], strict=True)])
 
 
 def fitting(size, seed):
@@ -50,13 +47,8 @@ def fitting(size, seed):
         if cue := next((cue for cue in ROOM if prompt.endswith(cue)), None):
             other = prompt.removesuffix(cue) + next(each for each in ROOM if each != cue)
             gold = {(each, response): sandbox.gold_reward(each, response).total for each in (prompt, other)}
-            rows += [pair(*sorted(gold, key=gold.get, reverse=True))] if len(set(gold.values())) == 2 else []
+            rows += [pair(*sorted(gold, key=gold.get)[::-1])] if len(set(gold.values())) == 2 else []
     return Dataset.from_list(rows[:size])
-
-
-def pair(better, worse):
-    sides = {"chosen": said("assistant", better[1]), "rejected": said("assistant", worse[1])}
-    return {"prompt": said("user", better[0]), **sides, "rejected_prompt": said("user", worse[0])}
 
 
 def removed(size, seed, control):
@@ -64,16 +56,11 @@ def removed(size, seed, control):
     rows, found = sandbox.sample_demonstrations(4 * size, seed), []
     weights = word_weights(row["prompt"][0]["content"] for row in rows)
     for row in rows:
-        key = shared_weight(row["prompt"][0]["content"], weights)
-        if made := rank_by_removal(row["completion"][0]["content"], key, control=control):
-            responses = [said("assistant", text) for text in made["responses"]]
-            found.append({"prompt": row["prompt"], "responses": responses, "ranks": made["ranks"]})
+        prompt, response = (row[column][0]["content"] for column in ("prompt", "completion"))
+        if made := rank_by_removal(response, shared_weight(prompt, weights), control=control):
+            made["responses"] = [[{"role": "assistant", "content": text}] for text in made["responses"]]
+            found.append({"prompt": row["prompt"], **made})
     return Dataset.from_list(found[:size])
-
-
-def as_lists(pairs):
-    rows = [{"prompt": r["prompt"], "responses": [r["chosen"], r["rejected"]], "ranks": [0, 1]} for r in pairs]
-    return Dataset.from_list(rows)
 
 
 def sets(rows, seed):
@@ -85,18 +72,17 @@ def sets(rows, seed):
     for name, others in {"crossed": crossed(rows, seed), "fitting": fitting(rows, seed)}.items():
         both = concatenate_datasets([beside, others.cast(beside.features)])
         ways |= {name: (both, {}), f"{name}, centred": (both, centre)}
+    lists = [{"prompt": r["prompt"], "responses": [r["chosen"], r["rejected"]], "ranks": [0, 1]} for r in plain]
     for name, control in {"removal": False, "removal, filler, too": True}.items():
-        ways[name] = (concatenate_datasets([as_lists(plain), removed(rows, seed, control)]), {})
+        ways[name] = (concatenate_datasets([Dataset.from_list(lists), removed(rows, seed, control)]), {})
     return ways
 
 
 def main(args):
-    torch.set_num_threads(1)
     held_out = sandbox.sample_pairs(1000, sandbox.HELD_OUT_SEED).remove_columns("strength")
-    cued = held_out.filter(lambda row: row["prompt"][0]["content"].endswith(tuple(ROOM)))
-    crossed_out, fits_out = (make(500, sandbox.HELD_OUT_SEED) for make in (crossed, fitting))
-    test = {"pairs": held_out, "cued": cued, "crossed": crossed_out, "fitting": fits_out}
-    for seed in range(args.seeds):
+    test = {make.__name__: make(500, sandbox.HELD_OUT_SEED) for make in (crossed, fitting)}
+    test |= {"pairs": held_out, "cued": held_out.filter(lambda row: row["prompt"][0]["content"].endswith(tuple(ROOM)))}
+    for seed in range(2):
         for name, (rows, options) in sets(args.rows, seed).items():
             config = MultiScaleRewardConfig(args.output_dir, seed=seed, weight_by_strength=False, **options, **COMMON)
             trainer = MultiScaleRewardTrainer(args.decoder, config, rows, test)
@@ -111,5 +97,4 @@ if __name__ == "__main__":
     parser.add_argument("--decoder", default="runs/lists/decoder")
     parser.add_argument("--output_dir", default="runs/shapes")
     parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--seeds", type=int, default=2)
     main(parser.parse_args())
