@@ -67,15 +67,15 @@ def sets(rows, seed):
     """Training rows and options by name: `rows` plain pairs, alone or with as many of another shape."""
     pairs = sandbox.sample_pairs(2 * rows, seed).select_columns(["prompt", "chosen", "rejected"])
     plain, centre = pairs.select(range(rows)), {"centre_by_prompt": True}
-    ways = {"pairs": (plain, {}), "twice the pairs": (pairs, {}), "pairs, centred": (plain, centre)}
+    ways = {"pairs": (plain, {}), "twice the pairs": (pairs, {})}
     beside = plain.map(lambda row: {"rejected_prompt": row["prompt"]})
-    for name, others in {"crossed": crossed(rows, seed), "fitting": fitting(rows, seed)}.items():
-        both = concatenate_datasets([beside, others.cast(beside.features)])
-        ways |= {name: (both, {}), f"{name}, centred": (both, centre)}
+    both = [concatenate_datasets([beside, make(rows, seed).cast(beside.features)]) for make in (crossed, fitting)]
+    ways |= {"crossed, centred": (both[0], centre), "fitting": (both[1], {})}
     lists = [{"prompt": r["prompt"], "responses": [r["chosen"], r["rejected"]], "ranks": [0, 1]} for r in plain]
     for name, control in {"removal": False, "removal, filler, too": True}.items():
         ways[name] = (concatenate_datasets([Dataset.from_list(lists), removed(rows, seed, control)]), {})
-    return ways
+    ways |= {"crossed": (both[0], {}), "pairs, centred": (plain, centre)}
+    return ways | {"fitting, centred": (both[1], centre)}
 
 
 def main(args):

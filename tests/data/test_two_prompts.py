@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from tests.data.published import assistant, plain, system, talk, user
 from toolkit.data.checks import CONTRADICTED, REPEATED, PairCounts, Place
-from toolkit.data.formats import normalize_pairs, normalize_prompts, refuse_two_prompts
+from toolkit.data.formats import normalize_pairs, normalize_prompts, pairs_of_one_prompt
 from toolkit.data.forms import find_form
 from toolkit.data.held_out import hold_out
 from toolkit.data.loading import load_pairs
@@ -82,7 +82,7 @@ def test_what_reads_one_prompt_of_a_pair_refuses_two(tmp_path):
     with pytest.raises(ValueError, match=r"not divided by prompt\. Set `eval_dataset_name`"):
         hold_out(pairs, 1, 0)
     with pytest.raises(ValueError, match=r"'x' has a column 'rejected_prompt', and the judge reads one prompt"):
-        refuse_two_prompts(pairs, "x", "the judge reads")
+        pairs_of_one_prompt(pairs, "x", "the judge reads")
     for name, some in {"1": rows, "2": [plain("a", "b", "c")]}.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     with pytest.raises(ValueError, match="differ in column 'rejected_prompt'"):  # dropped, it would be another pair

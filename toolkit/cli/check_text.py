@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..data.answers import REJECTED_PROMPT
 from ..data.checks import (
     CONTRADICTED,
     EMPTY_PROMPTS,
@@ -21,6 +20,7 @@ from ..data.checks import (
     Row,
     histogram,
 )
+from ..data.prompts import REJECTED_PROMPT
 from ..data.survey import Survey
 from ..pages.tables import print_table
 

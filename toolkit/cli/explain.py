@@ -70,9 +70,9 @@ def _check_page(file: Path) -> None:
 
 
 def _from_file(args: argparse.Namespace) -> "Explained":
-    from ..data.answers import REJECTED_PROMPT
     from ..data.loading import load_pairs
     from ..data.messages import text_of
+    from ..data.prompts import REJECTED_PROMPT
     from ..pages.explain import load_reward_function
 
     if args.prompt is not None or args.response:

@@ -47,7 +47,6 @@ ITEM_TEXTS, ITEM_SCORES = ("response", "answer", "text", "content"), ("overall_s
 ONE = ("response", "helpfulness")
 MOST_RESPONSES = 100  # to one prompt, in rows of one response each
 NO_PREFERENCE = "Write what was preferred, or remove the row."
-REJECTED_PROMPT = "rejected_prompt"  # where the two sides of a pair answer different prompts
 
 
 class Answer(NamedTuple):

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..stats.intervals import PairAccuracy, wilson_interval
-from .answers import REJECTED_PROMPT
 from .messages import Messages
+from .prompts import REJECTED_PROMPT
 
 Row = dict[str, Any]
 Keys = NDArray[np.uint64]

@@ -13,10 +13,10 @@ from weakref import WeakSet
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from transformers.utils.logging import get_logger
 
-from .answers import REJECTED_PROMPT
 from .files import row_number
 from .forms import FIRST_ROWS, TEXT_COLUMNS, Form, find_form, find_prompt_form
 from .lists import RANKED_COLUMNS
+from .prompts import REJECTED_PROMPT
 from .row_errors import RowError
 from .tally import Tally, check_left_out, check_pairs
 
@@ -89,11 +89,12 @@ def keep_normalized(dataset: Dataset, source: Dataset) -> Dataset:
     return dataset
 
 
-def refuse_two_prompts(pairs: Dataset, name: str, who: str) -> None:
-    """Refuse pairs whose two sides answer different prompts, where someone reads one prompt of a pair."""
-    if REJECTED_PROMPT in pairs.column_names:
+def pairs_of_one_prompt(dataset: Dataset, name: str, who: str) -> Dataset:
+    """[`normalize_pairs`] for one who reads one prompt of a pair; sides that may answer different ones are refused."""
+    if REJECTED_PROMPT in dataset.column_names:
         found = f"has a column '{REJECTED_PROMPT}', and {who} one prompt for both sides"
         raise ValueError(f"Data set '{name}' {found}. Leave those rows and the column out.")
+    return normalize_pairs(dataset, name)
 
 
 def normalize_prompts(dataset: Dataset, name: str) -> Dataset:

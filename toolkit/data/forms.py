@@ -4,23 +4,11 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from .answers import (
-    CHOSEN,
-    LABELS,
-    REJECTED_PROMPT,
-    SIGNED,
-    Answer,
-    Answers,
-    OneARow,
-    Row,
-    find_answers,
-    find_two,
-    is_several,
-)
+from .answers import CHOSEN, LABELS, SIGNED, Answer, Answers, OneARow, Row, find_answers, find_two, is_several
 from .division import REPEATED, check_prompt, check_responses, divide
 from .lists import ORDERS, RANKED_COLUMNS, Ranking, column_of_lists, find_lists, pairs_of
 from .messages import MESSAGES, SPEAKS, TEXT, TRANSCRIPT, conversation, is_empty, kind_of, unpack
-from .prompts import Prompts, find_prompts, looks_like_prompts
+from .prompts import REJECTED_PROMPT, Prompts, find_prompts, looks_like_prompts
 from .row_errors import RowError, describe
 
 TEXT_COLUMNS = ("prompt", "chosen", "rejected")

@@ -6,7 +6,7 @@ from collections import Counter
 
 from datasets import Dataset
 
-from .answers import REJECTED_PROMPT
+from .prompts import REJECTED_PROMPT
 
 
 def hold_out(rows: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:

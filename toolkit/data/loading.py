@@ -11,11 +11,11 @@ from datasets import Dataset
 from datasets.exceptions import DatasetsError
 from transformers.utils.logging import get_logger
 
-from .answers import REJECTED_PROMPT
 from .files import ENDINGS, FETCH, builder, is_saved, stream_rows, text_lines
 from .formats import FLOAT, keep_normalized, normalize_pairs, normalize_prompts
 from .forms import NUMBER_COLUMNS, TEXT_COLUMNS
 from .lists import RANKED_COLUMNS
+from .prompts import REJECTED_PROMPT
 from .row_errors import RowError, describe
 
 logger = get_logger(__name__)

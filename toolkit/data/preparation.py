@@ -7,9 +7,9 @@ from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from .answers import REJECTED_PROMPT
 from .formats import keep_normalized, normalize_pairs
 from .packing import shared_prefix_length
+from .prompts import REJECTED_PROMPT
 from .tally import EQUAL, check_equal
 from .templates import TEMPLATE_COLUMNS
 from .tokens import LIST_COLUMNS, PAIR_COLUMNS, tokenize_list, tokenize_pair

@@ -24,6 +24,7 @@ NAMES = (
 )
 INSIDE = ("full_text", "messages")  # what was asked, in an object that says more
 SYSTEMS = ("system", "system_prompt")
+REJECTED_PROMPT = "rejected_prompt"  # where the two sides of a pair answer different prompts
 # Of columns that may be prompts whatever they hold, and of those that describe the pair unless they hold long texts
 HINTS = re.compile(r"prompt|instruct|quest|quer|input|context|post|history|article|document|problem|text|title|body")
 LABELS = re.compile(

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import NamedTuple
 
-from .answers import REJECTED_PROMPT
 from .checks import Kind, PairCounts, Place, Row, Unusable
 from .files import stream_rows
 from .fixes import PairFiles
 from .forms import FIRST_ROWS, Form, find_form, find_prompt_form
 from .lists import pairs_of
+from .prompts import REJECTED_PROMPT
 from .row_errors import RowError
 from .tally import Tally, check_left_out, check_pairs
 

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from .answers import REJECTED_PROMPT
 from .messages import Messages, text_of
 from .packing import shared_prefix_length
+from .prompts import REJECTED_PROMPT
 from .templates import render, row_template_kwargs
 
 # A sentence ends in a full stop or its kin, with the quotes and brackets that may close after it; a line ends in a
@@ -390,9 +390,7 @@ def _encode_all(
         raise ValueError(f"{where}: {error}") from error
     for column, side in zip(responses, sides, strict=True):
         if side.response_start == len(side.input_ids):
-            raise ValueError(
-                f"{where}, column '{column}': the response has no token after the prompt: nothing to score."
-            )
+            raise ValueError(f"{where}, column '{column}': the response has no token after the prompt to score.")
     return sides
 
 

@@ -11,11 +11,12 @@ from datasets import Dataset
 from torch import Tensor
 from transformers.utils.logging import get_logger
 
-from ..data.answers import REJECTED_PROMPT, is_several
+from ..data.answers import is_several
 from ..data.files import row_number
 from ..data.formats import keep_normalized, normalize_pairs
 from ..data.lists import pairs_of
 from ..data.messages import Messages, text_of
+from ..data.prompts import REJECTED_PROMPT
 from ..data.row_errors import RowError, describe
 from ..data.templates import TEMPLATE_COLUMNS
 

@@ -4,7 +4,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from ..data.answers import REJECTED_PROMPT
+from ..data.prompts import REJECTED_PROMPT
 from ..data.templates import TEMPLATE_COLUMNS
 from ..stats.metrics import PairScores
 from .losses import pairwise_logistic_loss

@@ -255,13 +255,8 @@ def load_for_training(name_or_path: str, args: MultiScaleRewardConfig, quantizat
     kwargs.setdefault("dtype", "float32")
     kwargs.setdefault("trust_remote_code", args.trust_remote_code)
     stops = generation_stops(name_or_path, **kwargs)
-    settings = MultiScaleSettings(
-        args.scales,
-        args.context,
-        stop_token_ids=stops,
-        centre_by_prompt=args.centre_by_prompt,
-        num_hidden_layers=args.num_hidden_layers,
-    )
+    own = {name: getattr(args, name) for name in ("scales", "context", "centre_by_prompt", "num_hidden_layers")}
+    settings = MultiScaleSettings(stop_token_ids=stops, **own)
     return AutoModelForMultiScaleReward.from_pretrained(name_or_path, settings, **kwargs)
 
 

@@ -20,8 +20,8 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from ..data.answers import REJECTED_PROMPT
 from ..data.lists import RANKED_COLUMNS, pairs_of
+from ..data.prompts import REJECTED_PROMPT
 from ..stats.metrics import PairScores
 from ..stats.rankings import ListScores, pairs_of_lists
 
