@@ -165,7 +165,7 @@ def _print_pair(place: Place, pair: Row, tokens: "TokenChecks | None") -> None:
         value = pair[side]
         said = [("", value)] if isinstance(value, str) else [(f"{m['role']}: ", m["content"]) for m in value]
         for role, text in said or [("", "")]:
-            print(f"  {side + ':':10}{safe(role)}{_shortened(text)}")
+            print(f"  {side + ': ':10}{safe(role)}{_shortened(text)}")
 
 
 def _shortened(text: str) -> str:
