@@ -88,9 +88,8 @@ def main(args):
             trainer = trainer_of(out, rows[name.split(",")[0]], test, seed, **options)
             trainer.train()
             metrics = trainer.evaluate()
-            print(
-                seed, name, {key: metrics[f"eval_{key}"] for key in ("accuracy", "kendall_tau", "top_1")}, flush=True
-            )
+            shown = ("eval_accuracy", "eval_accuracy_low", "eval_accuracy_high", "eval_kendall", "eval_top_1")
+            print(seed, name, {k: round(v, 3) for k, v in metrics.items() if k.startswith(shown[3:]) or k in shown})
 
 
 if __name__ == "__main__":
