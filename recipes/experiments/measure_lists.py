@@ -88,8 +88,8 @@ def main(args):
             trainer = trainer_of(out, rows[name.split(",")[0]], test, seed, **options)
             trainer.train()
             metrics = trainer.evaluate()
-            shown = ("eval_accuracy", "eval_accuracy_low", "eval_accuracy_high", "eval_kendall", "eval_top_1")
-            print(seed, name, {k: round(v, 3) for k, v in metrics.items() if k.startswith(shown[3:]) or k in shown})
+            shown = [f"{key}{end}" for key in ("accuracy", "kendall_tau", "top_1") for end in ("", "_low", "_high")]
+            print(seed, name, {key: round(metrics[f"eval_{key}"], 3) for key in shown}, flush=True)
 
 
 if __name__ == "__main__":
