@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init  # which leaves alone what a checkpoint has given
 
+from .readers import READERS, WEIGHTS, number_of_weights, score_weights, weights_of
 from .scales import SCALES, scale_gradient
 
 # Name of each scale's map in the head
@@ -49,6 +50,16 @@ class MultiScaleSettings:
             it as it is.
         num_hidden_layers (`int`, *optional*):
             Layers of the decoder that are run, where it has more.
+        outputs (`int`, *optional*, defaults to 1):
+            Numbers that each scale says of a response, `m`.
+        reader (`str`, *optional*, defaults to `"linear"`):
+            What makes a preference of them: `"linear"`, `"mixture"`, `"skew"` or `"gaussian"`.
+        reader_weights (`str`, *optional*, defaults to `"shared"`):
+            Whose the reader's weights are: `"shared"` by all, read from the `"prompt"`, or of an `"annotator"`.
+        annotators (`list[str]`, *optional*):
+            Names of the annotators that have weights of their own.
+        attributes (`list[str]`, *optional*):
+            Names of the outputs, where labels of attributes taught them.
     """
 
     scales: list[str] = field(default_factory=lambda: list(SCALES))
@@ -59,9 +70,15 @@ class MultiScaleSettings:
     stop_token_ids: list[int] = field(default_factory=list)
     unit_prompt: bool = True
     num_hidden_layers: int | None = None
+    outputs: int = 1
+    reader: str = "linear"
+    reader_weights: str = "shared"
+    annotators: list[str] = field(default_factory=list)
+    attributes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_scales(self.scales, self.context)
+        check_reader(self)
 
     @classmethod
     def from_saved(cls, saved: dict[str, Any]) -> "MultiScaleSettings":
@@ -108,13 +125,50 @@ def check_scales(scales: list[str], context: str) -> None:
         raise ValueError(f"`context='head'` conditions the response head, but `scales` is {scales}. Add 'response'.")
 
 
+def check_reader(settings: Any) -> None:
+    """
+    Refuse a reader that does not exist or does not fit the number of outputs.
+
+    Args:
+        settings ([`MultiScaleSettings`] or [`MultiScaleRewardConfig`]):
+            What has `outputs`, `reader`, `reader_weights` and `context`.
+
+    Raises:
+        `ValueError`: Naming what is wrong and what may stand there.
+    """
+    outputs, reader, by = settings.outputs, settings.reader, settings.reader_weights
+    for name, value, known in (("reader", reader, READERS), ("reader_weights", by, WEIGHTS)):
+        if value not in known:
+            raise ValueError(f"`{name}` is '{value}'. Use one of {list(known)}.")
+    wrong = {
+        f"`reader='{reader}'` and `reader_weights='{by}'` need more `outputs` than 1": (
+            outputs == 1 and (reader, by) != ("linear", "shared")
+        ),
+        f"`reader='gaussian'` has the outputs mean and log variance, and `outputs` is {outputs}": (
+            reader == "gaussian" and outputs != 2
+        ),
+        f"`reader='skew'` has two outputs a plane, and `outputs` is {outputs}": reader == "skew" and outputs % 2 == 1,
+        f"`reader='gaussian'` has no weights, and `reader_weights` is '{by}'": reader == "gaussian" and by != "shared",
+        f"`reader='skew'` has weights of the prompt or shared ones, and `reader_weights` is '{by}'": (
+            reader == "skew" and by == "annotator"
+        ),
+        "`context='head'` conditions a head with one output. Let the reader's weights be read from the prompt": (
+            outputs > 1 and settings.context == "head"
+        ),
+    }
+    if found := [what for what, is_so in wrong.items() if is_so]:
+        raise ValueError(f"{found[0]}. Change one of the two.")
+
+
 class HeadOutput(NamedTuple):
-    """What the head reads from the hidden states. `R` rows of `W` tokens."""
+    """What the head reads from the hidden states. `R` rows of `W` tokens; with `m` outputs `(R, W, m)`."""
 
     token: Tensor  # (R, W) float32
     segment: Tensor  # (R, W) float32
     response: Tensor  # (R, W) float32
     gate: Tensor  # (R, S) float32, a row sums to 1
+    weights: Tensor | None = None  # (R, K) float32, of the reader
+    taste: Tensor | None = None  # (R, K) float32, what an annotator's own parameters add to those of all
 
 
 class MultiScaleHead(nn.Linear):
@@ -124,6 +178,9 @@ class MultiScaleHead(nn.Linear):
     `weight` is the response head, under the key `score.weight` that stock classes read. The others are parameters of
     this one module rather than modules of their own: PEFT saves a module called `score` whole, and neither LoRA's
     `all-linear` nor 4-bit quantisation can take hold of a part of it.
+
+    With several outputs the response scale's maps are `response`, and `weight` is made of them when it is saved: the
+    one map by which the weights that all share, or the prior of annotators, read a response.
 
     Args:
         hidden_size (`int`):
@@ -137,21 +194,42 @@ class MultiScaleHead(nn.Linear):
             belongs to a training rather than to the model, so it is not saved.
     """
 
+    reader: Tensor
+    reader_prompt: Tensor
+    reader_annotators: Tensor
+
     def __init__(self, hidden_size: int, settings: MultiScaleSettings) -> None:
         super().__init__(hidden_size, 1, bias=False)
         self.scales = list(settings.scales)
         for scale in ("token", "segment"):
             if scale in self.scales:
-                self.register_parameter(scale, nn.Parameter(torch.empty(1, hidden_size)))
+                self.register_parameter(scale, nn.Parameter(torch.empty(settings.outputs, hidden_size)))
         if settings.context == "gate":
             self.gate = nn.Parameter(torch.empty(len(self.scales), hidden_size))
             self.gate_bias = nn.Parameter(torch.empty(len(self.scales)))
         if settings.context == "head":
             self.context_prompt = nn.Parameter(torch.empty(CONTEXT_RANK, hidden_size))
             self.context_response = nn.Parameter(torch.empty(CONTEXT_RANK, hidden_size))
+        self.settings = settings
+        if settings.outputs > 1:
+            self._add_reader(hidden_size)
         self.context = settings.context
         self.unit_prompt = settings.unit_prompt
         self.coarse_gradient = 1.0
+
+    def _add_reader(self, hidden_size: int) -> None:
+        settings = self.settings
+        count = number_of_weights(settings.reader, settings.outputs)
+        shapes: dict[str, tuple[int, ...]] = (
+            {"response": (settings.outputs, hidden_size)} if "response" in self.scales else {}
+        )
+        shapes |= {"reader": (count,)} if count else {}
+        shapes |= {"reader_prompt": (count, hidden_size)} if settings.reader_weights == "prompt" else {}
+        if settings.reader_weights == "annotator":
+            shapes["reader_annotators"] = (len(settings.annotators), count)
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
+        self.weight.requires_grad_(False)  # it takes no part in the score
 
     def initialize(self, std: float) -> None:
         """
@@ -165,14 +243,20 @@ class MultiScaleHead(nn.Linear):
                 Standard deviation of the normal distribution.
         """
         for name, parameter in self.named_parameters():
-            unused = name == "weight" and "response" not in self.scales
-            if unused or name in ("gate", "gate_bias", "context_response"):
+            unused = name == "weight" and ("response" not in self.scales or self.settings.outputs > 1)
+            if name == "reader" and self.settings.reader == "linear" and self.settings.reader_weights != "prompt":
+                init.constant_(parameter, 1 / self.settings.outputs)
+            elif unused or name in ("gate", "gate_bias", "context_response") or name.startswith("reader"):
                 init.zeros_(parameter)
             elif name != "weight":
                 init.normal_(parameter, mean=0.0, std=std)
 
     def forward(  # type: ignore[override]
-        self, hidden: Tensor, context_index: Tensor, token_index: Tensor | None = None
+        self,
+        hidden: Tensor,
+        context_index: Tensor,
+        token_index: Tensor | None = None,
+        annotator: Tensor | None = None,
     ) -> HeadOutput:
         """
         Read the hidden states.
@@ -185,10 +269,14 @@ class MultiScaleHead(nn.Linear):
             token_index (`torch.Tensor` of shape `(R, W)`, int64, *optional*):
                 Where the tokens of each row are among the `B * T`, as in [`~toolkit.data.packing.PackedRows`].
                 Without it the rows are those of `hidden`.
+            annotator (`torch.Tensor` of shape `(R,)`, int64, *optional*):
+                Each row's annotator, as a place in `settings.annotators`; -1 for one that is not known. By default
+                none is.
 
         Returns:
             [`HeadOutput`]
         """
+        outputs = self.settings.outputs
 
         def by_row(values: Tensor) -> Tensor:
             return values if token_index is None else values.flatten(0, 1)[token_index.clamp(min=0)]
@@ -202,7 +290,8 @@ class MultiScaleHead(nn.Linear):
                 prompt = hidden[rows, context_index]
             else:
                 prompt = hidden.flatten(0, 1)[token_index[rows, context_index]]
-            zeros = hidden.new_zeros(hidden.shape[:2] if token_index is None else token_index.shape)
+            places = hidden.shape[:2] if token_index is None else token_index.shape
+            zeros = hidden.new_zeros(places if outputs == 1 else (*places, outputs))
             coarse = scale_gradient(hidden, self.coarse_gradient)
             finest = min(self.scales, key=SCALES.index)
             seen = {scale: hidden if scale == finest else coarse for scale in self.scales}
@@ -210,7 +299,9 @@ class MultiScaleHead(nn.Linear):
             def score(scale: str) -> Tensor:
                 if scale not in self.scales:
                     return zeros
-                return by_row(F.linear(seen[scale], getattr(self, PARAMETERS[scale]).float())[..., 0])
+                own = "response" if outputs > 1 and scale == "response" else PARAMETERS[scale]
+                read = F.linear(seen[scale], getattr(self, own).float())
+                return by_row(read[..., 0] if outputs == 1 else read)
 
             response = score("response")
             if self.context == "head":
@@ -219,10 +310,11 @@ class MultiScaleHead(nn.Linear):
                 by_prompt = F.linear(prompt, self.context_prompt.float())[:, None]
                 weights = by_row(F.linear(seen["response"], self.context_response.float()))
                 response = response + (weights * by_prompt).sum(-1)
-            if self.context == "gate":
+            if self.context == "gate" or outputs > 1:
                 # The prompt's state is large in a pretrained decoder and much the same for all prompts. As it is, a
                 # few optimizer steps of it saturate the softmax.
                 prompt = F.normalize(prompt, dim=-1) if self.unit_prompt else prompt
+            if self.context == "gate":
                 gate = F.linear(prompt, self.gate.float(), self.gate_bias.float()).softmax(-1)
             else:
                 gate = hidden.new_full((len(rows), len(self.scales)), 1 / len(self.scales))
@@ -231,19 +323,62 @@ class MultiScaleHead(nn.Linear):
                 segment=score("segment"),
                 response=response,
                 gate=gate,
+                **self._reader_weights(prompt, annotator),
             )
 
-    def read_states(self, states: Tensor) -> tuple[Tensor, Tensor]:
+    def _reader_weights(self, prompt: Tensor, annotator: Tensor | None) -> dict[str, Tensor]:
+        """Weights of the reader for rows, from their prompts `(R, H)` and annotators; none where it has none."""
+        settings, found = self.settings, dict[str, Tensor]()
+        if settings.outputs == 1 or not number_of_weights(settings.reader, settings.outputs):
+            return found
+        values = self.reader.float().expand(len(prompt), -1)
+        if settings.reader_weights == "prompt":
+            values = values + F.linear(prompt, self.reader_prompt.float())
+        elif settings.reader_weights == "annotator" and annotator is not None:
+            own = self.reader_annotators.float()[annotator.clamp(min=0)]
+            found["taste"] = own * (annotator >= 0)[:, None]
+            values = values + found["taste"]
+        return {"weights": weights_of(values, settings.reader, settings.reader_weights), **found}
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        fold_outputs(destination, self.settings, prefix)
+
+    def read_states(self, states: Tensor, annotator: Tensor | None = None) -> tuple[Tensor, HeadOutput]:
         """
         Read the few states of a response that linear maps need: a mean of scores is the score of the mean state.
 
         Args:
             states (`torch.Tensor` of shape `(R, 4, H)`, any dtype):
                 Of every response the vectors in the order of [`STATES`].
+            annotator (`torch.Tensor` of shape `(R,)`, int64, *optional*):
+                As in [`forward`].
 
         Returns:
-            `tuple[torch.Tensor, torch.Tensor]`: Scores of the scales and their weights, `(R, S)` float32 each.
+            `tuple[torch.Tensor, HeadOutput]`: Scores of the scales, `(R, S)` float32, or their outputs `(R, S, m)`
+            where there are several, and what else the head reads.
         """
-        read: HeadOutput = self(states, torch.full((len(states),), STATES.index("prompt"), device=states.device))
+        at_prompt = torch.full((len(states),), STATES.index("prompt"), device=states.device)
+        read: HeadOutput = self(states, at_prompt, annotator=annotator)
         scores = {scale: getattr(read, scale)[:, STATES.index(scale)] for scale in self.scales}
-        return torch.stack([scores[scale] for scale in self.scales], dim=1), read.gate
+        return torch.stack([scores[scale] for scale in self.scales], dim=1), read
+
+
+def fold_outputs(state: dict[str, Tensor], settings: MultiScaleSettings, prefix: str) -> None:
+    """
+    Make `weight` of the head what stock classes shall read: the response scale, as the weights read it that all share.
+
+    Args:
+        state (`dict[str, torch.Tensor]`):
+            Tensors by name, which is changed. Without several outputs, or a response scale, it stays as it is.
+        settings ([`MultiScaleSettings`]):
+            Settings of the model.
+        prefix (`str`):
+            What the names of the head's parameters begin with.
+    """
+    maps, values = state.get(f"{prefix}response"), state.get(f"{prefix}reader")
+    if maps is None or maps.numel() == 0:  # as of weights that ZeRO-3 has in pieces
+        return
+    weights = None if values is None else weights_of(values.detach(), settings.reader, settings.reader_weights)
+    own = score_weights(weights, settings.reader, settings.outputs)
+    state[f"{prefix}weight"] = own.to(maps)[None] @ maps.detach()

@@ -298,8 +298,18 @@ def agreed(name: str, settings: MultiScaleSettings | None, saved: MultiScaleSett
             f"{settings.scales}` and `context='{settings.context}'` are asked for. Ask for the same, or begin a new "
             "head from the model that its training began from."
         )
+    for one in ("outputs", "reader", "reader_weights", "annotators", "attributes"):
+        asked, had = getattr(settings, one), getattr(saved, one)
+        if asked != had and not (isinstance(had, list) and set(asked) <= set(had)):  # some of those that it knows
+            raise ValueError(f"'{name}' was saved with `{one}={had!r}`, and {asked!r} is asked for. Ask for the same.")
     layers = settings.num_hidden_layers or saved.num_hidden_layers
-    return replace(settings, unit_prompt=saved.unit_prompt, num_hidden_layers=layers)
+    return replace(
+        settings,
+        unit_prompt=saved.unit_prompt,
+        num_hidden_layers=layers,
+        annotators=saved.annotators,
+        attributes=saved.attributes,
+    )
 
 
 def _same(mark: FileMark, path: Path) -> bool:

@@ -57,6 +57,11 @@ def check_lists(dataset: Any, args: MultiScaleRewardConfig) -> None:
         raise ValueError(f"`learning_rates` are compared on pairs, and the training data are {found} `learning_rate`.")
     if args.group_by_prompt and lists:
         raise ValueError("`group_by_prompt` is for pairs, and the training data are ranked lists. Leave it out.")
+    if lists and args.reader != "linear":
+        raise ValueError(
+            f"`reader='{args.reader}'` compares two responses, and the training data are ranked lists. Give pairs, or "
+            "use 'linear'."
+        )
 
 
 def weigh_by_strength(dataset: Any, name: str) -> Any:
@@ -189,6 +194,10 @@ def shares_prompts(model: Any, args: MultiScaleRewardConfig) -> bool:
             f"The model has `scales={settings.scales}` and `context='{settings.context}'`, the configuration "
             f"`scales={args.scales}` and `context='{args.context}'`. Give both the same."
         )
+    for name in ("outputs", "reader", "reader_weights"):
+        if getattr(settings, name) != getattr(args, name):
+            found = f"`{name}={getattr(settings, name)!r}`, the configuration `{name}={getattr(args, name)!r}`"
+            raise ValueError(f"The model has {found}. Give both the same.")
     layers = model.config.get_text_config().num_hidden_layers
     if args.num_hidden_layers not in (None, layers):
         raise ValueError(
@@ -247,8 +256,13 @@ def freeze_decoder(model: Any) -> None:
     logger.info(f"The decoder's {frozen:,} parameters are frozen; the head's {trained:,} are trained.")
 
 
-def load_for_training(name_or_path: str, args: MultiScaleRewardConfig, quantization_config: Any) -> Any:
-    """Load a model by name with the head that the configuration asks for, in float32 unless it says otherwise."""
+def load_for_training(
+    name_or_path: str, args: MultiScaleRewardConfig, quantization_config: Any, names: tuple[list[str], list[str]]
+) -> Any:
+    """
+    Load a model by name with the head that the configuration asks for, in float32 unless it says otherwise; with the
+    `names` of annotators and of attributes.
+    """
     set_seed(args.seed)  # the new head is random; TRL seeds here, too
     kwargs: dict[str, Any] = {**(args.model_init_kwargs or {})}  # type: ignore[dict-item]
     if quantization_config is not None:
@@ -257,7 +271,15 @@ def load_for_training(name_or_path: str, args: MultiScaleRewardConfig, quantizat
     kwargs.setdefault("trust_remote_code", args.trust_remote_code)
     stops = generation_stops(name_or_path, **kwargs)
     settings = MultiScaleSettings(
-        args.scales, args.context, stop_token_ids=stops, num_hidden_layers=args.num_hidden_layers
+        args.scales,
+        args.context,
+        stop_token_ids=stops,
+        num_hidden_layers=args.num_hidden_layers,
+        outputs=args.outputs,
+        reader=args.reader,
+        reader_weights=args.reader_weights,
+        annotators=names[0],
+        attributes=names[1],
     )
     return AutoModelForMultiScaleReward.from_pretrained(name_or_path, settings, **kwargs)
 
