@@ -92,7 +92,7 @@ def test_small_skew_outputs_are_read_as_their_score():
     weights = weights_of(drawn(1, 2), "skew", "shared")
     read = skew_gap(unit_vectors(first), unit_vectors(second), weights) * 2  # of the squared length of two planes
     score = linear_gap(first, second, score_weights(weights, "skew", 4))
-    torch.testing.assert_close(read, score, atol=1e-9, rtol=0)
+    torch.testing.assert_close(read, score, atol=1e-8, rtol=0)
 
 
 def test_without_variance_a_gaussian_gap_is_that_of_the_means():

@@ -219,16 +219,16 @@ class MultiScaleHead(nn.Linear):
 
     def _add_reader(self, hidden_size: int) -> None:
         settings = self.settings
-        count = number_of_weights(settings.reader, settings.outputs)
-        shapes: dict[str, tuple[int, ...]] = (
-            {"response": (settings.outputs, hidden_size)} if "response" in self.scales else {}
-        )
-        shapes |= {"reader": (count,)} if count else {}
-        shapes |= {"reader_prompt": (count, hidden_size)} if settings.reader_weights == "prompt" else {}
-        if settings.reader_weights == "annotator":
-            shapes["reader_annotators"] = (len(settings.annotators), count)
-        for name, shape in shapes.items():
-            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
+        count, by = number_of_weights(settings.reader, settings.outputs), settings.reader_weights
+        shapes: dict[str, tuple[tuple[int, ...], bool]] = {
+            "response": ((settings.outputs, hidden_size), "response" in self.scales),
+            "reader": ((count,), count > 0),
+            "reader_prompt": ((count, hidden_size), by == "prompt"),
+            "reader_annotators": ((len(settings.annotators), count), by == "annotator"),
+        }
+        for name, (shape, needed) in shapes.items():
+            if needed:
+                self.register_parameter(name, nn.Parameter(torch.empty(shape)))
         self.weight.requires_grad_(False)  # it takes no part in the score
 
     def initialize(self, std: float) -> None:
