@@ -19,7 +19,7 @@ ANNOTATOR, ATTRIBUTES = "annotator", "attributes"
 TASTE_COLUMNS = ("annotator_index", "annotator_share", "attribute_gaps")
 
 
-def taste_names(dataset: Any, outputs: int, reader_weights: str) -> tuple[list[str], list[str]]:
+def taste_names(dataset: Any, outputs: int, reader: str, reader_weights: str) -> tuple[list[str], list[str]]:
     """
     Names of the annotators and attributes that a training set has and a head with several outputs needs.
 
@@ -28,8 +28,8 @@ def taste_names(dataset: Any, outputs: int, reader_weights: str) -> tuple[list[s
             Pairs or lists, as they are given.
         outputs (`int`):
             Outputs of the head.
-        reader_weights (`str`):
-            Whose the reader's weights are.
+        reader, reader_weights (`str`):
+            What makes a preference of them, and whose its weights are.
 
     Returns:
         `tuple[list[str], list[str]]`: Annotators and attributes, each in order; none where the head needs none, or the
@@ -48,7 +48,13 @@ def taste_names(dataset: Any, outputs: int, reader_weights: str) -> tuple[list[s
                 f"{sorted(columns)}. Rename the column that says who made a label."
             )
         annotators = sorted({str(name) for name in dataset[ANNOTATOR] if name is not None})
-    if outputs > 1 and ATTRIBUTES in columns and "chosen" in columns:
+    has_attributes = ATTRIBUTES in columns and "chosen" in columns
+    if outputs > 1 and (reader, reader_weights) == ("linear", "shared") and not has_attributes:
+        raise ValueError(
+            f"`outputs={outputs}` with weights that all share need pairs with a column '{ATTRIBUTES}', without which "
+            "they are one. Add it, or set `reader_weights` or `reader`."
+        )
+    if outputs > 1 and has_attributes:
         attributes = sorted({name for value in dataset[ATTRIBUTES] for name in _names(value)})
         if len(attributes) != outputs:
             raise ValueError(

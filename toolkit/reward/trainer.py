@@ -117,7 +117,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
             if kwargs.get("processing_class") is None:  # TRL would ask for that of the base, in its newest revision
                 options: Any = {"trust_remote_code": args.trust_remote_code, **(init_kwargs or {})}  # type: ignore[dict-item]
                 kwargs["processing_class"] = load_tokenizer(model, **options)
-            names = taste_names(train_dataset, args.outputs, args.reader_weights)
+            names = taste_names(train_dataset, args.outputs, args.reader, args.reader_weights)
             model = load_for_training(model, args, quantization_config, names)
             args.model_init_kwargs = None  # used up; TRL would warn that a loaded model ignores them
         check_tokenizer(kwargs.get("processing_class"), train_dataset, args)
