@@ -50,6 +50,7 @@ TESTED = {
     "recipes/experiments/sample_efficiency.py": "needs an hour and the models of `make demo`",
     "recipes/experiments/study.py": "tests/experiments/study/test_miniature.py",
     "recipes/experiments/study.py --grid decoder": "tests/launch/test_grid.py",
+    "recipes/experiments/study.py --grid lora": "tests/experiments/study/test_lora.py",
     "recipes/experiments/study.py --grid real": "tests/experiments/study/test_real.py",
     "recipes/experiments/sweep_architectures.py": "tests/experiments/architectures/test_trial.py",
     "recipes/experiments/thoughts.py": "needs hours; tests/generative/test_experiment.py holds what is its own",
