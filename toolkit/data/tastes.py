@@ -64,7 +64,7 @@ def taste_names(dataset: Any, outputs: int, reader: str, reader_weights: str) ->
     return annotators, attributes
 
 
-def add_tastes(dataset: Dataset, name: str, annotators: list[str], attributes: list[str], train: bool) -> Dataset:
+def add_tastes(dataset: Dataset, name: str, known: Any, train: bool) -> Dataset:
     """
     Give tokenized pairs or lists the columns of `TASTE_COLUMNS` from `annotator` and `attributes`.
 
@@ -73,8 +73,9 @@ def add_tastes(dataset: Dataset, name: str, annotators: list[str], attributes: l
             Tokenized pairs or lists.
         name (`str`):
             Name of the data set, for messages.
-        annotators, attributes (`list[str]`):
-            Names that the model knows. Where it knows none the set stays as it is.
+        known ([`~toolkit.reward.head.MultiScaleSettings`]):
+            What has the names of `annotators` and `attributes` that the model knows. Where it knows none the set stays
+            as it is.
         train (`bool`):
             Whether it is the training set, in which the annotators' prior has a say.
 
@@ -85,9 +86,9 @@ def add_tastes(dataset: Dataset, name: str, annotators: list[str], attributes: l
     Raises:
         `ValueError`: If an attribute is no number; the message names the row.
     """
-    if annotators:
+    if known.annotators:
         given = dataset[ANNOTATOR][:] if ANNOTATOR in dataset.column_names else [None] * len(dataset)
-        place = {own: index for index, own in enumerate(annotators)}
+        place = {own: index for index, own in enumerate(known.annotators)}
         indices = [place.get(str(own), -1) if own is not None else -1 for own in given]
         if unknown := indices.count(-1):
             logger.warning(
@@ -97,8 +98,8 @@ def add_tastes(dataset: Dataset, name: str, annotators: list[str], attributes: l
         pairs = Counter(indices)
         shares = [1 / pairs[index] if train and index >= 0 else 0.0 for index in indices]
         dataset = dataset.add_column(TASTE_COLUMNS[0], indices).add_column(TASTE_COLUMNS[1], shares)
-    if attributes and ATTRIBUTES in dataset.column_names:
-        gaps = [_gaps(value, attributes, name, row) for row, value in enumerate(dataset[ATTRIBUTES])]
+    if known.attributes and ATTRIBUTES in dataset.column_names:
+        gaps = [_gaps(value, known.attributes, name, row) for row, value in enumerate(dataset[ATTRIBUTES])]
         dataset = dataset.add_column(TASTE_COLUMNS[2], gaps)
     return dataset
 

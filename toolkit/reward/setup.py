@@ -15,6 +15,7 @@ from transformers import TrainingArguments, set_seed
 
 from ..data.batches import SIDES, has_lists
 from ..data.packing import why_not_shared
+from ..data.tastes import taste_names
 from .config import MultiScaleRewardConfig
 from .head import MultiScaleSettings
 from .loading import AutoModelForMultiScaleReward, generation_stops
@@ -257,11 +258,11 @@ def freeze_decoder(model: Any) -> None:
 
 
 def load_for_training(
-    name_or_path: str, args: MultiScaleRewardConfig, quantization_config: Any, names: tuple[list[str], list[str]]
+    name_or_path: str, args: MultiScaleRewardConfig, quantization_config: Any, train_dataset: Any
 ) -> Any:
     """
-    Load a model by name with the head that the configuration asks for, in float32 unless it says otherwise; with the
-    `names` of annotators and of attributes.
+    Load a model by name with the head that the configuration asks for, in float32 unless it says otherwise; the
+    training set has the names of annotators and attributes.
     """
     set_seed(args.seed)  # the new head is random; TRL seeds here, too
     kwargs: dict[str, Any] = {**(args.model_init_kwargs or {})}  # type: ignore[dict-item]
@@ -270,6 +271,7 @@ def load_for_training(
     kwargs.setdefault("dtype", "float32")
     kwargs.setdefault("trust_remote_code", args.trust_remote_code)
     stops = generation_stops(name_or_path, **kwargs)
+    annotators, attributes = taste_names(train_dataset, args.outputs, args.reader, args.reader_weights)
     settings = MultiScaleSettings(
         args.scales,
         args.context,
@@ -278,8 +280,8 @@ def load_for_training(
         outputs=args.outputs,
         reader=args.reader,
         reader_weights=args.reader_weights,
-        annotators=names[0],
-        attributes=names[1],
+        annotators=annotators,
+        attributes=attributes,
     )
     return AutoModelForMultiScaleReward.from_pretrained(name_or_path, settings, **kwargs)
 

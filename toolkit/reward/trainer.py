@@ -27,7 +27,7 @@ from ..data.batches import (
 from ..data.markers import response_marker_ids
 from ..data.positions import group_rows
 from ..data.preparation import group_by_prompt, tokenize_pairs
-from ..data.tastes import TASTE_COLUMNS, add_tastes, taste_names
+from ..data.tastes import TASTE_COLUMNS, add_tastes
 from ..data.templates import row_template_kwargs
 from ..data.tokens import segment_boundary_ids
 from ..stats.metrics import PairScores
@@ -117,8 +117,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
             if kwargs.get("processing_class") is None:  # TRL would ask for that of the base, in its newest revision
                 options: Any = {"trust_remote_code": args.trust_remote_code, **(init_kwargs or {})}  # type: ignore[dict-item]
                 kwargs["processing_class"] = load_tokenizer(model, **options)
-            names = taste_names(train_dataset, args.outputs, args.reader, args.reader_weights)
-            model = load_for_training(model, args, quantization_config, names)
+            model = load_for_training(model, args, quantization_config, train_dataset)
             args.model_init_kwargs = None  # used up; TRL would warn that a loaded model ignores them
         check_tokenizer(kwargs.get("processing_class"), train_dataset, args)
         self.reward_model = base_reward_model(model)  # type: ignore[arg-type]
@@ -189,8 +188,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         if dataset is not given:  # else prepared before
             check_places(dataset, dataset_name, self.reward_model)
             dataset = weigh_by_strength(dataset, dataset_name) if args.weight_by_strength else dataset
-            own = self.reward_model.settings
-            dataset = add_tastes(dataset, dataset_name, own.annotators, own.attributes, dataset_name == "train")
+            dataset = add_tastes(dataset, dataset_name, self.reward_model.settings, dataset_name == "train")
         if args.group_by_prompt and dataset_name == "train" and "chosen_ids" in dataset.column_names:
             dataset = group_by_prompt(dataset, dataset_name, args.length_column_name)
         if dataset_name == "train":
@@ -225,7 +223,8 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         if mode == "train":
             tokens = self.accelerator.gather(inputs["pair_tokens"].sum()).sum().item()
             self._total_train_tokens += tokens // self._tp_size
-            self._train_scores.append(self._gather_scores(_detached(scores)))
+            detached = type(scores)(*(column.detach() for column in scores))
+            self._train_scores.append(self._gather_scores(detached))
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         if mode == "train" and not bool(scores.loss.isfinite().all()):
             what = "list" if "ranks" in inputs else "pair"
@@ -315,7 +314,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, scores = self.compute_loss(model, inputs, return_outputs=True)
-        return loss.detach(), tuple(_detached(scores)), torch.ones_like(inputs["group_sizes"])
+        return loss.detach(), tuple(scores), torch.ones_like(inputs["group_sizes"])
 
     def evaluation_loop(
         self,
@@ -397,7 +396,3 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
     def _save_adapter_settings(self, folder: str) -> None:
         if isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
             save_adapter_settings(self.reward_model.settings, folder)
-
-
-def _detached(scores: Scores) -> Scores:
-    return type(scores)(*(column.detach() for column in scores))
