@@ -225,7 +225,7 @@ def fit_taste(gaps: Tensor, prior: Taste, tolerance: float = 1e-12) -> Taste:
         prior ([`Taste`]):
             Tastes of annotators at large, $\mu$ and $\Sigma$.
         tolerance (`float`, *optional*, defaults to `1e-12`):
-            Decrease of the loss, in nats, below which the search ends.
+            Twice the gain of a step, in nats, after which it was the last.
 
     Returns:
         [`Taste`]
@@ -243,12 +243,13 @@ def fit_taste(gaps: Tensor, prior: Taste, tolerance: float = 1e-12) -> Taste:
         gradient = precision @ (weights - mean) - gaps.T @ wrong
         curvature = (gaps.T * wrong * (1 - wrong)) @ gaps + precision
         step = torch.linalg.solve(curvature, gradient)
-        if gradient @ step <= 2 * tolerance:  # twice what the step gains
-            return Taste(weights, torch.linalg.inv(curvature))
-        size = 1.0
-        while loss(weights - size * step) > loss(weights) - size * gradient @ step / 4:  # gaps may be large
+        gain, size = gradient @ step, 1.0
+        # Where gaps are large a whole step may go too far; near the end it does not, and rounding would hide a gain
+        while gain > 1e-4 and loss(weights - size * step) > loss(weights) - size * gain / 4:
             size /= 2
         weights = weights - size * step
+        if gain < tolerance:
+            return Taste(weights, torch.linalg.inv(curvature))
 
 
 def taste_gap(gaps: Tensor, taste: Taste) -> tuple[Tensor, Tensor]:
