@@ -16,8 +16,8 @@ from toolkit import AutoModelForMultiScaleReward, MultiScaleRewardTrainer, Multi
 from toolkit.data.batches import TASTE_COLUMNS
 from toolkit.reward.export import export
 from toolkit.reward.model import base_reward_model
-from toolkit.reward.reading import mixed_outputs
 from toolkit.reward.readers import read_gap
+from toolkit.reward.reading import mixed_outputs
 
 PEOPLE = ["Ann", 7, "Bo"]
 READERS = [
@@ -35,8 +35,8 @@ LORA = LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear")
 @pytest.fixture(scope="module")
 def labelled_pairs(chat_pairs):
     """Pairs with who labelled them, and two attributes, of which one is missing or equal now and then."""
-    brief = [None if i % 4 == 0 else [3.0, 3.0 - i % 3] for i in range(len(PAIRS))]
-    attributes = [{"brief": gap, "true": [1.0, 2.0]} for gap in brief]
+    brief = [None if i % 4 == 0 else 3.0 - i % 3 for i in range(len(PAIRS))]
+    attributes = [{"chosen": {"brief": 3.0, "true": 1}, "rejected": {"brief": each, "true": 2}} for each in brief]
     people = [str(PEOPLE[i % 3]) for i in range(len(PAIRS))]
     return chat_pairs.add_column("annotator", people).add_column("attributes", attributes)
 
@@ -45,8 +45,6 @@ def labelled_pairs(chat_pairs):
 def train_on(reward_config, tiny_folder, labelled_pairs):
     def make(data=None, model=None, eval_dataset=None, peft_config=None, **options):
         data = labelled_pairs if data is None else data
-        if options["outputs"] != 2:
-            data = data.remove_columns("attributes")
         args = reward_config(**{"learning_rate": 1e-2, "weight_by_strength": False, **options})
         return MultiScaleRewardTrainer(model or tiny_folder(), args, data, eval_dataset, peft_config=peft_config)
 
@@ -81,7 +79,7 @@ ROWS = ("input_ids", "attention_mask", "response_start", "position_ids", "branch
 
 def test_one_output_has_the_parameters_that_it_had_before(reward_model):
     names = {name: list(parameter.shape) for name, parameter in reward_model().score.named_parameters()}
-    own = dict.fromkeys(("weight", "token", "segment"), [1, 32])
+    own = {key: [1, 32] for key in ("weight", "token", "segment")}
     assert names == {**own, "gate": [3, 32], "gate_bias": [3]}
 
 
@@ -161,7 +159,9 @@ def test_the_loss_of_a_pair_is_that_of_its_gap(train_on, options):
     expected = expected + 0.3 * sum(loss(each) for each in read.outputs.unbind(1))
     if read.taste is not None:  # the prior over the eight pairs of each annotator
         expected = expected + read.taste[:4].square().sum(-1) / 2 / 8
-    if options["outputs"] == 2:  # "brief" of the first and fourth pair says nothing, and "true" is the wrong way round
+    if options == {
+        "outputs": 2
+    }:  # "brief" of the first and fourth pair says nothing, and "true" is the wrong way round
         chosen, rejected = mixed_outputs(read).split(4)
         brief, true = ((chosen - rejected) * torch.tensor([1.0, -1.0])).unbind(1)
         of_each = [-0.9 * F.logsigmoid(gap) - 0.1 * F.logsigmoid(-gap) for gap in (brief, true)]
@@ -172,7 +172,7 @@ def test_the_loss_of_a_pair_is_that_of_its_gap(train_on, options):
 
 def test_gaps_of_attributes_are_read_in_every_form(train_on, labelled_pairs):
     forms = [
-        {"brief": [3.0, 1.0], "true": [1.0, None]},
+        {"chosen": {"brief": 3.0, "true": 1.0}, "rejected": {"brief": 1.0, "true": None}},
         {"brief": 2.0, "true": None},
         [{"brief": 3, "true": 1}, {"brief": 1}],
     ]
@@ -204,7 +204,7 @@ def test_a_frozen_decoder_trains_the_same_reader(train_on):
 
 def test_lists_train_with_weights_of_annotators(train_on):
     rows = [
-        {"prompt": q, "responses": [bad, good, "?"], "ranks": [2, 1, 3], "annotator": i % 2, "attributes": None}
+        {"prompt": q, "responses": [bad, good, "?"], "ranks": [2, 1, 3], "annotator": i % 2}
         for i, (q, good, bad) in enumerate(PAIRS)
     ]
     trainer = train_on(Dataset.from_list(rows), **READERS[0])
@@ -235,13 +235,13 @@ def test_what_does_not_go_together_is_refused(reward_config, options, message):
 def test_data_without_what_a_reader_needs_are_refused(train_on, labelled_pairs, chat_pairs):
     with pytest.raises(ValueError, match="needs a column 'annotator' in the training data"):
         train_on(labelled_pairs.remove_columns("annotator"), **READERS[0])
-    with pytest.raises(ValueError, match="need pairs with a column 'attributes'"):
+    with pytest.raises(ValueError, match="of pairs, and the column 'attributes' of the training data has none"):
         train_on(chat_pairs, outputs=2)
     wrong = labelled_pairs.remove_columns("attributes").add_column("attributes", [{"brief": "x", "true": 1}] * 24)
     with pytest.raises(ValueError, match=r"row 1, column 'attributes\.brief': found text: 'x'"):
         train_on(wrong, outputs=2)
     three = labelled_pairs.remove_columns("attributes").add_column("attributes", [{"a": 1, "b": 1, "c": 1}] * 24)
-    with pytest.raises(ValueError, match=r"have 3 attributes, \['a', 'b', 'c'\], and `outputs` is 2"):
+    with pytest.raises(ValueError, match=r"has \['a', 'b', 'c'\]. Set `outputs` to their number"):
         train_on(three, outputs=2)
 
 

@@ -13,6 +13,7 @@ from .row_errors import RowError, describe
 
 logger = get_logger(__name__)
 
+SIDES = ("chosen", "rejected")
 ANNOTATOR, ATTRIBUTES = "annotator", "attributes"
 # What the trainer reads in their place: the annotator's place in the list of names, what a pair weighs among the pairs
 # of its annotator, and of each attribute by how much the chosen response has more of it
@@ -32,12 +33,11 @@ def taste_names(dataset: Any, outputs: int, reader: str, reader_weights: str) ->
             What makes a preference of them, and whose its weights are.
 
     Returns:
-        `tuple[list[str], list[str]]`: Annotators and attributes, each in order; none where the head needs none, or the
-        data have none.
+        `tuple[list[str], list[str]]`: Annotators and attributes, each in order; none where the head needs none.
 
     Raises:
-        `ValueError`: If there is no column `annotator` and each shall have weights, or the number of attributes is
-        another than that of outputs.
+        `ValueError`: If there is no column `annotator` where each shall have weights, or not as many attributes as
+        outputs where all share the weights.
     """
     annotators, attributes = list[str](), list[str]()
     columns = getattr(dataset, "column_names", None) or []
@@ -48,18 +48,14 @@ def taste_names(dataset: Any, outputs: int, reader: str, reader_weights: str) ->
                 f"{sorted(columns)}. Rename the column that says who made a label."
             )
         annotators = sorted({str(name) for name in dataset[ANNOTATOR] if name is not None})
-    has_attributes = ATTRIBUTES in columns and "chosen" in columns
-    if outputs > 1 and (reader, reader_weights) == ("linear", "shared") and not has_attributes:
-        raise ValueError(
-            f"`outputs={outputs}` with weights that all share need pairs with a column '{ATTRIBUTES}', without which "
-            "they are one. Add it, or set `reader_weights` or `reader`."
-        )
-    if outputs > 1 and has_attributes:
-        attributes = sorted({name for value in dataset[ATTRIBUTES] for name in _names(value)})
+    elif outputs > 1 and (reader, reader_weights) == ("linear", "shared"):
+        rows = dataset[ATTRIBUTES] if ATTRIBUTES in columns and "chosen" in columns else []
+        attributes = sorted({name for value in rows for side in _sides(value) for name in side or ()})
         if len(attributes) != outputs:
             raise ValueError(
-                f"The training data have {len(attributes)} attributes, {attributes}, and `outputs` is {outputs}. Set "
-                f"`outputs={len(attributes)}`, or leave the column '{ATTRIBUTES}' out."
+                f"`outputs={outputs}` with weights that all share are attributes of pairs, and the column "
+                f"'{ATTRIBUTES}' of the training data has {attributes or 'none'}. Set `outputs` to their number, or "
+                "`reader_weights` or `reader` to others."
             )
     return annotators, attributes
 
@@ -104,28 +100,24 @@ def add_tastes(dataset: Dataset, name: str, known: Any, train: bool) -> Dataset:
     return dataset
 
 
-def _names(value: Any) -> list[str]:
-    sides = value if isinstance(value, list) else [value]
-    return [name for side in sides if isinstance(side, dict) for name in side]
+def _sides(value: Any) -> list[Any]:
+    """The objects of numbers of the two responses, or the one of gaps that there is."""
+    if isinstance(value, dict) and value.keys() == set(SIDES):
+        return [value[side] for side in SIDES]
+    return value if isinstance(value, list) else [value]
 
 
 def _gaps(value: Any, names: list[str], dataset: str, row: int) -> list[float]:
     """Of each attribute that of chosen less that of rejected, or the gap that is given; NaN where none is."""
-    if isinstance(value, list) and all(isinstance(side, dict) for side in value):  # an object of each response
-        value = {name: [side.get(name) for side in value] for name in names}
+    sides = _sides(value)
     try:
-        if not isinstance(value, dict | None):
+        if len(sides) > len(SIDES) or not all(isinstance(side, dict | None) for side in sides):
             raise RowError(ATTRIBUTES, describe(value), "Write an object of numbers for each of the two responses.")
-        return [_gap((value or {}).get(name), f"{ATTRIBUTES}.{name}") for name in names]
+        gaps = []
+        for name in names:
+            values = [None if side is None else side.get(name) for side in sides]
+            numbers = [math.nan if each is None else number(each, f"{ATTRIBUTES}.{name}") for each in values]
+            gaps.append(numbers[0] - sum(numbers[1:]))
+        return gaps
     except RowError as error:
         raise error.at(dataset, row_number(dataset, row)) from None
-
-
-def _gap(value: Any, column: str) -> float:
-    sides = value if isinstance(value, list) else [value, 0.0]
-    if len(sides) != 2:
-        raise RowError(column, f"{len(sides)} values", "Write one for each of the two responses, or their gap.")
-    if None in sides:
-        return math.nan
-    chosen, rejected = (number(side, column) for side in sides)
-    return chosen - rejected

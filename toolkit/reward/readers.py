@@ -248,7 +248,7 @@ def fit_taste(gaps: Tensor, prior: Taste, tolerance: float = 1e-12) -> Taste:
         while gain > 1e-4 and loss(weights - size * step) > loss(weights) - size * gain / 4:
             size /= 2
         weights = weights - size * step
-        if gain < tolerance:
+        if not gain > tolerance:
             return Taste(weights, torch.linalg.inv(curvature))
 
 
