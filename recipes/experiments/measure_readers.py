@@ -2,81 +2,67 @@
 
 python recipes/experiments/measure_readers.py --data data --states runs/states --output_dir runs/readers
 
-The states are of `cache_states.py --tasks UKP LAMP CoNaLa SQuALITY USR SummEval`. What is measured is not measured again.
+The states are of `cache_states.py --tasks UKP LAMP CoNaLa SQuALITY USR SummEval`. What is measured is not measured
+again: each measurement of a seed has a file.
 """
 
 import argparse
 import json
-from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import torch
-from transformers import Qwen3Config, set_seed
+from transformers import set_seed
 
-from toolkit import MultiScaleSettings, load_pairs
-from toolkit.data.messages import text_of
-from toolkit.experiments.study.decoder_states import load_states, rows_of
-from toolkit.experiments.study.division import said
-from toolkit.experiments.study.task_pairs import TaskPairs, cut
-from toolkit.experiments.study.tasks import TASKS
-from toolkit.reward.losses import pairwise_logistic_loss
-from toolkit.reward.model import reward_model_class
-from toolkit.reward.readers import Taste, fit_taste, taste_gap
-from toolkit.reward.reading import read_pairs, taste_losses
+from toolkit.experiments.readers import attributes, features, people, styles
 
-SIZE, LAYER, SEEDS, NOBODY = 64, 1, 4, torch.empty(0)  # principal components of the states after the second cached layer
-WAYS = {"linear": {}, "mixture": {"outputs": 3, "reader": "mixture", "reader_weights": "prompt"}}
-WAYS |= {"skew": {"outputs": 4, "reader": "skew"}, "gaussian": {"outputs": 2, "reader": "gaussian"}}
-PERSONAL = {"linear": {"outputs": 4}, "mixture": {"outputs": 2, "reader": "mixture"}}
+PEOPLE = {"UKP": "ukp_convarg_by_worker", "LAMP": "lamp_writer_rankings", "CoNaLa": "conala_by_grader"}
+PEOPLE |= {"SQuALITY": "squality_by_worker"}
+ATTRIBUTES = {"USR": "usr_topicalchat", "SummEval": "summeval_attr", "SQuALITY": "squality_by_worker"}
 
 
-def read(model, x, rows, label):
-    """Output and scores of the sides of pairs `(P, 2)` of rows of features, read by those who labelled them."""
-    who = label.get("annotator", torch.full((len(rows),), -1))
-    output = model(states=x[rows.T.flatten(), None].expand(-1, 4, -1), annotator=who.repeat(2))
-    return output, read_pairs(output, torch.arange(2 * len(rows)).view(2, -1).T, model.settings.reader)[0]
+def measurements(args):
+    """A function of the seed for each."""
+
+    @cache
+    def read(name, file):
+        return features(args.data, args.states, name, file)
+
+    found = {
+        "styles in a circle": lambda seed: styles(seed, True),
+        "styles in order": lambda seed: styles(seed, False),
+    }
+    found["planted tastes"] = lambda seed: people(seed, *read("UKP", PEOPLE["UKP"]), planted=True)
+    for task in PEOPLE.items():
+        found[f"people of {task[0]}"] = lambda seed, task=task: people(seed, *read(*task), planted=False)
+    for task in ATTRIBUTES.items():
+        found[f"attributes of {task[0]}"] = lambda seed, task=task: attributes(seed, *read(*task))
+    return found
 
 
-def train(x, rows, label, options, seed, epochs=8):
-    set_seed(seed)
-    config = Qwen3Config(8, x.size(1), 8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, head_dim=8)
-    config.multi_scale = asdict(MultiScaleSettings(["response"], **options))
-    model = reward_model_class(Qwen3Config)(config)
-    if options.get("reader_weights") == "annotator":
-        label = label | {"annotator_share": 1 / label["annotator"].bincount()[label["annotator"]]}
-    optimizer = torch.optim.AdamW(model.score.parameters(), lr=3e-3, weight_decay=0.3)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, epochs * -(-len(rows) // 32))
-    for _ in range(epochs):
-        for batch in torch.randperm(len(rows)).split(32):
-            labels = {name: values[batch] for name, values in label.items()}
-            output, scores = read(model, x, rows[batch], labels)
-            loss = pairwise_logistic_loss(*scores.unbind(1)) + taste_losses(output, labels, 0.0)
-            optimizer.zero_grad()
-            loss.mean().backward()
-            optimizer.step()
-            schedule.step()
-    return model
+def main(args):
+    torch.set_num_threads(1)
+    out, measure = Path(args.output_dir), measurements(args)
+    out.mkdir(parents=True, exist_ok=True)
+    for what in args.only or measure:
+        files = [out / f"{what} {seed}.json" for seed in range(args.seeds)]
+        for seed, file in enumerate(files):
+            if not file.is_file():
+                set_seed(seed)
+                file.write_text(json.dumps(measure[what](seed)))
+        found = [json.loads(file.read_text()) for file in files]
+        for name in found[0]:
+            values = torch.tensor([one[name] for one in found])
+            errors = values.std(0) / len(files) ** 0.5
+            said = [f"{mean:.3f} ± {error:.3f}" for mean, error in zip(values.mean(0), errors, strict=True)]
+            print(what, name, *said, sep="; ", flush=True)
 
 
-def figures(gaps):
-    """Percent of pairs that are ranked right, and log-loss."""
-    won = ((gaps > 0).double() + (gaps == 0).double() / 2).mean().item()
-    return [round(100 * won, 2), round(torch.nn.functional.softplus(-gaps).mean().item(), 4)]
-
-
-@torch.no_grad()
-def right(model, x, rows, label):
-    return figures(read(model, x, rows, label)[1].diff()[:, 0].neg())
-
-
-def planted_styles(args, seed, circular):
-    """Pairs of three styles, of which each beats the next one, or of texts that a score ranks; 1,000 are held out."""
-    set_seed(seed)
-    styles, rows = torch.randint(3, (12_000,)), torch.arange(12_000).view(-1, 2)
-    x = torch.nn.functional.one_hot(styles, 3).float() @ torch.randn(3, 16) + 0.3 * torch.randn(12_000, 16)
-    wins = (x[rows[:, 0]] - x[rows[:, 1]]) @ torch.randn(16) > torch.randn(len(rows)) * 1.7
-    if circular:
-        rows = rows[styles[rows[:, 0]] != styles[rows[:, 1]]]
-        wins = (styles[rows[:, 0]] - styles[rows[:, 1]]) % 3 == 1
-    rows = torch.where(wins[:, None], rows, rows.flip(1))[:4000]
-    return {name: right(train(x, rows[1000:], {}, own, seed), x, rows[:1000], {}) for name, own in WAYS.items()}
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", default="data")
+    parser.add_argument("--states", default="runs/states")
+    parser.add_argument("--output_dir", default="runs/readers")
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--only", nargs="*", help="names of measurements; all where none is given")
+    main(parser.parse_args())
