@@ -57,7 +57,7 @@ def train(
         for batch in torch.randperm(len(rows)).split(32):
             labels = {name: values[batch] for name, values in label.items()}
             output, scores = read(model, x, rows[batch], labels)
-            loss = pairwise_logistic_loss(*scores.unbind(1)) + taste_losses(output, labels, 0.0)
+            loss = pairwise_logistic_loss(scores[:, 0], scores[:, 1]) + taste_losses(output, labels, 0.0)
             optimizer.zero_grad()
             loss.mean().backward()
             optimizer.step()
@@ -100,8 +100,8 @@ def features(data: str, states: str, name: str, file: str) -> tuple[Tensor, Tens
     clusters = {said(row["prompt"]): units.index(row["cluster"]) for row in pairs.pairs}
     found = []
     for row in load_pairs(f"{data}/{file}.jsonl.gz"):
-        prompt = row["prompt"] if isinstance(row["prompt"], list) else [{"role": "user", "content": row["prompt"]}]
-        prompt = said(cut(prompt, pairs.task.prompt_length, pairs.task.keep_beginning))
+        whole = row["prompt"] if isinstance(row["prompt"], list) else [{"role": "user", "content": row["prompt"]}]
+        prompt = said(cut(whole, pairs.task.prompt_length, pairs.task.keep_beginning))
         sides = [places.get((prompt, text_of(row[side]))) for side in ("chosen", "rejected")]
         if None not in sides:
             found.append((sides, clusters[prompt], row))
@@ -115,8 +115,8 @@ def people(seed: int, x: Tensor, rows: Tensor, clusters: Tensor, table: list[dic
     who, difference = torch.tensor([names.index(row["annotator"]) for row in table]), x[rows[:, 0]] - x[rows[:, 1]]
     if planted:  # two tastes around one direction that all share
         who = torch.randint(50, (len(rows),))
-        names, gold = list(map(str, range(50))), [difference @ torch.randn(SIZE) for _ in range(2)]
-        gold = 2 * (gold[0] / gold[0].std() + (who % 2 * 2 - 1) * gold[1] / gold[1].std())
+        names, (common, other) = list(map(str, range(50))), (difference @ torch.randn(SIZE, 2)).T
+        gold = 2 * (common / common.std() + (who % 2 * 2 - 1) * other / other.std())
         wins = torch.rand(len(rows)) < torch.sigmoid(gold)
         rows, gold = torch.where(wins[:, None], rows, rows.flip(1)), torch.where(wins, gold, -gold)
     new = torch.randperm(len(names))[: max(1, len(names) // 5)]
@@ -125,11 +125,8 @@ def people(seed: int, x: Tensor, rows: Tensor, clusters: Tensor, table: list[dic
     shared = train(x, fit[0], {}, {}, seed)
     personal = {"reader_weights": "annotator", "annotators": names}
     models = {way: train(x, *fit, {**personal, **own}, seed) for way, own in PERSONAL.items()}
-    found = {
-        "pairs": [len(rows)],
-        "shared": right(shared, x, test[0], {}),
-        **{way: right(model, x, *test) for way, model in models.items()},
-    }
+    found: Found = {"pairs": [len(rows)], "shared": right(shared, x, test[0], {})}
+    found |= {way: right(model, x, *test) for way, model in models.items()}
     with torch.no_grad():
         good, bad = read(models["linear"], x, rows, {})[0].outputs[:, 0].split(len(rows))
         seen = ~torch.isin(torch.arange(len(names)), new)
