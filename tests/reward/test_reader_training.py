@@ -12,7 +12,13 @@ from transformers import AutoModelForSequenceClassification
 
 from tests.helpers import PAIRS, logged
 from tests.tiny import pad_rows, spread_head
-from toolkit import AutoModelForMultiScaleReward, MultiScaleRewardTrainer, MultiScaleSettings, RewardFunction
+from toolkit import (
+    AutoModelForMultiScaleReward,
+    MultiScaleRewardTrainer,
+    MultiScaleSettings,
+    ReinforceTrainer,
+    RewardFunction,
+)
 from toolkit.data.batches import TASTE_COLUMNS
 from toolkit.reward.export import export
 from toolkit.reward.model import base_reward_model
@@ -261,6 +267,20 @@ def test_a_chosen_annotator_scores_and_one_who_is_not_known_is_said(several, tok
     # which the values of prefixes end with, so that a policy learns from them
     for score in scores.values():
         assert score.prefix_values[-1].sum().item() == pytest.approx(score.reward, abs=1e-5)
+
+
+def test_a_policy_learns_from_a_chosen_annotator(several, tokenizer, reinforce_config, tiny_folder, chat_pairs):
+    model, seen = several(outputs=3, reader_weights="annotator"), []
+    reward = RewardFunction(model, tokenizer, reader="Bo")
+    score = reward.score_encoded
+    reward.score_encoded = lambda rows: seen.extend(found := score(rows)) or found
+    prompts = chat_pairs.select_columns(["prompt"])
+    trainer = ReinforceTrainer(tiny_folder(), [reward], args=reinforce_config(max_steps=1), train_dataset=prompts)
+    trainer.train()
+    weights = model.score.reader + model.score.reader_annotators[1]
+    rewards = [each.reward for each in seen]
+    assert rewards == pytest.approx([(each.z @ weights).item() for each in seen], abs=1e-5)
+    assert len(set(rewards)) > 1
 
 
 def test_a_mix_of_attributes_scores(several, tokenizer):

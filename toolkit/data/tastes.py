@@ -40,7 +40,7 @@ def taste_names(dataset: Any, outputs: int, reader: str, reader_weights: str) ->
         outputs where all share the weights.
     """
     annotators, attributes = list[str](), list[str]()
-    columns = getattr(dataset, "column_names", None) or []
+    columns = dataset.column_names or []
     if reader_weights == "annotator":
         if ANNOTATOR not in columns:
             raise ValueError(
