@@ -53,6 +53,7 @@ TESTED = {
     "recipes/experiments/study.py --grid decoder": "tests/launch/test_grid.py",
     "recipes/experiments/study.py --grid lora": "tests/experiments/study/test_lora.py",
     "recipes/experiments/study.py --grid real": "tests/experiments/study/test_real.py",
+    "recipes/experiments/study.py --grid text": "tests/experiments/study/test_text_policy.py",
     "recipes/experiments/sweep_architectures.py": "tests/experiments/architectures/test_trial.py",
     "recipes/experiments/thoughts.py": "needs hours; tests/generative/test_experiment.py holds what is its own",
     "recipes/pretrain_decoder.py": "needs ten minutes; tests/test_recipes.py reads its options",

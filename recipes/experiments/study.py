@@ -4,6 +4,7 @@
     python recipes/experiments/study.py --grid real --data data --output_dir runs/study/real
     python recipes/experiments/study.py --grid decoder --data data --decoder runs/smollm2 --output_dir runs/grid
     python recipes/experiments/study.py --grid lora --data data --decoder runs/smollm2 --output_dir runs/lora
+    python recipes/experiments/study.py --grid text --data data --decoder runs/smollm2 --output_dir runs/text
     prefscale report runs/study/sandbox
 
 Every cell of the grid is kept as it ends; the same command goes on where it was stopped. docs/study.md defines the
@@ -25,6 +26,7 @@ from toolkit.experiments.study.grid import Cell, Study, run_stages
 from toolkit.experiments.study.lora import LoraStudy, lora_stages
 from toolkit.experiments.study.real import RealStudy, real_stages
 from toolkit.experiments.study.sandbox import SandboxStudy, sandbox_stages
+from toolkit.experiments.study.text_policy import TextPolicyStudy, text_policy_stages
 from toolkit.training.options import help_from_docstring
 
 
@@ -36,7 +38,7 @@ class StudyArguments:
 
     Args:
         grid (`str`, *optional*, defaults to `"sandbox"`):
-            `sandbox`, `real`, `decoder` or `lora`.
+            `sandbox`, `real`, `decoder`, `lora` or `text`.
         output_dir (`str`, *optional*, defaults to `"runs/study/sandbox"`):
             Folder of the study.
         data (`str`, *optional*):
@@ -71,6 +73,7 @@ GRIDS: dict[str, tuple[Any, Any, Callable[[Study], Iterator[list[Cell]]]]] = {
     "real": (RealStudy, RealStudy.quick, lambda study: chain(real_stages(study), encoder_stages(study))),
     "decoder": (DecoderStudy.of, DecoderStudy.quick, decoder_stages),
     "lora": (LoraStudy, LoraStudy.quick, lora_stages),
+    "text": (TextPolicyStudy, TextPolicyStudy.quick, text_policy_stages),
 }
 
 

@@ -10,12 +10,12 @@ from datasets import Dataset
 from peft import PeftConfig
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from ...reward.config import PREFERENCE_MODELS, MultiScaleRewardConfig
 from ...reward.trainer import MultiScaleRewardTrainer
 from ...stats.metrics import PairScores
+from ...training.manifests import last_complete_checkpoint
 
 MULTI_SCALE = PREFERENCE_MODELS["multi-scale"]
 
@@ -95,8 +95,7 @@ def train_reward_model(
     numbers), `scale_gaps` (of each scale `P` numbers) and `longer` (response tokens of chosen less rejected, `P`).
     """
     trainer = MultiScaleRewardTrainer(start, config, train_dataset=train, eval_dataset=test, peft_config=peft_config)
-    folder = str(config.output_dir)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if Path(folder).is_dir() else None)
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(str(config.output_dir)))
     # What evaluation prepared is that of `eval_dataset`
     prepared: Any = trainer.eval_dataset
     prediction = trainer.predict(prepared)

@@ -39,6 +39,8 @@ from .tables import (
     size_table,
     task_table,
 )
+from .text_policy import TextPolicyStudy
+from .text_policy_page import text_policy_page
 
 _FEW_SEEDS = (
     "Where seeds differ more than rows, intervals from few seeds are too narrow: they then cover the truth in some "
@@ -51,7 +53,7 @@ def open_study(folder: Path) -> Study:
     """The study in a folder; a `ValueError` if its settings are damaged or of another version."""
     file = folder / SETTINGS_FILE
     saved = read_json(file, dict, "Restore it.")
-    kinds = {kind.__name__: kind for kind in (SandboxStudy, RealStudy, DecoderStudy, LoraStudy)}
+    kinds = {kind.__name__: kind for kind in (SandboxStudy, RealStudy, DecoderStudy, LoraStudy, TextPolicyStudy)}
     kind = kinds.get(saved.pop("kind", None))
     if kind is None or set(saved) != {field.name for field in fields(kind)}:
         raise ValueError(
@@ -85,6 +87,7 @@ def write_study_report(folder: Path) -> Path:
         RealStudy: _real_page,
         DecoderStudy: decoder_page,
         LoraStudy: lora_page,
+        TextPolicyStudy: text_policy_page,
     }
     page, tables = make[type(study.settings)](study)
     sections = [*page.sections, _settings_section(study, ended)]
