@@ -107,7 +107,7 @@ def test_a_score_is_what_the_annotators_weights_make_of_the_outputs(several, tok
     head = model.score
     read = model(**pad_rows([row] * 3, [3] * 3, 0), annotator=torch.tensor([0, 1, -1]))
     weights = torch.stack(
-        [head.reader + head.reader_annotators[0], head.reader + head.reader_annotators[1], head.reader]
+        [head.reader + head.reader_annotator[0], head.reader + head.reader_annotator[1], head.reader]
     )
     torch.testing.assert_close(read.weights, weights)
     torch.testing.assert_close(read.logits[:, 0], (mixed_outputs(read) * weights).sum(-1), atol=1e-6, rtol=1e-6)
@@ -122,7 +122,7 @@ def test_a_new_reader_begins_alike_for_all(tiny_folder):
     settings = MultiScaleSettings(outputs=4, reader_weights="annotator", annotators=["Ann", "Bo"])
     head = AutoModelForMultiScaleReward.from_pretrained(tiny_folder(), settings).score
     assert head.reader.tolist() == [0.25] * 4
-    assert head.reader_annotators.tolist() == [[0.0] * 4] * 2
+    assert head.reader_annotator.tolist() == [[0.0] * 4] * 2
     assert head.response.std() > 0.1
 
 
@@ -215,19 +215,19 @@ def test_lists_train_with_weights_of_annotators(train_on):
     ]
     trainer = train_on(Dataset.from_list(rows), **READERS[0])
     trainer.train()
-    assert trainer.reward_model.score.reader_annotators.abs().sum() > 0
+    assert trainer.reward_model.score.reader_annotator.abs().sum() > 0
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"reader": "cubic"}, "`reader` is 'cubic'. Use one of"),
-        ({"reader": "skew"}, "need more `outputs` than 1"),
+        ({"reader": "skew"}, "one output is read by"),
         ({"outputs": 3, "reader": "skew"}, "two outputs a plane"),
         ({"outputs": 4, "reader": "gaussian"}, "mean and log variance"),
         ({"outputs": 2, "reader": "gaussian", "reader_weights": "prompt"}, "has no weights"),
-        ({"outputs": 2, "reader": "skew", "reader_weights": "annotator"}, "weights of the prompt or shared"),
-        ({"outputs": 2, "reader_weights": "prompt", "context": "head"}, "a head with one output"),
+        ({"outputs": 2, "reader": "skew", "reader_weights": "annotator"}, "no weights of annotators"),
+        ({"outputs": 2, "reader_weights": "prompt", "context": "head"}, "is for one output"),
         ({"outputs": 2, "reader": "mixture", "loss_type": "pointwise"}, "has no score of each"),
         ({"outputs": 2, "reader": "mixture", "center_rewards_coefficient": 0.1}, "has no score of each"),
         ({"outputs": 2, "group_by_prompt": True}, "for heads with one output"),
@@ -259,7 +259,7 @@ def test_a_chosen_annotator_scores_and_one_who_is_not_known_is_said(several, tok
         (scores[str(reader)],) = RewardFunction(model, tokenizer, reader=reader).score(*ask)
     z = scores["None"].z
     assert all(torch.equal(score.z, z) for score in scores.values())
-    for name, own in {"None": 0.0, "Ann": head.reader_annotators[0], "Bo": head.reader_annotators[1]}.items():
+    for name, own in {"None": 0.0, "Ann": head.reader_annotator[0], "Bo": head.reader_annotator[1]}.items():
         assert scores[name].reward == pytest.approx((z @ (head.reader + own)).item(), abs=1e-5)
     assert scores["[1.0, 0.0, 2.0]"].reward == pytest.approx((z[0] + 2 * z[2]).item(), abs=1e-5)
     assert scores["Cy"].reward == scores["None"].reward
@@ -277,7 +277,7 @@ def test_a_policy_learns_from_a_chosen_annotator(several, tokenizer, reinforce_c
     prompts = chat_pairs.select_columns(["prompt"])
     trainer = ReinforceTrainer(tiny_folder(), [reward], args=reinforce_config(max_steps=1), train_dataset=prompts)
     trainer.train()
-    weights = model.score.reader + model.score.reader_annotators[1]
+    weights = model.score.reader + model.score.reader_annotator[1]
     rewards = [each.reward for each in seen]
     assert rewards == pytest.approx([(each.z @ weights).item() for each in seen], abs=1e-5)
     assert len(set(rewards)) > 1

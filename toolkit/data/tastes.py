@@ -15,25 +15,20 @@ logger = get_logger(__name__)
 
 SIDES = ("chosen", "rejected")
 ANNOTATOR, ATTRIBUTES = "annotator", "attributes"
-# What the trainer reads in their place: the annotator's place in the list of names, what a pair weighs among the pairs
-# of its annotator, and of each attribute by how much the chosen response has more of it
+# What the trainer reads in their place: the annotator's place in the list of names, 1 over the number of their rows,
+# and of each attribute by how much the chosen response has more of it, which is NaN where it is not known
 TASTE_COLUMNS = ("annotator_index", "annotator_share", "attribute_gaps")
 
 
 def taste_names(dataset: Any, outputs: int, reader: str, reader_weights: str) -> tuple[list[str], list[str]]:
     """
-    Names of the annotators and attributes that a training set has and a head with several outputs needs.
+    Names of the annotators and attributes of a training set that a head needs, each in order.
 
     Args:
         dataset (`datasets.Dataset`):
             Pairs or lists, as they are given.
-        outputs (`int`):
-            Outputs of the head.
-        reader, reader_weights (`str`):
-            What makes a preference of them, and whose its weights are.
-
-    Returns:
-        `tuple[list[str], list[str]]`: Annotators and attributes, each in order; none where the head needs none.
+        outputs, reader, reader_weights:
+            As in [`~toolkit.reward.head.MultiScaleSettings`].
 
     Raises:
         `ValueError`: If there is no column `annotator` where each shall have weights, or not as many attributes as
@@ -70,14 +65,10 @@ def add_tastes(dataset: Dataset, name: str, known: Any, train: bool) -> Dataset:
         name (`str`):
             Name of the data set, for messages.
         known ([`~toolkit.reward.head.MultiScaleSettings`]):
-            What has the names of `annotators` and `attributes` that the model knows. Where it knows none the set stays
-            as it is.
+            The names that the model knows; without any the set stays as it is. Others have the index -1, which a
+            warning counts.
         train (`bool`):
             Whether it is the training set, in which the annotators' prior has a say.
-
-    Returns:
-        `datasets.Dataset`: The set with its columns. Annotators whose names are not known have the index -1, which a
-        warning counts. An attribute of which a response has no value, or both have the same, is a gap of NaN or 0.
 
     Raises:
         `ValueError`: If an attribute is no number; the message names the row.

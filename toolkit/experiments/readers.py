@@ -130,7 +130,7 @@ def people(seed: int, x: Tensor, rows: Tensor, clusters: Tensor, table: list[dic
     with torch.no_grad():
         good, bad = read(models["linear"], x, rows, {})[0].outputs[:, 0].split(len(rows))
         seen = ~torch.isin(torch.arange(len(names)), new)
-        own = models["linear"].score.reader_annotators[seen]
+        own = models["linear"].score.reader_annotator[seen]
         prior = Taste(models["linear"].score.reader + own.mean(0), own.T.cov() + 1e-4 * torch.eye(own.size(1)))
     found["new, shared"] = right(shared, x, rows[~known & held], {})
     for shots in (0, 5, 20, 80):
@@ -140,7 +140,7 @@ def people(seed: int, x: Tensor, rows: Tensor, clusters: Tensor, table: list[dic
             gaps.append(taste_gap((good - bad)[(who == one) & held], fit_taste(first, prior))[0])
         found[f"new, {shots} pairs"] = figures(torch.cat(gaps))
     if planted:
-        groups = models["mixture"].score.reader_annotators.argmax(1)[seen] == torch.arange(len(names))[seen] % 2
+        groups = models["mixture"].score.reader_annotator.argmax(1)[seen] == torch.arange(len(names))[seen] % 2
         found["groups found"] = [100 * max(groups.float().mean().item(), 1 - groups.float().mean().item())]
         found |= {"gold": figures(gold[known & held]), "new, gold": figures(gold[~known & held])}
     return found

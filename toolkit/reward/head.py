@@ -13,6 +13,7 @@ from .scales import SCALES, scale_gradient
 
 # Name of each scale's map in the head
 PARAMETERS = {"token": "token", "segment": "segment", "response": "weight"}
+NO_READER = ("linear", "shared")  # of a head with one output
 CONTEXTS = ("none", "gate", "head")
 # What the head reads of a response: the state of the prompt's last token, the means over the response's tokens and
 # over its segment ends, and the state of its last token
@@ -126,38 +127,23 @@ def check_scales(scales: list[str], context: str) -> None:
 
 
 def check_reader(settings: Any) -> None:
-    """
-    Refuse a reader that does not exist or does not fit the number of outputs.
-
-    Args:
-        settings ([`MultiScaleSettings`] or [`MultiScaleRewardConfig`]):
-            What has `outputs`, `reader`, `reader_weights` and `context`.
-
-    Raises:
-        `ValueError`: Naming what is wrong and what may stand there.
-    """
+    """Refuse, with a `ValueError`, a reader that does not exist or does not fit the settings or configuration."""
     outputs, reader, by = settings.outputs, settings.reader, settings.reader_weights
     for name, value, known in (("reader", reader, READERS), ("reader_weights", by, WEIGHTS)):
         if value not in known:
             raise ValueError(f"`{name}` is '{value}'. Use one of {list(known)}.")
+    given = f"`outputs={outputs}`, `reader='{reader}'` and `reader_weights='{by}'` do not go together"
     wrong = {
-        f"`reader='{reader}'` and `reader_weights='{by}'` need more `outputs` than 1": (
-            outputs == 1 and (reader, by) != ("linear", "shared")
-        ),
-        f"`reader='gaussian'` has the outputs mean and log variance, and `outputs` is {outputs}": (
-            reader == "gaussian" and outputs != 2
-        ),
-        f"`reader='skew'` has two outputs a plane, and `outputs` is {outputs}": reader == "skew" and outputs % 2 == 1,
-        f"`reader='gaussian'` has no weights, and `reader_weights` is '{by}'": reader == "gaussian" and by != "shared",
-        f"`reader='skew'` has weights of the prompt or shared ones, and `reader_weights` is '{by}'": (
-            reader == "skew" and by == "annotator"
-        ),
-        "`context='head'` conditions a head with one output. Let the reader's weights be read from the prompt": (
-            outputs > 1 and settings.context == "head"
-        ),
+        "one output is read by a linear reader with shared weights": outputs == 1 and (reader, by) != NO_READER,
+        "a Gaussian reader has two outputs, mean and log variance": reader == "gaussian" and outputs != 2,
+        "a skew reader has two outputs a plane": reader == "skew" and outputs % 2 == 1,
+        "a Gaussian reader has no weights": reader == "gaussian" and by != "shared",
+        "a skew reader has no weights of annotators": reader == "skew" and by == "annotator",
+        "`context='head'` is for one output": outputs > 1 and settings.context == "head",
     }
-    if found := [what for what, is_so in wrong.items() if is_so]:
-        raise ValueError(f"{found[0]}. Change one of the two.")
+    for what, found in wrong.items():
+        if found:
+            raise ValueError(f"{given}: {what}. Change one of them.")
 
 
 class HeadOutput(NamedTuple):
@@ -196,7 +182,7 @@ class MultiScaleHead(nn.Linear):
 
     reader: Tensor
     reader_prompt: Tensor
-    reader_annotators: Tensor
+    reader_annotator: Tensor
 
     def __init__(self, hidden_size: int, settings: MultiScaleSettings) -> None:
         super().__init__(hidden_size, 1, bias=False)
@@ -218,17 +204,18 @@ class MultiScaleHead(nn.Linear):
         self.coarse_gradient = 1.0
 
     def _add_reader(self, hidden_size: int) -> None:
-        settings = self.settings
-        count, by = number_of_weights(settings.reader, settings.outputs), settings.reader_weights
-        shapes: dict[str, tuple[tuple[int, ...], bool]] = {
-            "response": ((settings.outputs, hidden_size), "response" in self.scales),
-            "reader": ((count,), count > 0),
-            "reader_prompt": ((count, hidden_size), by == "prompt"),
-            "reader_annotators": ((len(settings.annotators), count), by == "annotator"),
-        }
-        for name, (shape, needed) in shapes.items():
-            if needed:
-                self.register_parameter(name, nn.Parameter(torch.empty(shape)))
+        outputs, by = self.settings.outputs, self.settings.reader_weights
+        count = number_of_weights(self.settings.reader, outputs)
+        shapes: dict[str, tuple[int, ...]] = {}
+        if "response" in self.scales:
+            shapes["response"] = (outputs, hidden_size)
+        if count:
+            shapes["reader"] = (count,)
+        if by != "shared":
+            rows = {"prompt": (count, hidden_size), "annotator": (len(self.settings.annotators), count)}
+            shapes[f"reader_{by}"] = rows[by]
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
         self.weight.requires_grad_(False)  # it takes no part in the score
 
     def initialize(self, std: float) -> None:
@@ -335,7 +322,7 @@ class MultiScaleHead(nn.Linear):
         if settings.reader_weights == "prompt":
             values = values + F.linear(prompt, self.reader_prompt.float())
         elif settings.reader_weights == "annotator" and annotator is not None:
-            own = self.reader_annotators.float()[annotator.clamp(min=0)]
+            own = self.reader_annotator.float()[annotator.clamp(min=0)]
             found["taste"] = own * (annotator >= 0)[:, None]
             values = values + found["taste"]
         return {"weights": weights_of(values, settings.reader, settings.reader_weights), **found}
@@ -366,15 +353,9 @@ class MultiScaleHead(nn.Linear):
 
 def fold_outputs(state: dict[str, Tensor], settings: MultiScaleSettings, prefix: str) -> None:
     """
-    Make `weight` of the head what stock classes shall read: the response scale, as the weights read it that all share.
+    Make `weight` of a head with several outputs what stock classes shall read, in tensors by names with a prefix.
 
-    Args:
-        state (`dict[str, torch.Tensor]`):
-            Tensors by name, which is changed. Without several outputs, or a response scale, it stays as it is.
-        settings ([`MultiScaleSettings`]):
-            Settings of the model.
-        prefix (`str`):
-            What the names of the head's parameters begin with.
+    That is the response scale as the weights read it that all share. A head without one stays as it is.
     """
     maps, values = state.get(f"{prefix}response"), state.get(f"{prefix}reader")
     if maps is None or maps.numel() == 0:  # as of weights that ZeRO-3 has in pieces

@@ -22,7 +22,8 @@ from ..data.rotary import settle_frequencies
 from .head import HeadOutput, MultiScaleHead, MultiScaleSettings
 from .layers import hidden_states
 from .output import MultiScaleRewardOutput
-from .reading import read_outputs, read_scores, response_starts, shares_of, with_open_end, with_outputs
+from .readers import score_weights
+from .reading import read_outputs, read_scores, response_starts, with_open_end
 from .record import leave_without_record, write_record
 from .scales import mix
 
@@ -232,13 +233,19 @@ class MultiScaleMixin:
         head = self.score(rows.hidden[0], context, rows.token_index, annotator)
         if self.settings.outputs == 1:
             return read_scores(head, response, boundary, context, self.settings.scales)
-        return read_outputs(head, response, boundary, context, self.settings, mixed)
+        return read_outputs(head, response, boundary, context, self.settings, self._shares(head, mixed))
 
     def _read_states(self, scores: Tensor, head: HeadOutput, mixed: Tensor | None) -> MultiScaleRewardOutput:
-        several = self.settings.outputs > 1
-        totals = (scores * shares_of(head, self.settings, mixed)[:, None]).sum(-1) if several else scores
-        output = MultiScaleRewardOutput(mix(totals, head.gate)[:, None], totals, head.gate)
-        return with_outputs(output, head, scores) if several else output
+        if self.settings.outputs == 1:
+            return MultiScaleRewardOutput(mix(scores, head.gate)[:, None], scores, head.gate)
+        totals = (scores * self._shares(head, mixed)[:, None]).sum(-1)
+        several = {"outputs": scores, "weights": head.weights, "taste": head.taste}
+        return MultiScaleRewardOutput(mix(totals, head.gate)[:, None], totals, head.gate, **several)
+
+    def _shares(self, head: HeadOutput, mixed: Tensor | None) -> Tensor:
+        """By what the outputs of each row add up to its score, `(R, m)`."""
+        own = score_weights(head.weights, self.settings.reader, self.settings.outputs) if mixed is None else mixed
+        return own.to(head.gate).expand(len(head.gate), -1)
 
     def set_layout(
         self,

@@ -4,7 +4,8 @@ A head with several outputs says $z \in \mathbb R^m$ of a response. A reader mak
 $s(i, j) = -s(j, i)$, which the losses of a pair take in place of a difference of scores: the probability that $i$ is
 preferred to $j$ is $\sigma(s(i, j))$. Its weights are the same for all, read from the prompt, or of an annotator.
 
-Shapes: `m` outputs, `K` weights, which broadcast over what stands before the last dimension. Gaps are in nats.
+Shapes: `first` and `second` are outputs `(*, m)` of the two responses, `weights` `(*, K)` those of the reader, all of
+them float, and a gap, in nats, has the shape `(*)`. They broadcast over what stands before the last dimension.
 """
 
 import math
@@ -22,39 +23,17 @@ SKEW_TEMPERATURE = 0.1
 
 
 def linear_gap(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-    r"""
-    Gap of weighted sums, $c \cdot (z_i - z_j)$.
-
-    Args:
-        first (`torch.Tensor` of shape `(*, m)`, float):
-            Outputs for one response.
-        second (`torch.Tensor` of the same shape, float):
-            Outputs for the other.
-        weights (`torch.Tensor` of shape `(*, m)`, float):
-            The weights $c$.
-
-    Returns:
-        `torch.Tensor` of shape `(*)`.
-    """
+    r"""Gap of weighted sums, $c \cdot (z_i - z_j)$."""
     return (weights * (first - second)).sum(-1)
 
 
 def mixture_gap(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
     r"""
-    Log-odds of a preference that is one of several Bradley-Terry models'.
+    Log-odds of a preference that is one of several Bradley-Terry models', with probabilities $\alpha$ that sum to 1.
 
     $$ \log \sum_k \alpha_k \sigma(z_{ik} - z_{jk}) - \log \sum_k \alpha_k \sigma(z_{jk} - z_{ik}) $$
 
     Its pairwise loss is $-\log P$ of https://huggingface.co/papers/2505.24846.
-
-    Args:
-        first, second (`torch.Tensor` of shape `(*, m)`, float):
-            Outputs for the two responses.
-        weights (`torch.Tensor` of shape `(*, m)`, float):
-            Probabilities $\alpha$ of the models; they sum to 1.
-
-    Returns:
-        `torch.Tensor` of shape `(*)`.
     """
     gaps, shares = first - second, weights.log()
     return torch.logsumexp(shares + F.logsigmoid(gaps), -1) - torch.logsumexp(shares + F.logsigmoid(-gaps), -1)
@@ -64,87 +43,42 @@ def skew_gap(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
     r"""
     Gap that can go in circles, as no difference of scores does: areas between vectors in `m / 2` planes.
 
-    $$ \sum_l \lambda_l\, (v_{i,2l-1} v_{j,2l} - v_{i,2l} v_{j,2l-1}) $$
+    $$ \sum_l \lambda_l\, (v_{i,2l-1} v_{j,2l} - v_{i,2l} v_{j,2l-1}), \quad \lambda \ge 0 $$
 
     The score of the general preference model, https://huggingface.co/papers/2410.02197. With $v = (r, 1)$ in a single
     plane it is $r_i - r_j$.
-
-    Args:
-        first, second (`torch.Tensor` of shape `(*, m)`, float):
-            Vectors of the two responses.
-        weights (`torch.Tensor` of shape `(*, m / 2)`, float):
-            The weights $\lambda \ge 0$.
-
-    Returns:
-        `torch.Tensor` of shape `(*)`.
     """
     return (weights * (first[..., ::2] * second[..., 1::2] - first[..., 1::2] * second[..., ::2])).sum(-1)
 
 
 def unit_vectors(outputs: Tensor) -> Tensor:
     """
-    Vectors of length 1 for [`skew_gap`], of which those that a head begins with are all near (0, 1) in every plane.
+    Vectors of length 1 for [`skew_gap`], of the shape of `outputs`, those of small ones near (0, 1) in every plane.
 
     To turn all vectors by one angle changes no gap; this says where they stand, and that training begins close to
     Bradley-Terry.
-
-    Args:
-        outputs (`torch.Tensor` of shape `(*, m)`, float):
-            Outputs of a head.
-
-    Returns:
-        `torch.Tensor` of that shape.
     """
     return F.normalize(outputs + outputs.new_tensor([0.0, 1.0]).repeat(outputs.size(-1) // 2), dim=-1)
 
 
 def moderated(mean: Tensor, variance: Tensor) -> Tensor:
     r"""
-    Log-odds of a preference whose gap is uncertain, $\mathrm{mean} / \sqrt{1 + \pi\, \mathrm{variance} / 8}$.
+    Log-odds of a preference whose gap has a mean $\mu$ and a variance $v$, $\mu / \sqrt{1 + \pi v / 8}$.
 
     MacKay (1992), "The evidence framework applied to classification networks", Neural Computation 4: close to the
     log-odds of $\mathbb E\, \sigma(s)$ where $s$ is normally distributed.
-
-    Args:
-        mean, variance (`torch.Tensor` of one shape, float):
-            Of the gap.
-
-    Returns:
-        `torch.Tensor` of that shape.
     """
     return mean / torch.sqrt(1 + math.pi * variance / 8)
 
 
 def gaussian_gap(first: Tensor, second: Tensor) -> Tensor:
-    """
-    Gap of two uncertain scores, [`moderated`] by the sum of their variances, after
-    https://huggingface.co/papers/2306.03615.
-
-    Args:
-        first, second (`torch.Tensor` of shape `(*, 2)`, float):
-            Mean and log variance of the scores of the two responses.
-
-    Returns:
-        `torch.Tensor` of shape `(*)`.
-    """
+    """Gap of two scores of which the two outputs are mean and log variance, [`moderated`] by the sum of the variances,
+    after https://huggingface.co/papers/2306.03615."""
     return moderated(first[..., 0] - second[..., 0], first[..., 1].exp() + second[..., 1].exp())
 
 
 def read_gap(first: Tensor, second: Tensor, weights: Tensor | None, reader: str) -> Tensor:
-    """
-    Gap of two responses by a reader's name.
-
-    Args:
-        first, second (`torch.Tensor` of shape `(*, m)`, float):
-            Outputs of the head.
-        weights (`torch.Tensor` of shape `(*, K)`, float, *optional*):
-            From [`weights_of`]; none for `"gaussian"`.
-        reader (`str`):
-            One of `READERS`.
-
-    Returns:
-        `torch.Tensor` of shape `(*)`.
-    """
+    """Gap of two responses by a reader's name, with weights from [`weights_of`], of which `"gaussian"` has none."""
     if reader == "gaussian":
         return gaussian_gap(first, second)
     assert weights is not None, "all others have some"
@@ -160,20 +94,10 @@ def number_of_weights(reader: str, outputs: int) -> int:
 
 def weights_of(values: Tensor, reader: str, by: str) -> Tensor:
     """
-    Weights of a reader from unbounded numbers: these themselves, or positive ones.
+    Weights of a reader from parameters `(*, K)`, or from what is read of a prompt.
 
-    Args:
-        values (`torch.Tensor` of shape `(*, K)`, float):
-            Parameters, or what is read from a prompt.
-        reader (`str`):
-            One of `READERS`.
-        by (`str`):
-            One of `WEIGHTS`. A prompt mixes outputs by shares that sum to 1; weights that all share, or an annotator
-            has, may be negative.
-
-    Returns:
-        `torch.Tensor` of shape `(*, K)`: As they are for `"linear"` but by the prompt, else a softmax, whose mean is 1
-        for `"skew"`.
+    For `"linear"` they are as they are, and may be negative, but by the prompt, which mixes outputs by shares that sum
+    to 1. Else they are such shares, for `"skew"` with a mean of 1.
     """
     if reader == "linear" and by != "prompt":
         return values
@@ -182,19 +106,10 @@ def weights_of(values: Tensor, reader: str, by: str) -> Tensor:
 
 def score_weights(weights: Tensor | None, reader: str, outputs: int) -> Tensor:
     r"""
-    By what the outputs of a response alone add up to its score, $\sum_k c_k z_k$.
+    By what the outputs of a response alone add up to its score, $\sum_k c_k z_k$, as `(*, m)`.
 
-    Args:
-        weights (`torch.Tensor` of shape `(*, K)`, float, *optional*):
-            From [`weights_of`].
-        reader (`str`):
-            One of `READERS`.
-        outputs (`int`):
-            The number `m`.
-
-    Returns:
-        `torch.Tensor` of shape `(*, m)`: The weights themselves for `"linear"` and `"mixture"`; the first output alone
-        for `"gaussian"`; for `"skew"` what the gap to a response with outputs 0 is before both have length 1.
+    The weights themselves for `"linear"` and `"mixture"`; the mean alone for `"gaussian"`; for `"skew"` what the gap
+    to a response with outputs 0 is before both have length 1.
     """
     if weights is None:
         return torch.eye(outputs)[0]
@@ -226,9 +141,6 @@ def fit_taste(gaps: Tensor, prior: Taste, tolerance: float = 1e-12) -> Taste:
             Tastes of annotators at large, $\mu$ and $\Sigma$.
         tolerance (`float`, *optional*, defaults to `1e-12`):
             Twice the gain of a step, in nats, after which it was the last.
-
-    Returns:
-        [`Taste`]
     """
     gaps, mean = gaps.double(), prior.mean.double()
     precision: Tensor = torch.linalg.inv(prior.covariance.double())
@@ -254,17 +166,10 @@ def fit_taste(gaps: Tensor, prior: Taste, tolerance: float = 1e-12) -> Taste:
 
 def taste_gap(gaps: Tensor, taste: Taste) -> tuple[Tensor, Tensor]:
     r"""
-    What an annotator would say of pairs, and how far it is known.
+    What an annotator would say of pairs with differences `(P, m)` of outputs, and how far it is known.
 
-    Args:
-        gaps (`torch.Tensor` of shape `(P, m)`, float):
-            Outputs of one response less those of the other, $d$.
-        taste ([`Taste`]):
-            The annotator's.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: Gaps, [`moderated`], and their variances $d^\top \Sigma d$, `(P,)` float64
-        each. The pair with the largest variance is the one to ask about.
+    Their gaps, [`moderated`], and the variances of these, $d^\top \Sigma d$, `(P,)` float64 each. The pair with the
+    largest variance is the one to ask about.
     """
     gaps = gaps.double()
     variance = ((gaps @ taste.covariance.double()) * gaps).sum(-1)

@@ -9,7 +9,7 @@ from ..data.positions import find_response_start, last_kept, segment_ends
 from .head import HeadOutput, MultiScaleSettings
 from .losses import pairwise_logistic_loss
 from .output import MultiScaleRewardOutput
-from .readers import read_gap, score_weights
+from .readers import read_gap
 from .scales import SCALES, mix, scale_prefix_values
 
 
@@ -85,64 +85,38 @@ def read_scores(
     )
 
 
-def with_outputs(output: MultiScaleRewardOutput, head: HeadOutput, outputs: Tensor) -> MultiScaleRewardOutput:
-    """The output with what a reader needs of a pair, `outputs` `(R, S, m)` of the scales among it."""
-    output.outputs, output.weights, output.taste = outputs, head.weights, head.taste
-    return output
-
-
-def shares_of(head: HeadOutput, settings: MultiScaleSettings, mixed: Tensor | None) -> Tensor:
-    """By what the outputs of each row add up to its score, `(R, m)`: `mixed` `(m,)` where it is given."""
-    own = score_weights(head.weights, settings.reader, settings.outputs) if mixed is None else mixed
-    return own.to(head.gate).expand(len(head.gate), -1)
-
-
 def read_outputs(
     head: HeadOutput,
     response: Tensor,
     boundary: Tensor,
     context_index: Tensor,
     settings: MultiScaleSettings,
-    mixed: Tensor | None = None,
+    shares: Tensor,
 ) -> MultiScaleRewardOutput:
-    """
-    Scores of responses where the head has several outputs, and what it has to say of pairs.
-
-    Args:
-        head, response, boundary, context_index:
-            As in [`read_scores`].
-        settings ([`MultiScaleSettings`]):
-            Settings of the model.
-        mixed (`torch.Tensor` of shape `(m,)`, float, *optional*):
-            By what the outputs add up to a score, in place of the reader's own weights.
-
-    Returns:
-        [`MultiScaleRewardOutput`]: Every score is the weighted sum of its outputs.
-    """
-    shares, names = shares_of(head, settings, mixed), ("token", "segment", "response")
+    """[`read_scores`] of a head with several outputs, which add up to every score by `shares` `(R, m)`."""
 
     def scores(by: Tensor) -> Any:
+        names = ("token", "segment", "response")
         one = head._replace(**{name: (getattr(head, name) * by[:, None]).sum(-1) for name in names})
         return read_scores(one, response, boundary, context_index, settings.scales)
 
     each = [scores(alone).scale_scores for alone in torch.eye(settings.outputs).to(shares)[:, None]]
-    return with_outputs(scores(shares), head, torch.stack(each, dim=-1))
+    total: MultiScaleRewardOutput = scores(shares)
+    total.outputs, total.weights, total.taste = torch.stack(each, dim=-1), head.weights, head.taste
+    return total
+
+
+def mixed_outputs(output: MultiScaleRewardOutput) -> Tensor:
+    """The outputs of each row, `z` of shape `(B, m)`: those of the scales mixed by the gate."""
+    return (output.outputs * output.gate[..., None]).sum(1)  # type: ignore[index,operator]
 
 
 def read_pairs(output: MultiScaleRewardOutput, pairs: Tensor, reader: str) -> tuple[Tensor, Tensor]:
     """
-    Scores of the two sides of pairs, whose difference is what the reader says of them.
+    Scores of the two sides of pairs, whose rows are `pairs` `(P, 2)` int64, by the name of a reader.
 
-    Args:
-        output ([`MultiScaleRewardOutput`]):
-            What the model says of its rows.
-        pairs (`torch.Tensor` of shape `(P, 2)`, int64):
-            Rows of chosen and rejected.
-        reader (`str`):
-            The reader. All but a linear one have no score of a response alone: half the gap stands on either side.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: Of the mix `(P, 2)`, and of each scale `(P, 2, S)`.
+    Their difference is what the reader says of a pair: all but a linear one have no score of a response alone, and
+    half the gap stands on either side. Of the mix `(P, 2)`, and of each scale `(P, 2, S)`.
     """
     if reader == "linear":
         return output.logits[pairs, 0], output.scale_scores[pairs]  # type: ignore[index]
@@ -153,27 +127,14 @@ def read_pairs(output: MultiScaleRewardOutput, pairs: Tensor, reader: str) -> tu
     return sides[..., 0], sides[..., 1:]
 
 
-def mixed_outputs(output: MultiScaleRewardOutput) -> Tensor:
-    """The outputs of each row, `z` of shape `(B, m)`: those of the scales mixed by the gate."""
-    return (output.outputs * output.gate[..., None]).sum(1)  # type: ignore[index,operator]
-
-
 def taste_losses(output: MultiScaleRewardOutput, inputs: dict[str, Tensor], label_smoothing: float) -> Tensor | float:
     r"""
-    What a reader's weights and outputs cost beside the loss of a pair or list: $rac1{2 n_a} \|u_a\|^2$ of an
-    annotator's own parameters, standard normal before their $n_a$ rows were seen, and the mean of the pairwise losses
-    of the attributes in which the two responses differ.
+    What annotators' weights and labels of attributes cost beside the loss of each pair or list, `(P,)` in nats.
 
-    Args:
-        output ([`MultiScaleRewardOutput`]):
-            What the model says of the rows, the first of every pair or list first.
-        inputs (`dict[str, torch.Tensor]`):
-            `annotator_share` $1 / n_a$ and `attribute_gaps`, where the data have them.
-        label_smoothing (`float`):
-            Probability that a label of an attribute is wrong.
-
-    Returns:
-        `torch.Tensor` of shape `(P,)`, in nats; 0 where the data have neither.
+    It is $\frac1{2 n_a} \|u_a\|^2$ of an annotator's own parameters, standard normal before their $n_a$ rows were seen
+    (`annotator_share` has $1 / n_a$), and the mean of the pairwise losses of the attributes in which the two responses
+    differ (by `attribute_gaps`, each label wrong with the probability `label_smoothing`). 0 without these inputs. The
+    first rows of the output are the first of every pair or list.
     """
     loss: Tensor | float = 0.0
     if (share := inputs.get("annotator_share")) is not None and output.taste is not None:

@@ -57,22 +57,10 @@ def response_score(output: Any, k: int, ends: list[int]) -> ResponseScore:
 
 def reader_inputs(settings: MultiScaleSettings, reader: Reader | None, rows: int) -> dict[str, Tensor]:
     """
-    What a model's `forward` is given so that the score of `R` rows is that of a chosen reader.
+    What a model's `forward` is given beside `R` rows, so that their score is that of a chosen reader.
 
-    Args:
-        settings ([`MultiScaleSettings`]):
-            Settings of the model.
-        reader (`str`, `int`, `Mapping[str, float]` or `Sequence[float]`, *optional*):
-            Name of an annotator; of one that the model does not know the weights that all share are taken, which a
-            warning says. Or what each attribute weighs by its name, those that are not named 0; or each output.
-        rows (`int`):
-            The number `R`.
-
-    Returns:
-        `dict[str, torch.Tensor]`: `annotator` `(R,)` int64, or `mixed` `(m,)` float32; empty where none is chosen.
-
-    Raises:
-        `ValueError`: If the model has no weights of annotators, no such attribute, or another number of outputs.
+    Of an annotator whom the model does not know it is that of all, which a warning says; an attribute that is not
+    named weighs 0. Raises `ValueError` where the model has no annotators, no such attribute, or another number of outputs.
     """
     if reader is None:
         return {}
