@@ -52,7 +52,7 @@ def main(args):
                 file.write_text(json.dumps(measure[what](seed)))
         found = [json.loads(file.read_text()) for file in files]
         for name in found[0]:
-            values = torch.tensor([one[name] for one in found])
+            values = torch.tensor([one[name] for one in found], dtype=torch.float64)
             errors = values.std(0) / len(files) ** 0.5
             said = [f"{mean:.3f} ± {error:.3f}" for mean, error in zip(values.mean(0), errors, strict=True)]
             print(what, name, *said, sep="; ", flush=True)

@@ -60,7 +60,7 @@ def reader_inputs(settings: MultiScaleSettings, reader: Reader | None, rows: int
     What a model's `forward` is given beside `R` rows, so that their score is that of a chosen reader.
 
     Of an annotator whom the model does not know it is that of all, which a warning says; an attribute that is not
-    named weighs 0. Raises `ValueError` where the model has no annotators, no such attribute, or another number of outputs.
+    named weighs 0. Raises `ValueError` where the model has no annotators, no such attribute, or other outputs.
     """
     if reader is None:
         return {}
