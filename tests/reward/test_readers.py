@@ -12,6 +12,7 @@ from torch import tensor
 from toolkit.reward.readers import (
     READERS,
     Taste,
+    annotator_test,
     fit_taste,
     gaussian_gap,
     linear_gap,
@@ -31,7 +32,7 @@ def drawn(seed: int, *shape: int) -> torch.Tensor:
     return 2 * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.sampled_from(READERS), st.sampled_from(["shared", "prompt"]), st.integers(0, 999))
 def test_every_reader_says_the_opposite_of_the_opposite_pair(reader, by, seed):
     outputs = 2 if reader == "gaussian" else 4
@@ -173,3 +174,14 @@ def test_many_pairs_of_a_new_annotator_find_their_taste():
     off = found.mean - truth
     assert (off @ torch.linalg.solve(found.covariance, off)).item() < 9  # a chi-squared of two degrees, 99%
     assert found.covariance.diag().sqrt().max().item() < 0.06
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_annotators_who_differ_are_told_from_noise_and_from_the_prompts_that_they_saw(strength):
+    groups, people = torch.arange(400) % 20, torch.arange(400) // 40
+    gaps = drawn(0, 400, 2) + drawn(1, 20, 2)[groups]  # prompts differ
+    taste = 1 + strength * torch.where(people % 2 == 0, 1.0, -1.0)[:, None]
+    wins = torch.rand(400, generator=torch.Generator().manual_seed(2)) < torch.sigmoid((taste * gaps).sum(1))
+    gaps, prior = torch.where(wins[:, None], gaps, -gaps), Taste(torch.ones(2), torch.eye(2))
+    found = annotator_test(gaps, people, groups, prior, permutations=19)
+    assert found == 0.05 if strength else found > 0.1

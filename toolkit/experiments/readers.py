@@ -14,7 +14,7 @@ from ..data.messages import text_of
 from ..reward.head import MultiScaleSettings
 from ..reward.losses import pairwise_logistic_loss
 from ..reward.model import reward_model_class
-from ..reward.readers import Taste, fit_taste, taste_gap
+from ..reward.readers import Taste, annotator_test, fit_taste, taste_gap
 from ..reward.reading import read_pairs, taste_losses
 from .study.decoder_states import load_states, rows_of
 from .study.division import said
@@ -139,6 +139,9 @@ def people(seed: int, x: Tensor, rows: Tensor, clusters: Tensor, table: list[dic
             first = (good - bad)[(who == one) & ~held][:shots]
             gaps.append(taste_gap((good - bad)[(who == one) & held], fit_taste(first, prior))[0])
         found[f"new, {shots} pairs"] = figures(torch.cat(gaps))
+    labelled = (x[fit[0][:, 0]] - x[fit[0][:, 1]], who[known & ~held], clusters[known & ~held])
+    alike = Taste(shared.score.weight[0].detach(), 0.01 * torch.eye(SIZE))
+    found["p-value of no difference"] = [annotator_test(*labelled, alike, permutations=19)]
     if planted:
         groups = models["mixture"].score.reader_annotator.argmax(1)[seen] == torch.arange(len(names))[seen] % 2
         found["groups found"] = [100 * max(groups.float().mean().item(), 1 - groups.float().mean().item())]

@@ -174,3 +174,42 @@ def taste_gap(gaps: Tensor, taste: Taste) -> tuple[Tensor, Tensor]:
     gaps = gaps.double()
     variance = ((gaps @ taste.covariance.double()) * gaps).sum(-1)
     return moderated(gaps @ taste.mean.double(), variance), variance
+
+
+def annotator_test(
+    gaps: Tensor, annotator: Tensor, group: Tensor, prior: Taste, permutations: int = 99, seed: int = 0
+) -> float:
+    r"""
+    p-value of the hypothesis that annotators differ by noise alone.
+
+    By how many nats weights of each one's own explain their pairs better than the prior's mean, its cost included,
+    against the same where the annotators of the pairs of each group have changed places with each other.
+
+    Args:
+        gaps (`torch.Tensor` of shape `(P, m)`, float):
+            As in [`fit_taste`], of features or outputs that no annotator's name has taught.
+        annotator, group (`torch.Tensor` of shape `(P,)`, int64):
+            Each pair's annotator, and its prompt, since annotators who saw other prompts differ by these.
+        prior ([`Taste`]):
+            What all share, and by how much one may differ.
+        permutations, seed (`int`, *optional*, default to `99` and `0`):
+            Number of times, and where chance begins.
+    """
+    precision = torch.linalg.inv(prior.covariance.double())
+
+    def gain(who: Tensor) -> float:
+        total = 0.0
+        for own in (gaps[who == one].double() for one in who.unique()):
+            off = fit_taste(own, prior).mean - prior.mean
+            better = F.logsigmoid(own @ (prior.mean + off)) - F.logsigmoid(own @ prior.mean.double())
+            total += (better.sum() - off @ precision @ off / 2).item()
+        return total
+
+    generator = torch.Generator().manual_seed(seed)
+    observed, places, as_large = gain(annotator), group.argsort(stable=True), 1
+    for _ in range(permutations):
+        order = torch.randperm(len(group), generator=generator)
+        moved = annotator.clone()
+        moved[places] = annotator[order[group[order].argsort(stable=True)]]
+        as_large += gain(moved) >= observed
+    return as_large / (permutations + 1)
