@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from peft import LoraConfig
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from tests.helpers import PAIRS, logged
@@ -145,6 +146,16 @@ def test_readers_reload_to_the_last_bit_and_stock_classes_read_all_peoples_weigh
             found = stock.eval()(input_ids=torch.tensor([ids])).logits[0, 0]
         known = read_rows(loaded, pad_rows([ids], [start], 0)).scale_scores[0, 2]
         torch.testing.assert_close(found, known, atol=1e-5, rtol=1e-5)
+
+
+def test_weights_that_an_engine_gives_are_folded_too(train_on, tmp_path):
+    trainer = train_on(**READERS[0])
+    given = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    given["score.weight"].zero_()  # as under ZeRO-3, where it is nobody's to keep
+    trainer._save(str(tmp_path / "saved"), given)
+    saved, head = load_file(tmp_path / "saved" / "model.safetensors"), trainer.model.score
+    torch.testing.assert_close(saved["score.weight"], head.reader.detach()[None] @ head.response.detach())
+    assert saved["score.weight"].abs().sum() > 0
 
 
 @EVERY_READER
