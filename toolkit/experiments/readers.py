@@ -139,9 +139,9 @@ def people(seed: int, x: Tensor, rows: Tensor, clusters: Tensor, table: list[dic
             first = (good - bad)[(who == one) & ~held][:shots]
             gaps.append(taste_gap((good - bad)[(who == one) & held], fit_taste(first, prior))[0])
         found[f"new, {shots} pairs"] = figures(torch.cat(gaps))
-    labelled = (x[fit[0][:, 0]] - x[fit[0][:, 1]], who[known & ~held], clusters[known & ~held])
+    judged = torch.unique(fit[0].sort(1).values, dim=0, return_inverse=True)[1]
     alike = Taste(shared.score.weight[0].detach(), 0.01 * torch.eye(SIZE))
-    found["p-value of no difference"] = [annotator_test(*labelled, alike, permutations=19)]
+    found["p-value"] = [annotator_test(x[fit[0][:, 0]] - x[fit[0][:, 1]], fit[1]["annotator"], judged, alike)]
     if planted:
         groups = models["mixture"].score.reader_annotator.argmax(1)[seen] == torch.arange(len(names))[seen] % 2
         found["groups found"] = [100 * max(groups.float().mean().item(), 1 - groups.float().mean().item())]

@@ -189,7 +189,8 @@ def annotator_test(
         gaps (`torch.Tensor` of shape `(P, m)`, float):
             As in [`fit_taste`], of features or outputs that no annotator's name has taught.
         annotator, group (`torch.Tensor` of shape `(P,)`, int64):
-            Each pair's annotator, and its prompt, since annotators who saw other prompts differ by these.
+            Each pair's annotator, and which pair it is, or of which prompt where few judged the same: annotators who
+            saw other pairs differ by these.
         prior ([`Taste`]):
             What all share, and by how much one may differ.
         permutations, seed (`int`, *optional*, default to `99` and `0`):
