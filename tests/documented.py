@@ -46,6 +46,7 @@ TESTED = {
     "recipes/experiments/compare_reward.py": "needs an hour; tests/reward/test_trainer.py holds both of its arms",
     "recipes/experiments/divide_tasks.py": "tests/experiments/study/test_tasks.py",
     "recipes/experiments/make_decoder.py": "tests/experiments/test_real_decoder.py, on a small file of its own",
+    "recipes/experiments/measure_readers.py": "needs cached states; tests/experiments/test_readers.py runs its parts",
     "recipes/experiments/measure_lists.py": "needs half an hour; tests/reward/test_list_training.py trains both ways",
     "recipes/experiments/measure_shapes.py": "needs an hour; tests/reward/test_centring.py trains on two prompts",
     "recipes/experiments/sample_efficiency.py": "needs an hour and the models of `make demo`",
