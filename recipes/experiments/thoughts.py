@@ -3,7 +3,6 @@
 Every cell is a file in the output folder with its accuracy on held-out pairs; what is there is not run again."""
 
 import argparse
-import itertools
 import json
 import random
 import time
@@ -85,18 +84,17 @@ def run(args, arm: str, seed: int) -> None:
         accuracy = pair_accuracy(*(torch.tensor(found[name + side]) for side in ("chosen", "rejected")))
         found[name + "accuracy"] = accuracy._asdict()
         print(arm, seed, name, accuracy, flush=True)
-    cell.write_text(
-        json.dumps(found | {"options": vars(args), "log": log, "cpu_seconds": time.process_time() - began})
-    )
+    found |= {"options": vars(args), "log": log, "cpu_seconds": time.process_time() - began}
+    cell.write_text(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     options = {"sft_steps": 600, "thoughts": 6000, "noise": 0.3, "layers": 2, "pairs": 16, "steps": 120}
-    options |= {"num_thoughts": 4, "learning_rate": 3e-4, "test_size": 400, "seeds": 3, "output_dir": "runs/thoughts"}
+    options |= {"num_thoughts": 4, "learning_rate": 3e-4, "test_size": 400, "seed": 0, "output_dir": "runs/thoughts"}
     for option, value in options.items():
         parser.add_argument(f"--{option}", type=type(value), default=value)
     parser.add_argument("--tasks", nargs="+", default=["question_answering"])
     parser.add_argument("--arms", nargs="+", default=["start", "simple contrast", "multi-scale", *JUDGES])
-    for number, name in itertools.product(range((given := parser.parse_args()).seeds), given.arms):
-        run(given, name, number)
+    for name in (given := parser.parse_args()).arms:
+        run(given, name, given.seed)
