@@ -45,14 +45,13 @@ SHARED |= {"save_strategy": "no", "lr_scheduler_type": "cosine", "warmup_steps":
 
 
 def train(args, arm: str, start: str, folder: str, seed: int) -> list[dict]:
-    shared = {**SHARED, "output_dir": folder, "seed": seed, "per_device_train_batch_size": 32}
+    shared = {**SHARED, "output_dir": folder, "seed": seed, "per_device_train_batch_size": 16}
     pairs = sandbox.sample_pairs(args.pairs * args.steps, seed, args.tasks)
     asked = {"num_thoughts": args.num_thoughts, "max_completion_length": 10, **JUDGE_OPTIONS}
     if arm == "start":
-        shared |= {"max_steps": args.sft_steps, "learning_rate": 2e-3, "assistant_only_loss": True}
-        rows = sample_thoughts(args.thoughts, 1000 + seed, args.noise, args.tasks)
-        decoder, tokenizer = sandbox.sandbox_decoder(layers=args.layers, seed=seed), sandbox.sandbox_tokenizer()
-        trainer = SFTTrainer(decoder, SFTConfig(**shared), train_dataset=rows, processing_class=tokenizer)
+        shared |= {"max_steps": args.sft_steps, "learning_rate": 1e-3, "assistant_only_loss": True}
+        rows = sample_thoughts(16 * args.sft_steps, 1000 + seed, args.noise, args.tasks)
+        trainer = SFTTrainer(args.model, SFTConfig(**shared), train_dataset=rows)
     elif arm in toolkit.PREFERENCE_MODELS:
         shared |= {"num_train_epochs": 2, "learning_rate": 1e-3, **toolkit.PREFERENCE_MODELS[arm]}
         trainer = toolkit.MultiScaleRewardTrainer(start, toolkit.MultiScaleRewardConfig(**shared), pairs)
@@ -90,7 +89,7 @@ def run(args, arm: str, seed: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    options = {"sft_steps": 600, "thoughts": 6000, "noise": 0.3, "layers": 2, "pairs": 16, "steps": 120}
+    options = {"model": "runs/demo/start", "sft_steps": 700, "noise": 0.15, "pairs": 16, "steps": 120}
     options |= {"num_thoughts": 4, "learning_rate": 3e-4, "test_size": 400, "seed": 0, "output_dir": "runs/thoughts"}
     for option, value in options.items():
         parser.add_argument(f"--{option}", type=type(value), default=value)

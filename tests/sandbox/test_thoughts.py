@@ -30,10 +30,10 @@ def test_noise_replaces_each_finding_by_chance():
 
 
 def test_an_answer_follows_from_the_thought():
-    # weights 1.0667, 1.2 and 1.7333: 1.0667 (4 / 4.5 - 1) + 1.2 (7 / 4.5 - 1) + 1.7333 (5 / 4.5 - 1) = 0.7407
+    # weights 1.0667, 1.2 and 1.7333, the middle of each tenth: -1.0667 / 10 + 1.2 / 2 + 1.7333 / 10 = 0.6667
     rng = random.Random(0)
     answers = [draw_answer(PROMPT, "exact 5 topic 7 polite 4.", rng) for _ in range(2000)]
-    assert answers.count("sure") / 2000 == pytest.approx(0.8148, abs=0.03)
+    assert answers.count("sure") / 2000 == pytest.approx(0.7914, abs=0.03)
 
 
 def test_conversations_are_asked_as_the_judge_is_and_in_known_words():

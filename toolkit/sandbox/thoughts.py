@@ -19,8 +19,8 @@ FINDINGS = ("polite", "topic", "exact")  # of the gold reward's token, segment a
 
 def write_thought(prompt: Text, response: Text, noise: float, rng: random.Random) -> str:
     """
-    A thought about a response to a sandbox prompt: in tenths of their range the parts of its gold reward, of which that
-    comes first which the prompt counts most. Each is replaced by chance with the probability `noise`.
+    A thought about a response to a sandbox prompt: in tenths of their range the parts of its gold reward, the one that
+    the prompt counts most first. Each is replaced by chance with the probability `noise`.
 
     Such as `exact 3 polite 8 topic 5.`
     """
@@ -34,11 +34,11 @@ def write_thought(prompt: Text, response: Text, noise: float, rng: random.Random
 def draw_answer(prompt: Text, thought: str, rng: random.Random) -> str:
     r"""The answer that follows from a thought: the good one with probability $\sigma(2u)$, `u` its total in nats."""
     levels, weights = dict(re.findall(r"(\w+) (\d)", thought)), parse_prompt(prompt).weights
-    total = sum(weight * (int(levels[name]) / 4.5 - 1) for name, weight in zip(FINDINGS, weights, strict=True))
+    total = sum(weight * ((int(levels[name]) + 0.5) / 5 - 1) for name, weight in zip(FINDINGS, weights, strict=True))
     return str(JUDGE_OPTIONS["answers"][rng.random() > 1 / (1 + math.exp(-2 * total))])
 
 
-def sample_thoughts(size: int, seed: int, noise: float = 0.3, tasks: Sequence[str] = TASKS) -> Dataset:
+def sample_thoughts(size: int, seed: int, noise: float = 0.15, tasks: Sequence[str] = TASKS) -> Dataset:
     """
     Draw conversations with a judge for supervised fine-tuning, in the column `messages`: one response of each pair of
     [`~toolkit.sandbox.rows.sample_pairs`], a thought with `noise`, the question, and what follows from the thought.
