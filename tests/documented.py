@@ -45,6 +45,7 @@ TESTED = {
     "recipes/experiments/check_templates.py": "tests/data/test_sampled.py, on six templates",
     "recipes/experiments/compare_reward.py": "needs an hour; tests/reward/test_trainer.py holds both of its arms",
     "recipes/experiments/divide_tasks.py": "tests/experiments/study/test_tasks.py",
+    "recipes/experiments/judged_policies.py": "needs an hour; tests/generative/test_reward.py rewards a policy",
     "recipes/experiments/make_decoder.py": "tests/experiments/test_real_decoder.py, on a small file of its own",
     "recipes/experiments/measure_lists.py": "needs half an hour; tests/reward/test_list_training.py trains both ways",
     "recipes/experiments/sample_efficiency.py": "needs an hour and the models of `make demo`",

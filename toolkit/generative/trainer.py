@@ -75,7 +75,8 @@ class ThoughtTrainer(ReinforceTrainer):
 
     @property
     def _num_thoughts(self) -> int:
-        return (self.num_generations if self.model.training else self.num_generations_eval) // self.args.list_size
+        group = self.num_generations if self.model.training else self.num_generations_eval
+        return int(group // self.args.list_size)
 
     def _places(self, count: int) -> list[tuple[int, int]]:
         """Side and number of each of this process's thoughts, which follow from its place in its group."""
