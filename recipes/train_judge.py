@@ -77,9 +77,9 @@ def main(script_args: JudgeArguments, training_args: ThoughtConfig, model_args: 
     folder, model = str(training_args.output_dir), named_model(model_args)
     claim_folder(folder, training_args.resume_from_checkpoint, script_args.overwrite_output_dir)
     training_args, test = with_model_arguments(training_args, model_args), None
-    pairs = training_pairs(script_args, training_args.seed)
+    pairs = training_pairs(script_args, training_args.seed, lists := training_args.list_size > 2)
     if training_args.eval_strategy != "no":
-        pairs, test = divided_pairs(script_args, training_args.seed)
+        pairs, test = divided_pairs(script_args, training_args.seed, lists)
     delete_earlier_run(folder, script_args.overwrite_output_dir)
     if script_args.cold_start:
         if script_args.overwrite_output_dir:

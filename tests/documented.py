@@ -46,6 +46,7 @@ TESTED = {
     "recipes/experiments/compare_reward.py": "needs an hour; tests/reward/test_trainer.py holds both of its arms",
     "recipes/experiments/divide_tasks.py": "tests/experiments/study/test_tasks.py",
     "recipes/experiments/gpu_hour.py": "tests/launch/test_gpu_hour.py, in its tiny version",
+    "recipes/experiments/judged_policies.py": "needs an hour; tests/generative/test_reward.py rewards a policy",
     "recipes/experiments/make_decoder.py": "tests/experiments/test_real_decoder.py, on a small file of its own",
     "recipes/experiments/measure_readers.py": "needs cached states; tests/experiments/test_readers.py runs its parts",
     "recipes/experiments/measure_lists.py": "needs half an hour; tests/reward/test_list_training.py trains both ways",

@@ -1,4 +1,5 @@
 import math
+import shutil
 
 import pytest
 import torch
@@ -6,9 +7,22 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
-from toolkit import RewardFunction
+from toolkit import RewardFunction, ThoughtReward
 from toolkit.evaluation.pairs import PairReader
-from toolkit.evaluation.scorers import CAUSAL, MEAN, MIX, OURS, STOCK, SUM, kind_of, longer_wins, open_scorer, score
+from toolkit.evaluation.scorers import (
+    CAUSAL,
+    JUDGE,
+    MEAN,
+    MIX,
+    OURS,
+    STOCK,
+    SUM,
+    kind_of,
+    longer_wins,
+    open_scorer,
+    score,
+)
+from toolkit.generative.turns import JudgeSettings
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 
@@ -191,3 +205,21 @@ def test_the_longer_response_wins_by_its_characters(chat_pairs):
 
 def test_our_models_are_opened_by_their_own_scorer(reward_folder):
     assert next(iter(scorer(reward_folder())(["Hello?"], ["Hi."], {}))) == MIX
+
+
+def test_a_judge_scores_as_its_reward_function(tiny_folder, chat_pairs, tmp_path):
+    folder = str(shutil.copytree(tiny_folder(), tmp_path / "judge"))
+    JudgeSettings(num_thoughts=2, max_completion_length=6).save_settings(folder)
+    assert kind_of(folder) == JUDGE
+    few = chat_pairs.select(range(3))
+    chosen, rejected = scored(folder, few)["model"]
+    responses = [text for pair in few for text in (pair["chosen"], pair["rejected"])]
+    prompts = [pair["prompt"] for pair in few for _ in range(2)]
+    alone = ThoughtReward(folder, batch_size=4)(prompts, responses)  # whose thoughts follow from the texts of a call
+    assert [*chosen.tolist(), *rejected.tolist()] == pytest.approx(alone[::2] + alone[1::2], abs=1e-6)
+    assert len(set(alone)) == 6
+    with pytest.raises(ValueError, match="reads whole texts with its own weights"):
+        scorer(folder, max_length=100)
+    JudgeSettings(protocol="pair").save_settings(folder)
+    with pytest.raises(ValueError, match="ThoughtReward is for `protocol='point'`, not 'pair'"):
+        scorer(folder)

@@ -54,6 +54,20 @@ def test_what_it_says_is_the_mean_answer_after_its_thoughts(judge_folder, chat_p
         assert judgement.utility == pytest.approx(math.log(sum(judgement.answers) / 3), abs=1e-5)
 
 
+def test_it_answers_after_given_thoughts(judge_folder, chat_pairs):
+    judge, thoughts = ThoughtReward(judge_folder(), num_thoughts=3, batch_size=2), ["Good.", "No, it is not.", ""]
+    prompts, responses = rows(chat_pairs.select(range(3)), "chosen")
+    found, tokenizer, turns = judge.judge(prompts, responses, thoughts=thoughts), judge.processing_class, judge._turns
+    for i, judgement in enumerate(found):
+        asked = turns.first_turn(prompts[i], responses[i])
+        prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True)["input_ids"]
+        row = [*prompt, *tokenizer(thoughts[i])["input_ids"], *turns.ending(0, 0).turn]
+        with torch.no_grad():
+            said = judge.model(torch.tensor([row])).logits[0, -1].log_softmax(0)[turns.ending(0, 0).answer]
+        assert judgement.thoughts == [thoughts[i]]
+        assert judgement.utility == pytest.approx(said.item(), abs=1e-5)
+
+
 def test_it_rewards_a_policy_and_shows_its_thoughts(judge_folder, reinforce_config, tiny_folder, chat_pairs):
     reward = ThoughtReward(judge_folder())
     prompts = chat_pairs.select_columns(["prompt"])

@@ -152,6 +152,37 @@ def test_with_frozen_thoughts_the_gradient_is_that_of_the_pair_loss(judge_traine
     assert trainer._metrics["train"]["pair_loss"][-1] == pytest.approx(loss.item(), abs=1e-6)
 
 
+def test_the_loss_of_a_list_is_the_mean_over_its_comparisons(judge_trainer, chat_pairs):
+    texts = [*chat_pairs["chosen"][:3], *chat_pairs["rejected"][:2]]
+    lists = [{"responses": texts[:3], "ranks": [1, 0, 2]}, {"responses": texts[3:], "ranks": [1, 0]}]
+    data = Dataset.from_list([{"prompt": chat_pairs[i]["prompt"], **row} for i, row in enumerate(lists)])
+    batch = {"per_device_train_batch_size": 6, "list_size": 3, "label_smoothing_factor": 0.1}
+    trainer = judge_trainer(data, eval_dataset=data, per_device_eval_batch_size=6, **batch)
+    _, output = generate(trainer)
+    answers = trainer._log_answers.clone().requires_grad_()
+    first, second = utilities(answers)  # of which the second has judged its last response twice
+    gaps = [first[1] - first[0], first[1] - first[2], first[0] - first[2]], [second[1] - second[0]]
+    soft = [0.9 * torch.nn.functional.softplus(-torch.stack(g)) for g in gaps]
+    losses = [s + 0.1 * torch.nn.functional.softplus(torch.stack(g)) for s, g in zip(soft, gaps, strict=True)]
+    loss = (losses[0].mean() + losses[1].mean()) / 2
+    assert trainer._metrics["train"]["pair_loss"][-1] == pytest.approx(loss.item(), abs=1e-6)
+    right = [(torch.stack(g) > 0).float().mean().item() for g in gaps]
+    assert trainer._metrics["train"]["accuracy"][-1] == pytest.approx(sum(right) / 2)
+    loss.backward()
+    last = torch.arange(12), output["completion_mask"].sum(1) - 1
+    found = -output["advantages"][last].view(2, 3, 2) / 12  # the loss is the mean over rows
+    torch.testing.assert_close(found, answers.grad)
+    assert not found[1, 2].any()
+    assert not output["advantages"][10:].any()
+    responses = [texts[0], texts[1], texts[2], texts[3], texts[4], texts[4]]
+    for i, (prompt, _) in enumerate(rows_of(output)):
+        assert responses[i // 2][0]["content"] in trainer.processing_class.decode(prompt)
+    before = parameters_of(trainer)
+    trainer.train()
+    assert moved(trainer, before) == set(before)
+    assert 0 <= trainer.evaluate()["eval_accuracy"] <= 1
+
+
 def enumerated(small_judge, small_tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities `(2, 7)` of every thought of one token on either response, and of the good answer after it."""
     log_pi, log_omega = [], []
@@ -350,7 +381,11 @@ def test_one_thought_cannot_be_trained(thought_config):
         ({"protocol": "list"}, "`protocol` is 'list'"),
         ({"swap_answers": True, "num_thoughts": 3, "per_device_train_batch_size": 6}, "Make `num_thoughts` even"),
         ({"num_generations_eval": 6, "swap_answers": True, "per_device_eval_batch_size": 6}, "a multiple of 4"),
-        ({"num_generations": 8}, "`num_generations` is 8, and a pair has 4 thoughts"),
+        ({"num_generations": 8}, "`num_generations` is 8, and a group has 4 thoughts"),
+        (
+            {"list_size": 3, "protocol": "pair", "per_device_train_batch_size": 6},
+            "`list_size` is 3, and `protocol='pair'`",
+        ),
         ({"normalize_rewards": True}, "`normalize_rewards=True` does not apply"),
         ({"mask_truncated_completions": True}, "`mask_truncated_completions=True` does not apply"),
         ({"beta": 0.1, "train_thoughts": False}, "`beta` is 0.1, and thoughts that are not trained do not depart"),
@@ -368,6 +403,8 @@ def test_what_the_model_or_the_pairs_do_not_allow_is_refused(judge_trainer, chat
     margins = chat_pairs.add_column("margin", [1.0] * len(chat_pairs))
     with pytest.raises(ValueError, match="no gap to hold a `margin` to"):
         judge_trainer(margins, protocol="pair")
+    with pytest.raises(ValueError, match="`list_size` is 4, and 'train' has at most 2 responses to a prompt"):
+        judge_trainer(list_size=4)
     with pytest.raises(ValueError, match=r"`max_completion_length=100` are more than 256, and GPT2LMHeadModel has"):
         judge_trainer(model=tiny_folder("gpt2"), max_completion_length=100).train()
     with pytest.raises(ValueError, match="Every prompt has more tokens than `max_prompt_length=10`"):

@@ -28,6 +28,8 @@ STEPS = 16
 # Saves in the middle of a generation's use, after 5 and 15 steps with the one, after 3, 9 and 15 with the other.
 SEVERAL_STEPS = {"steps_per_generation": 4, "num_generations": 2, "baseline": "leave_one_out", "save_steps": 5}
 TWO_PASSES = {"steps_per_generation": 2, "num_iterations": 2, "gradient_accumulation_steps": 2}
+# Saves after 3, 9 and 15 steps, in the middle of a generation's use
+JUDGED_TWICE = {"steps_per_generation": 2, "gradient_accumulation_steps": 1, "swap_answers": True}
 # trainer, adapter, stage, processes, further options
 CASES = {
     "reward-full": ("reward", "none", "ddp", 1, {"gradient_accumulation_steps": 2}),
@@ -40,6 +42,8 @@ CASES = {
     "reward-lora-zero2-2": ("reward", "lora", "zero2", 2, {}),
     "reinforce-lora-2": ("reinforce", "lora", "ddp", 2, SEVERAL_STEPS),
     "reinforce-qlora-zero3-2": ("reinforce", "qlora", "zero3", 2, TWO_PASSES),
+    "judge-full": ("judge", "none", "ddp", 1, JUDGED_TWICE),
+    "judge-lora-2": ("judge", "lora", "ddp", 2, JUDGED_TWICE),
 }
 # The four cases whose signal comes in the middle of a save; every second signal is SIGINT
 IN_A_SAVE = ("reward-full", "reward-lora", "reinforce-full", "reinforce-lora-2")

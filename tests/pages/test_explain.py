@@ -1,14 +1,17 @@
 import json
+import math
 import re
+import shutil
 from html.parser import HTMLParser
 from itertools import chain, combinations
 
 import pytest
 import torch
 
-from toolkit import RewardFunction
+from toolkit import RewardFunction, ThoughtReward
 from toolkit.cli.main import main
 from toolkit.data.tokens import encode_response
+from toolkit.generative.turns import JudgeSettings
 from toolkit.pages.explain import Explanation, compare, explain
 from toolkit.pages.explain_page import render_html, verdict
 from toolkit.reward.model import base_reward_model
@@ -381,3 +384,24 @@ def test_a_pair_with_a_template_variable_is_read_with_it(reward_folder, tmp_path
     other = RewardFunction(folder, chat_template_kwargs={"mood": "Merry: "})
     expected = other([CHAT] * 2, [row["chosen"], row["rejected"]])
     assert column(capsys.readouterr().out, "sum")[:2] == pytest.approx(expected, abs=5.1e-5)
+
+
+def test_a_judges_thoughts_stand_beside_its_answers(tiny_folder, chat_pairs, tmp_path, capsys):
+    folder = str(shutil.copytree(tiny_folder(), tmp_path / "judge"))
+    JudgeSettings(num_thoughts=2, max_completion_length=6).save_settings(folder)
+    chat_pairs.to_json(tmp_path / "pairs.jsonl")
+    words = ["explain", folder, "--file", str(tmp_path / "pairs.jsonl"), "--row", "2"]
+    assert main(words) == 0
+    said, row = capsys.readouterr().out, chat_pairs[1]
+    judgements = ThoughtReward(folder).judge([row["prompt"]] * 2, [row["chosen"], row["rejected"]])
+    for name, judgement in zip(("chosen", "rejected"), judgements, strict=True):
+        assert f"{name}: {judgement.utility:+.4f} nats" in said
+        assert judgement.utility == pytest.approx(math.log(sum(judgement.answers) / 2), abs=1e-5)
+        for answer in judgement.answers:
+            assert f"\n{answer:.3f}  " in said
+    one, other = (math.exp(judgement.utility) for judgement in judgements)
+    preferred = "chosen" if one > other else "rejected"
+    likely = f"The judge prefers {preferred} with probability {max(one, other) / (one + other):.3f}."
+    assert said.endswith(f"{likely} The data prefer chosen.\n")
+    assert main([*words, "--html", str(tmp_path / "page.html")]) == 2
+    assert "is a judge, whose thoughts are printed. Leave out `--html`" in capsys.readouterr().err

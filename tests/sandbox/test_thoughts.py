@@ -3,28 +3,37 @@ import random
 import pytest
 
 from toolkit.sandbox.rows import sandbox_tokenizer
-from toolkit.sandbox.thoughts import JUDGE_OPTIONS, sample_thoughts, write_thought
+from toolkit.sandbox.thoughts import JUDGE_OPTIONS, draw_answer, sample_thoughts, write_thought
 
 PROMPT = "hi. the rose is red and needs oil. tell me its place and its colour and its need. be brief."
 
 
 def test_a_thought_without_noise_says_what_is_there():
-    # "thanks" fits how the prompt greets, "please" does not, "um" is filler; the rose is red and not blue, it is in
-    # the garden, and of its need nothing is said. The hen is off the topic, the seed is not. 17 words fit: 5 for each
-    # of three statements and 2 of a brief response.
+    # "thanks" fits how the prompt greets, "please" does not, "um" is filler: 8 (1 - 1 - 0.5) / 22 = -0.18 of manners.
+    # Three segments of four are on the topic: 0.5. Of three statements one is right, one wrong and one missing, and 22
+    # words stand where 17 fit: -0.4 / 3 + 0.3 / 3 + 0.3 (1 - 2 (5 / 17 - 0.2) / 0.6) = 0.17. In tenths of -1 to 1:
     response = (
         "thanks, the rose lives in the garden. um, the rose is blue. please, the hen is red. you see a red seed."
     )
-    found = write_thought(PROMPT, response, 0.0, random.Random(0))
-    assert found == "polite 1 ugly 2. garden sure. red mistake. oil no. topic 3 / 4. write 22 / 17."
+    assert write_thought(PROMPT, response, 0.0, random.Random(0)) == "exact 5 topic 7 polite 4."
+    first = write_thought(PROMPT.replace("be brief", "be polite"), response, 0.0, random.Random(0))
+    assert first.startswith("polite 4 exact")  # what the prompt counts most
 
 
 def test_noise_replaces_each_finding_by_chance():
-    response, rng = "the rose is red.", random.Random(0)
-    thoughts = [write_thought(PROMPT, response, 0.3, rng) for _ in range(2000)]
-    # one of three by chance is the right one
-    assert sum("red sure" in thought for thought in thoughts) / 2000 == pytest.approx(0.7 + 0.3 / 3, abs=0.03)
-    assert {thought.split(".")[2] for thought in thoughts} == {" red sure", " red mistake", " red no"}
+    rng = random.Random(0)
+    thoughts = [write_thought(PROMPT, "the rose is red.", 0.3, rng) for _ in range(2000)]
+    right = write_thought(PROMPT, "the rose is red.", 0.0, rng).split()[1]
+    # one of ten by chance is the right one
+    assert sum(thought.split()[1] == right for thought in thoughts) / 2000 == pytest.approx(0.73, abs=0.03)
+    assert {thought.split()[1] for thought in thoughts} == set("0123456789")
+
+
+def test_an_answer_follows_from_the_thought():
+    # weights 1.0667, 1.2 and 1.7333, the middle of each tenth: -1.0667 / 10 + 1.2 / 2 + 1.7333 / 10 = 0.6667
+    rng = random.Random(0)
+    answers = [draw_answer(PROMPT, "exact 5 topic 7 polite 4.", rng) for _ in range(2000)]
+    assert answers.count("sure") / 2000 == pytest.approx(0.7914, abs=0.03)
 
 
 def test_conversations_are_asked_as_the_judge_is_and_in_known_words():

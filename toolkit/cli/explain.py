@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..data.messages import Messages
+    from ..generative.reward import ThoughtReward
     from ..reward.scorer import RewardFunction
 
-    # The reward model, the prompt, the responses, text or messages, by the names that they are shown by, the name of
-    # the one that the data prefer, and the prompt of the last one.
-    Explained = tuple[RewardFunction, str | Messages, Mapping[str, Any], str | None, str | Messages]
+    # The reward model or judge, the prompt, the responses, text or messages, by the names that they are shown by, the
+    # name of the one that the data prefer, and the prompt of the last one.
+    Explained = tuple[RewardFunction | ThoughtReward, str | Messages, Mapping[str, Any], str | None, str | Messages]
 
 
 def add_explain(command: argparse.ArgumentParser) -> None:
     """Add what the command takes, and what it does."""
-    command.add_argument("model", help="folder or hub name of a multi-scale reward model or adapter")
+    command.add_argument(
+        "model", help="folder or hub name of a multi-scale reward model or adapter, or folder of a judge"
+    )
     command.add_argument("--prompt", help="prompt")
     command.add_argument("--response", action="append", default=[], help="response; twice to compare two")
     command.add_argument(
@@ -34,8 +37,9 @@ def _explain(args: argparse.Namespace) -> None:
     import datasets
     from transformers import logging
 
+    from ..generative.reward import ThoughtReward
     from ..pages.explain import explain
-    from ..pages.explain_page import print_explanations, render_html
+    from ..pages.explain_page import print_explanations, print_judgements, render_html
     from ..training.run_record import write_text
 
     logging.disable_progress_bar()
@@ -47,6 +51,11 @@ def _explain(args: argparse.Namespace) -> None:
     finally:
         logging.enable_progress_bar()
         datasets.enable_progress_bars()
+    if isinstance(reward, ThoughtReward):
+        if args.html is not None:
+            raise ValueError(f"'{args.model}' is a judge, whose thoughts are printed. Leave out `--html`.")
+        prompts = [*[prompt] * (len(responses) - 1), other]
+        return print_judgements(prompt, list(responses), reward.judge(prompts, list(responses.values())), preferred)
     if other == prompt:
         explanations = explain(reward, prompt, list(responses.values()))
     else:

@@ -89,12 +89,12 @@ def keep_normalized(dataset: Dataset, source: Dataset) -> Dataset:
     return dataset
 
 
-def pairs_of_one_prompt(dataset: Dataset, name: str, who: str) -> Dataset:
+def pairs_of_one_prompt(dataset: Dataset, name: str, who: str, whole_lists: bool = False) -> Dataset:
     """[`normalize_pairs`] for one who reads one prompt of a pair; sides that may answer different ones are refused."""
     if REJECTED_PROMPT in dataset.column_names:
         found = f"has a column '{REJECTED_PROMPT}', and {who} one prompt for both sides"
         raise ValueError(f"Data set '{name}' {found}. Leave those rows and the column out.")
-    return normalize_pairs(dataset, name)
+    return normalize_pairs(dataset, name, whole_lists)
 
 
 def normalize_prompts(dataset: Dataset, name: str) -> Dataset:

@@ -35,8 +35,8 @@ class EvaluationArguments:
 
     Args:
         models (`list[str]`):
-            Folders or hub names: multi-scale reward models, stock ones with one label, causal LMs, and adapters of
-            each. Preferring the longer response is compared with them.
+            Folders or hub names: multi-scale reward models, stock ones with one label, causal LMs, adapters of each,
+            and folders of judges. Preferring the longer response is compared with them.
         dataset_name (`list[str]`):
             Held-out data: hub names, folders, files or patterns of files with preference pairs, files of RewardBench
             or RewardBench 2, or `sandbox`.

@@ -1,4 +1,4 @@
-"""Scores of the same responses by models of every kind: ours, stock reward models, the likelihood of a causal LM."""
+"""Scores of the same responses by models of every kind: ours, stock ones, judges, the likelihood of a causal LM."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -23,6 +23,8 @@ from ..data.messages import Messages, text_of
 from ..data.packing import fill_batches, grouped_inputs
 from ..data.templates import row_template_kwargs
 from ..data.tokens import EncodedResponse, cut_prompt, encode_response
+from ..generative.reward import ThoughtReward
+from ..generative.turns import is_judge
 from ..reward.adapters import adapter_folder, fit_vocabulary, load_adapter_config
 from ..reward.fingerprints import read_json
 from ..reward.loading import load_tokenizer, loading_options, options_of_base, without_load_report
@@ -34,6 +36,7 @@ from .pairs import ScoredPairs
 logger = get_logger(__name__)
 
 OURS, STOCK, CAUSAL, RULE = "multi-scale reward model", "stock reward model", "causal LM", "rule"
+JUDGE = "judge that thinks"
 MIX, SCORE, SUM, MEAN = "mix", "score", "log-probability", "log-probability per token"
 BATCHES_AT_ONCE = 16  # in a block, which one process scores; the same blocks whatever the number of processes
 
@@ -108,12 +111,14 @@ def kind_of(name: str) -> str:
             Folder or hub name of a model or an adapter.
 
     Returns:
-        `str`: `OURS`, `STOCK` or `CAUSAL`.
+        `str`: `OURS`, `STOCK`, `JUDGE` or `CAUSAL`.
 
     Raises:
         `ValueError`: If there is no such folder, or it is none of these.
     """
     check_path(name, "model")
+    if is_judge(name):
+        return JUDGE
     folder = adapter_folder(name)
     if folder is not None:
         if os.path.isfile(os.path.join(folder, ADAPTER_SETTINGS_NAME)):
@@ -166,8 +171,13 @@ def open_scorer(
         `Callable`
 
     Raises:
-        `ValueError`: If the folder is damaged, or weights are missing.
+        `ValueError`: If the folder is damaged, weights are missing, or an option does not apply to a judge.
     """
+    if kind == JUDGE:
+        if max_length is not None or dtype is not None:
+            raise ValueError(f"The judge '{name}' reads whole texts with its own weights. Leave out length and type.")
+        judge = ThoughtReward(name, batch_size=batch_size)
+        return lambda prompts, responses, columns: {SCORE: judge(prompts, responses)}
     device = PartialState().device
     options = loading_options({} if dtype is None else {"dtype": dtype}, device)
     if kind == OURS:

@@ -19,7 +19,8 @@ class ThoughtConfig(JudgeSettings, ReinforceConfig):
     Configuration of the [`ThoughtTrainer`]: what [`ReinforceConfig`] and [`JudgeSettings`] have.
 
     `per_device_train_batch_size` counts thoughts, as it counts responses in [`ReinforceConfig`]: a pair has
-    `2 * num_thoughts` of them. `label_smoothing_factor` is the probability that a label is wrong.
+    `2 * num_thoughts` of them, a list `list_size * num_thoughts`. `label_smoothing_factor` is the probability that a
+    label is wrong.
 
     Args:
         num_generations (`int`, *optional*):
@@ -34,6 +35,9 @@ class ThoughtConfig(JudgeSettings, ReinforceConfig):
             Whether thoughts are trained, and not the answers alone.
         weight_by_strength (`bool`, *optional*, defaults to `True`):
             Whether a pair's loss is weighted by its `strength` over the data set's mean, where it has such a column.
+        list_size (`int`, *optional*, defaults to `2`):
+            Responses of the longest ranked list, whose loss is the mean over its comparisons. With 2 lists are pairs.
+            In places that a shorter list leaves empty its last response is judged again, which trains nothing.
     """
 
     num_generations: int | None = None
@@ -41,13 +45,17 @@ class ThoughtConfig(JudgeSettings, ReinforceConfig):
     crossed_weights: bool = False
     train_thoughts: bool = True
     weight_by_strength: bool = True
+    list_size: int = 2
 
     def __post_init__(self) -> None:
         JudgeSettings.__post_init__(self)
         check_number("label_smoothing_factor", self.label_smoothing_factor, 0, 0.5)
-        group, given = 2 * self.num_thoughts, self.num_generations
+        check_number("list_size", self.list_size, 2, whole=True)
+        if self.list_size > 2 and self.protocol == "pair":
+            raise ValueError(f"`list_size` is {self.list_size}, and `protocol='pair'` shows pairs. Leave one out.")
+        group, given = self.list_size * self.num_thoughts, self.num_generations
         if given not in (None, group):
-            raise ValueError(f"`num_generations` is {given}, and a pair has {group} thoughts. Leave it out.")
+            raise ValueError(f"`num_generations` is {given}, and a group has {group} thoughts. Leave it out.")
         self.num_generations = group
         for name, only in _FIXED.items():
             if getattr(self, name) != only:
@@ -58,5 +66,5 @@ class ThoughtConfig(JudgeSettings, ReinforceConfig):
         if self.beta and not self.train_thoughts:
             raise ValueError(f"`beta` is {self.beta}, and thoughts that are not trained do not depart. Set it to 0.")
         ReinforceConfig.__post_init__(self)
-        if (self.num_generations_eval or 0) % (each := 4 if self.swap_answers else 2):
+        if (self.num_generations_eval or 0) % (each := self.list_size * (1 + self.swap_answers)):
             raise ValueError(f"`num_generations_eval` is {self.num_generations_eval}. Make it a multiple of {each}.")

@@ -67,28 +67,41 @@ class ThinkingJudge:
             pad_token_id=self.processing_class.pad_token_id, disable_compile=True,
         )  # fmt: skip
 
-    def judge(self, prompts: Texts, *responses: Texts) -> list[Judgement]:
-        """Think about a response to each prompt, or about the pairs of two lists of them, and answer."""
+    def judge(self, prompts: Texts, *responses: Texts, thoughts: Sequence[str] | None = None) -> list[Judgement]:
+        """
+        Think about a response to each prompt, or about the pairs of two lists of them, and answer. With `thoughts`,
+        one about each, answer after those.
+        """
         asked = [self._turns.first_turn(*row) for row in zip(prompts, *responses, strict=True)]
-        each, options = self.num_thoughts, cast(dict[str, Any], self.settings.chat_template_kwargs or {})
+        each = self.num_thoughts if thoughts is None else 1
+        options = cast(dict[str, Any], self.settings.chat_template_kwargs or {})
         ids = self.processing_class.apply_chat_template(asked, add_generation_prompt=True, **options)
         rows = [(row, self._turns.ending(0, i)) for row in ids["input_ids"] for i in range(each)]
         device, found = self.model.device, list[tuple[str, float]]()
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(zlib.crc32(repr((self.seed, asked)).encode()))
             for first in range(0, len(rows), self.batch_size):
-                found += self._think(*zip(*rows[first : first + self.batch_size], strict=True))
+                some = slice(first, first + self.batch_size)
+                batch, endings = zip(*rows[some], strict=True)
+                given = None if thoughts is None else self._tokens(thoughts[some])
+                found += self._answer(batch, given or self._think(batch), endings)
         groups = [found[i : i + each] for i in range(0, len(found), each)]
         said = torch.tensor([[log_answer for _, log_answer in group] for group in groups])
-        thoughts = ([thought for thought, _ in group] for group in groups)
-        return list(map(Judgement, utilities(said).tolist(), thoughts, said.exp().tolist()))
+        texts = ([thought for thought, _ in group] for group in groups)
+        return list(map(Judgement, utilities(said).tolist(), texts, said.exp().tolist()))
 
     @torch.no_grad()
-    def _think(self, prompts: Sequence[list[int]], endings: Sequence[Ending]) -> list[tuple[str, float]]:
-        """A thought after each prompt, and the log-probability of the good answer after the thought."""
+    def _think(self, prompts: Sequence[list[int]]) -> list[list[int]]:
+        """A thought after each prompt."""
         batch = self._padded(prompts)
         sampled = self.model.generate(**batch, generation_config=self._config)[:, batch["input_ids"].size(1) :]
-        thoughts = list(map(self._turns.up_to_end, sampled.tolist()))
+        return list(map(self._turns.up_to_end, sampled.tolist()))
+
+    @torch.no_grad()
+    def _answer(
+        self, prompts: Sequence[list[int]], thoughts: list[list[int]], endings: Sequence[Ending]
+    ) -> list[tuple[str, float]]:
+        """Each thought, and the log-probability of the good answer after it."""
         completed = map(self._turns.complete, thoughts, endings)
         batch = self._padded([prompt + row[:-1] for prompt, row in zip(prompts, completed, strict=True)])
         positions = positions_from(batch["attention_mask"])
@@ -97,6 +110,9 @@ class ThinkingJudge:
         log_answers = two[:, 0] - (two if self.settings.two_answers else logits).logsumexp(1)
         texts = self.processing_class.batch_decode(thoughts, skip_special_tokens=True)
         return list(zip(texts, log_answers.tolist(), strict=True))
+
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        return list(self.processing_class(list(texts), add_special_tokens=False)["input_ids"])
 
     def _padded(self, rows: Sequence[list[int]]) -> dict[str, Tensor]:
         padded = self.processing_class.pad({"input_ids": list(rows)}, padding_side="left", return_tensors="pt")

@@ -14,6 +14,7 @@ from ..policy.reductions import mean_and_std
 from ..policy.returns import leave_one_out_baseline, reward_to_go
 from ..policy.setup import check_prompts
 from ..policy.trainer import ReinforceTrainer
+from ..reward.comparisons import compared_loss, comparison_weights, list_loss
 from ..reward.losses import pairwise_logistic_loss
 from .config import ThoughtConfig
 from .turns import JudgeTurns
@@ -25,7 +26,8 @@ class ThoughtTrainer(ReinforceTrainer):
     [`ReinforceTrainer`] of a generative judge: it thinks about a response, then says whether it is good, and the
     probability of that answer is trained to rank pairs. https://huggingface.co/papers/2510.15242
 
-    A pair is a group of `2 * num_thoughts` samples, of which the first half judges the chosen response. After every
+    A pair is a group of `2 * num_thoughts` samples, of which the first half judges the chosen response; a ranked list
+    has `num_thoughts` about each of its responses. After every
     thought the question and the good answer are put as tokens; the answer is one more action, with a weight of its
     own. Sampling, vLLM, LoRA, ZeRO, shared prompts and exact resume are the parent's.
 
@@ -33,7 +35,7 @@ class ThoughtTrainer(ReinforceTrainer):
         model, args, kw:
             As of [`ReinforceTrainer`], with a [`ThoughtConfig`], a chat template, and no reward functions.
         train_dataset, eval_dataset ([`~datasets.Dataset`]):
-            Pairs in any of TRL's preference formats, with optional columns `margin` and `strength`.
+            Pairs in any of TRL's preference formats, with optional columns `margin` and `strength`; or ranked lists.
 
     Raises:
         `ValueError`: As there; or if pairs are refused, a judge of pairs has a margin, or an answer is not one token.
@@ -45,12 +47,12 @@ class ThoughtTrainer(ReinforceTrainer):
     def __init__(
         self, model: Any, args: ThoughtConfig, train_dataset: Any, eval_dataset: Any = None, **kw: Any
     ) -> None:
-        read = partial(pairs_of_one_prompt, who="a thinking judge reads")
-        train = read(train_dataset, "train")
+        normalize = partial(_normalized, size=args.list_size)
+        train = normalize(train_dataset, "train")
         if isinstance(eval_dataset, dict):
-            eval_dataset = {name: read(part, name) for name, part in eval_dataset.items()}
+            eval_dataset = {name: normalize(part, name) for name, part in eval_dataset.items()}
         elif eval_dataset is not None:
-            eval_dataset = read(eval_dataset, "eval")
+            eval_dataset = normalize(eval_dataset, "eval")
         if "margin" in train.column_names and args.protocol == "pair":
             raise ValueError(
                 "A verdict has no gap to hold a `margin` to. Remove the column, or use `protocol='point'`."
@@ -73,28 +75,31 @@ class ThoughtTrainer(ReinforceTrainer):
 
     @property
     def _num_thoughts(self) -> int:
-        return (self.num_generations if self.model.training else self.num_generations_eval) // 2
+        group = self.num_generations if self.model.training else self.num_generations_eval
+        return int(group // self.args.list_size)
 
     def _places(self, count: int) -> list[tuple[int, int]]:
         """Side and number of each of this process's thoughts, which follow from its place in its group."""
         first, each = self.accelerator.process_index * count, self._num_thoughts
-        return [divmod(place % (2 * each), each) for place in range(first, first + count)]
+        return [divmod(place % (self.args.list_size * each), each) for place in range(first, first + count)]
 
     def _first_turn(self, row: dict[str, Any], side: int) -> Any:
+        if self.args.list_size > 2:
+            return self.turns.first_turn(row["prompt"], row["responses"][min(side, len(row["responses"]) - 1)])
         one, other = (row["chosen"], row["rejected"])[:: -1 if side else 1]
         return self.turns.first_turn(row["prompt"], one, *([other] if self.args.protocol == "pair" else []))
 
     def _prompt_lengths(self, rows: dict[str, list[Any]]) -> list[int]:
         pairs = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
-        both = [[self._first_turn(pair, side) for pair in pairs] for side in (0, 1)]
+        both = [[self._first_turn(pair, side) for pair in pairs] for side in range(self.args.list_size)]
         return [max(map(len, ids)) for ids in zip(*(self._tokenize_prompts(side)[0] for side in both), strict=True)]
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
         asked = [[*ids, *self.turns.ending(0, 0).turn, 0] for ids in prompt_ids]  # in both turns, with the answer
         check_prompts(self._decoder, asked, self.args.max_completion_length)
-        given = self.num_generations, self.num_generations_eval
+        given, size = (self.num_generations, self.num_generations_eval), self.args.list_size
         # A server of vLLM is sent each prompt once, and takes this for how often each stands there
-        self.num_generations, self.num_generations_eval = given[0] // 2, given[1] // 2
+        self.num_generations, self.num_generations_eval = given[0] // size, given[1] // size
         try:
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         finally:
@@ -137,15 +142,15 @@ class ThoughtTrainer(ReinforceTrainer):
             put = output["completion_mask"].bool() & ~self._thought_mask(output["completion_ids"])
             output["sampling_per_token_logps"].masked_fill_(put, torch.nan)
         if not self.model.training:
-            self._log_judgements(self._loss(inputs))
+            self._log_judgements(inputs, self._loss(inputs))
         return output
 
     def _token_advantages(self, inputs: list[dict[str, Any]], output: dict[str, Any], kl: Tensor) -> Tensor:
         """Advantages `(B, T)` of this process's thoughts and answers, so that the loss is the mean over pairs."""
         local = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
         loss, metrics = self._loss(inputs), self._metrics["train"]
-        self._log_judgements(loss)
-        thoughts, answers = (2 * self._num_thoughts * w.flatten()[local] for w in self._weights(loss))
+        self._log_judgements(inputs, loss)
+        thoughts, answers = (w[0].numel() * w.flatten()[local] for w in self._weights(loss))
         mask, last = self._thought_mask(kl), last_kept(output["completion_mask"])
         advantages = reward_to_go(thoughts * self.args.train_thoughts, kl, mask, self.beta)
         if self.beta:
@@ -159,43 +164,54 @@ class ThoughtTrainer(ReinforceTrainer):
 
     @property
     def _log_answers(self) -> Tensor:
-        """What was last said of every process's pairs, `(P, 2, N)`."""
-        return self._rewards[:, 0].view(-1, 2, self._num_thoughts)
+        """What was last said of every process's pairs or lists, `(P, K, N)`."""
+        return self._rewards[:, 0].view(-1, self.args.list_size, self._num_thoughts)
 
     def _weights(self, loss: Loss) -> ThoughtWeights:
         return (crossed_weights if self.args.crossed_weights else likelihood_weights)(self._log_answers, loss)
 
+    def _ranks(self, inputs: list[dict[str, Any]]) -> Tensor:
+        """Ranks `(P, K)` of the responses to every process's prompts, -1 in places that a list leaves empty."""
+        size = self.args.list_size
+        rows = [(row["ranks"] + [-1] * size)[:size] if size > 2 else [0, 1] for row in inputs]
+        ranks = torch.as_tensor(gather(torch.tensor(rows, device=self.accelerator.device)))
+        return ranks.view(-1, size * self._num_thoughts, size)[:, 0]
+
     def _loss(self, inputs: list[dict[str, Any]]) -> Loss:
-        """Loss of the utilities of every process's pairs."""
+        """Loss of the utilities of every process's pairs or lists."""
 
         def column(name: str) -> Tensor | None:
             if inputs[0].get(name) is None:
                 return None
             values = gather(torch.tensor([row[name] for row in inputs], device=self.accelerator.device))
-            return torch.as_tensor(values).float().view(-1, 2 * self._num_thoughts)[:, 0]
+            return torch.as_tensor(values).float().view(-1, self.args.list_size * self._num_thoughts)[:, 0]
 
         strength, margin, smoothing = column("strength"), column("margin"), self.args.label_smoothing_factor
         weight = 1.0 if strength is None or self._mean_strength is None else strength / self._mean_strength
+        if self.args.list_size > 2:
+            ranks = self._ranks(inputs)
+            return lambda values: weight * list_loss(values, ranks, label_smoothing=smoothing)
         if self.args.protocol == "pair":
             return lambda values: weight * verdict_loss(values, smoothing)
         return lambda values: weight * pairwise_logistic_loss(values[:, 0], values[:, 1], margin, smoothing)
 
-    def _log_judgements(self, loss: Loss) -> None:
+    def _log_judgements(self, inputs: list[dict[str, Any]], loss: Loss) -> None:
         log_answers, metrics = self._log_answers, self._metrics["train" if self.model.training else "eval"]
         values, omega, shares = utilities(log_answers), log_answers.exp(), log_answers.softmax(-1)
-        point, sides = self.args.protocol == "point", omega.mean((0, 2))
-        gap = values[:, 0] - values[:, 1] if point else values.exp().sum(1) - 1
+        point, ranks, said = self.args.protocol == "point", self._ranks(inputs), omega.mean(2)
+        scores = values if point else (values.exp().sum(1) - 1)[:, None] * torch.tensor([1, 0], device=values.device)
+        compared = comparison_weights(ranks)
         found = {
             "pair_loss": loss(values).mean(),
-            "accuracy": ((gap > 0).float() + (gap == 0).float() / 2).mean(),
-            "pair_weight": slopes(loss, values)[:, 0].abs().mean(),
+            "accuracy": compared_loss(scores, compared / compared.sum((1, 2), keepdim=True), _right).mean(),
+            "pair_weight": slopes(loss, values).abs().sum(1).mean() / 2,
             "thoughts/effective": (1 / shares.square().sum(-1)).mean(),
-            "answers/chosen": sides[0],
-            "answers/rejected": sides[1],
+            "answers/chosen": said[ranks == 0].mean(),
+            "answers/rejected": said[ranks > 0].mean(),
             "answers/good": (omega > 0.5).float().mean(),
         }
         if not point:
-            found["answers/position_bias"] = sides[0] - sides[1]
+            found["answers/position_bias"] = found["answers/chosen"] - found["answers/rejected"]
         if self.args.swap_answers:
             bias = (omega[..., ::2] - omega[..., 1::2]).mean((0, 2))  # (sides,), as written less exchanged
             found["answers/letter_bias"] = bias.mean() if point else (bias[0] - bias[1]) / 2
@@ -205,3 +221,20 @@ class ThoughtTrainer(ReinforceTrainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
         self.args.save_settings(output_dir or self.args.output_dir)
+
+
+def _normalized(dataset: Any, name: str, size: int) -> Any:
+    """Pairs, or whole lists of up to so many responses."""
+    rows = pairs_of_one_prompt(dataset, name, "a thinking judge reads", whole_lists=size > 2)
+    if size > 2:
+        most = max(map(len, rows["responses"])) if "responses" in rows.column_names else 2
+        if not 2 < most <= size:
+            raise ValueError(
+                f"`list_size` is {size}, and '{name}' has at most {most} responses to a prompt. Set it to that."
+            )
+    return rows
+
+
+def _right(better: Tensor, worse: Tensor) -> Tensor:
+    """1 where the better response has the higher score, ½ where the two are equal."""
+    return (better > worse).float() + (better == worse).float() / 2

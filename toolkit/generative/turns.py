@@ -102,6 +102,11 @@ class JudgeSettings:
         write_json(Path(folder, SETTINGS_NAME), own)
 
 
+def is_judge(folder: str) -> bool:
+    """Whether a folder holds a trained judge, of which `judge.json` says how it is asked."""
+    return Path(folder, SETTINGS_NAME).is_file()
+
+
 class Ending(NamedTuple):
     """What follows a thought: token ids of the second turn, and then of the good answer."""
 

@@ -10,6 +10,8 @@ import torch
 
 from ..data.messages import Messages, text_of
 from ..data.tokens import EncodedResponse
+from ..generative.reward import ThoughtReward
+from ..generative.turns import is_judge
 from ..reward.contributions import score_contributions
 from ..reward.scales import SCALES
 from ..reward.scorer import RewardFunction
@@ -53,13 +55,15 @@ class Explanation(NamedTuple):
         return [token for segment in self.segments for token in segment.tokens]
 
 
-def load_reward_function(model: str, **template_kwargs: Any) -> RewardFunction:
+def load_reward_function(model: str, **template_kwargs: Any) -> RewardFunction | ThoughtReward:
     """
-    A reward function of a saved multi-scale reward model or adapter, by its folder or hub name.
+    Reward function of a saved multi-scale reward model or adapter, by its folder or hub name, or of a judge's folder.
 
     Raises:
         `ValueError`: If there is no such model, or it is of another kind.
     """
+    if is_judge(model):
+        return ThoughtReward(model)
     if os.path.isdir(model) and not any(os.path.isfile(os.path.join(model, name)) for name in _CONFIG_NAMES):
         raise ValueError(f"Folder '{model}' has none of {_CONFIG_NAMES}. Name one that MultiScaleRewardTrainer saved.")
     try:

@@ -1,5 +1,6 @@
 """The parts of a score beside the text: in the terminal, and as a page of HTML."""
 
+import math
 import unicodedata
 from collections.abc import Sequence
 
@@ -7,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..data.messages import Messages
+from ..generative.reward import Judgement
 from .explain import ExplainedToken, Explanation, compare
 from .page import render_template
 from .tables import print_table
@@ -107,6 +109,30 @@ def _visible(text: str, line_end: str = "↵\n") -> str:
 def _turns(prompt: str | Messages) -> list[tuple[str, str]]:
     messages = [{"role": "prompt", "content": prompt}] if isinstance(prompt, str) else prompt
     return [(_visible(message["role"]), _visible(message["content"], "\n")) for message in messages]
+
+
+def print_judgements(
+    prompt: str | Messages, names: Sequence[str], judgements: Sequence[Judgement], preferred: str | None = None
+) -> None:
+    """Print a judge's utility of each response, and each of its thoughts beside the answer that followed it."""
+    console = Console(highlight=False, markup=False)
+
+    def show(text: str, style: str = "") -> None:
+        console.print(text, style=style, soft_wrap=not console.is_terminal)
+
+    for role, content in _turns(prompt):
+        show(f"{role}: {content}", "dim")
+    for name, (utility, thoughts, answers) in zip(names, judgements, strict=True):
+        show(
+            f"\n{name}: {utility:+.4f} nats, the logarithm of the mean answer. Good with probability, after a thought:"
+        )
+        for answer, thought in zip(answers, thoughts, strict=True):
+            show(f"{answer:.3f}  {_visible(thought)}")
+    if len(names) == 2:
+        gap = judgements[0].utility - judgements[1].utility
+        likely = f"{names[gap < 0]} with probability {1 / (1 + math.exp(-abs(gap))):.3f}" if gap else "neither"
+        right = "" if preferred is None else f" The data prefer {preferred}."
+        show(f"\nThe judge prefers {likely}.{right}", "bold")
 
 
 def print_explanations(

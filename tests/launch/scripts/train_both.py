@@ -119,15 +119,10 @@ def train_policy(folder: str, base: str, reward: str, pairs: Dataset) -> dict[st
 
 def train_judge(folder: str, base: str, pairs: Dataset) -> dict[str, Any]:
     """Train a judge on thoughts without chance, which are the same however many processes sample them."""
-    options = {"max_steps": 3, "learning_rate": 0.02, "optim": "sgd", "num_thoughts": 2, "max_completion_length": 8}
-    # The likeliest thought every time: what its two copies weigh differs by the answers, which are exchanged
-    options |= {
-        "beta": 0.1,
-        "swap_answers": True,
-        "two_answers": True,
-        "generation_kwargs": {"do_sample": False},
-        **SHARED,
-    }
+    options = {"max_steps": 3, "learning_rate": 1e-3, "num_thoughts": 2, "max_completion_length": 8, "beta": 0.1}
+    # The likeliest thought every time: what its two copies weigh differs by the answers, which are exchanged. With
+    # `two_answers`, words of no text would have a gradient of rounding alone, of which Adam makes whole steps.
+    options |= {"swap_answers": True, "generation_kwargs": {"do_sample": False}, **SHARED}
     trainer = ThoughtTrainer(base, ThoughtConfig(output_dir=folder, **options), pairs)
     trainer.train()
     return {"judge_processes": trainer.accelerator.num_processes, "judge_log": trainer.state.log_history}
