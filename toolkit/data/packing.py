@@ -6,6 +6,7 @@ branches apart, so each branch's hidden states, and the gradients through them, 
 
 import inspect
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -262,31 +263,70 @@ def _reads_otherwise(model: Any) -> str:
     return ""
 
 
-def why_not_shared(model: PreTrainedModel) -> str | None:
+def why_masked(model: PreTrainedModel) -> str | None:
     """
-    What about a decoder keeps it from running several branches in one row.
+    What about a decoder keeps rows that are padded on the right from doing without a mask.
 
-    It is tried on a small copy of the decoder, whose windows are shorter than the rows. Sharing goes with plain rows
-    that are padded on the right and have no mask, and both must have the hidden states of each row by itself.
+    Causal attention sees no padding that comes after a row, and positions that count from the row's beginning are those
+    that a decoder takes where it is given none. Without a mask the fast kernels can be had. This is tried on a small
+    copy of the decoder, whose windows are shorter than the rows, together with rows that share their prompts.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
             Backbone, or a model around it.
 
     Returns:
-        `str`, or `None` where the copy reads them alike.
+        `str`, or `None` where the copy reads such rows as each by itself.
     """
+    if model not in _found:
+        _found[model] = _why_masked(model)
+    return _found[model]
+
+
+_found: WeakKeyDictionary[PreTrainedModel, str | None] = WeakKeyDictionary()
+
+
+def _why_masked(model: PreTrainedModel) -> str | None:
     config = model.config.get_text_config()
     if getattr(model, "_is_stateful", False):
         return "it has recurrent layers, whose state would pass from branch to branch"
-    if config._attn_implementation not in IMPLEMENTATIONS:
-        return f"its attention implementation '{config._attn_implementation}' takes no mask of (query, key) pairs"
     if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
         return "its attention goes by places in the row instead of `position_ids`"
     if (longest := longest_fixed_row(config)) is not None:
         return f"the frequencies of its rotary positions depend on the length of rows beyond {longest} tokens"
     reason = _reads_otherwise(model.base_model)
     return f"{reason}{kinds_of_attention(config)}" if reason else None
+
+
+def padded_right(attention_mask: Tensor) -> bool:
+    """
+    Whether nothing but padding follows padding.
+
+    Args:
+        attention_mask (`torch.Tensor` of shape `(B, T)`, bool or integer):
+            `True` or 1 on real tokens.
+
+    Returns:
+        `bool`: To read it a GPU is waited for, as Transformers does to see whether a mask has padding at all.
+    """
+    return bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all())
+
+
+def why_not_shared(model: PreTrainedModel) -> str | None:
+    """
+    What about a decoder keeps it from running several branches in one row.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Backbone, or a model around it.
+
+    Returns:
+        `str`, or `None` where a small copy of it reads them as rows by themselves.
+    """
+    implementation = model.config.get_text_config()._attn_implementation
+    if implementation not in IMPLEMENTATIONS:
+        return f"its attention implementation '{implementation}' takes no mask of (query, key) pairs"
+    return why_masked(model)
 
 
 def kinds_of_attention(config: Any) -> str:

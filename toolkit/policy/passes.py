@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, StaticCache
 from transformers.cache_utils import StaticLayer
 
-from ..data.packing import IMPLEMENTATIONS, branch_mask, group_by_prefix, kinds_of_attention, pack_rows
+from ..data.packing import IMPLEMENTATIONS, branch_mask, group_by_prefix, kinds_of_attention, pack_rows, why_masked
 from ..data.positions import positions_from
 from ..data.probes import TOLERANCE, gap, on_small_copy, probe_rows
 
@@ -62,9 +62,8 @@ def policy_batch(
     if len(groups) < len(rows):
         mask = branch_mask(model, packed.branch_ids.to(model.device))
         inputs |= {"attention_mask": mask, "position_ids": packed.position_ids}
-    elif not share:
+    elif why_masked(model) is not None:
         inputs["attention_mask"] = packed.attention_mask
-    # Else plain rows padded on the right, which causal attention needs no mask for.
     return PolicyBatch({key: value.to(model.device) for key, value in inputs.items()}, index.to(model.device))
 
 

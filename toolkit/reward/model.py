@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ..data.packing import branch_mask
+from ..data.packing import branch_mask, padded_right, why_masked
 from ..data.positions import last_kept, positions_from, response_mask, segment_ends
 from ..data.rotary import settle_frequencies
 from .head import MultiScaleHead, MultiScaleSettings
@@ -208,11 +208,14 @@ class MultiScaleMixin:
             return _Run(_hidden(backbone, output, layers), input_ids, token_index >= 0, response_start, token_index)
         if response_start is None:
             response_start = response_starts(self.settings, input_ids, attention_mask)
-        if position_ids is None and "position_ids" in inspect.signature(backbone.forward).parameters:
+        mask: Tensor | None = attention_mask
+        if position_ids is None and why_masked(backbone) is None and padded_right(attention_mask):
+            mask = None  # nor positions: where these begin again in padding, Transformers makes a mask of them
+        elif position_ids is None and "position_ids" in inspect.signature(backbone.forward).parameters:
             position_ids = positions_from(attention_mask)
         if position_ids is not None:
             kwargs["position_ids"] = position_ids
-        output = backbone(input_ids, attention_mask=attention_mask, **kwargs)
+        output = backbone(input_ids, attention_mask=mask, **kwargs)
         return _Run(_hidden(backbone, output, layers), input_ids, attention_mask, response_start, None)
 
     def _layout(self, rows: "_Run") -> tuple[Tensor, Tensor]:
