@@ -10,7 +10,16 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, StaticCache
 from transformers.cache_utils import StaticLayer
 
-from ..data.packing import IMPLEMENTATIONS, branch_mask, group_by_prefix, kinds_of_attention, pack_rows, why_masked
+from ..data.kernels import in_one_row, is_flex
+from ..data.packing import (
+    IMPLEMENTATIONS,
+    branch_mask,
+    group_by_prefix,
+    groups_to_share,
+    kinds_of_attention,
+    pack_rows,
+    why_masked,
+)
 from ..data.positions import positions_from
 from ..data.probes import TOLERANCE, gap, on_small_copy, probe_rows
 
@@ -49,7 +58,7 @@ def policy_batch(
     """
     rows = [prompt + response[:-1] for prompt, response in zip(prompts, responses, strict=True)]
     shared = [len(prompt) - 1 for prompt in prompts]
-    groups = group_by_prefix(rows, shared, len(rows)) if share else [[i] for i in range(len(rows))]
+    groups = groups_to_share(model, rows, shared, len(rows)) if share else [[i] for i in range(len(rows))]
     order = [i for group in groups for i in group]
     packed = pack_rows([[rows[i] for i in group] for group in groups], [shared[g[0]] for g in groups], pad_token_id)
     labels = torch.full((packed.input_ids.numel(),), -100)
@@ -58,10 +67,11 @@ def policy_batch(
         length = len(responses[i])
         index[i, :length] = packed.token_index[row, shared[i] : shared[i] + length]
         labels[index[i, :length]] = torch.tensor(responses[i], dtype=torch.long)
-    inputs = {"input_ids": packed.input_ids, "shift_labels": labels.view_as(packed.input_ids)}
-    if len(groups) < len(rows):
+    labels = in_one_row(model, labels.view_as(packed.input_ids), -100)
+    inputs = {"input_ids": in_one_row(model, packed.input_ids, pad_token_id), "shift_labels": labels}
+    if len(groups) < len(rows) or is_flex(model):
         mask = branch_mask(model, packed.branch_ids.to(model.device))
-        inputs |= {"attention_mask": mask, "position_ids": packed.position_ids}
+        inputs |= {"attention_mask": mask, "position_ids": in_one_row(model, packed.position_ids, 0)}
     elif why_masked(model) is not None:
         inputs["attention_mask"] = packed.attention_mask
     return PolicyBatch({key: value.to(model.device) for key, value in inputs.items()}, index.to(model.device))

@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from ..data.kernels import in_one_row, is_flex
 from ..data.packing import branch_mask, padded_right, why_masked
 from ..data.positions import last_kept, positions_from, response_mask, segment_ends
 from ..data.rotary import settle_frequencies
@@ -202,14 +203,18 @@ class MultiScaleMixin:
         if token_index is not None:
             assert branch_ids is not None, "they come with `token_index`"
             assert response_start is not None, "of rows that share a beginning the caller knows it"
-            mask = branch_mask(backbone, branch_ids)
-            output = backbone(input_ids, attention_mask=mask, position_ids=position_ids, **kwargs)
+            assert position_ids is not None, "they come with `token_index`, too"
+            hidden = _packed_hidden(backbone, input_ids, position_ids, branch_ids, layers, **kwargs)
             input_ids = input_ids.flatten()[token_index.clamp(min=0)]
-            return _Run(_hidden(backbone, output, layers), input_ids, token_index >= 0, response_start, token_index)
+            return _Run(hidden, input_ids, token_index >= 0, response_start, token_index)
         if response_start is None:
             response_start = response_starts(self.settings, input_ids, attention_mask)
         mask: Tensor | None = attention_mask
         if position_ids is None and why_masked(backbone) is None and padded_right(attention_mask):
+            if is_flex(backbone):  # rows with nothing to share
+                positions, branch_ids = positions_from(attention_mask), attention_mask.long() - 1
+                hidden = _packed_hidden(backbone, input_ids, positions, branch_ids, layers, **kwargs)
+                return _Run(hidden, input_ids, attention_mask, response_start, None)
             mask = None  # nor positions: where these begin again in padding, Transformers makes a mask of them
         elif position_ids is None and "position_ids" in inspect.signature(backbone.forward).parameters:
             position_ids = positions_from(attention_mask)
@@ -271,6 +276,15 @@ class MultiScaleMixin:
         if self._boundary_cache is None or self._boundary_cache.device != device:
             self._boundary_cache = torch.tensor(self.settings.segment_boundary_ids, dtype=torch.long, device=device)
         return self._boundary_cache
+
+
+def _packed_hidden(
+    backbone: Any, input_ids: Tensor, position_ids: Tensor, branch_ids: Tensor, layers: Sequence[int], **kwargs: Any
+) -> list[Tensor]:
+    tokens, positions = (in_one_row(backbone, values, 0) for values in (input_ids, position_ids))
+    mask = branch_mask(backbone, branch_ids)
+    found = _hidden(backbone, backbone(tokens, attention_mask=mask, position_ids=positions, **kwargs), layers)
+    return [each[0, : input_ids.numel()].view(*input_ids.shape, -1) for each in found] if is_flex(backbone) else found
 
 
 def _hidden(backbone: Any, output: Any, layers: Sequence[int]) -> list[Tensor]:

@@ -56,6 +56,7 @@ from .setup import (
     load_for_training,
     say_where_padding_is_eos,
     settle_dtypes,
+    settle_sharing,
     shares_prompts,
     weigh_by_strength,
 )
@@ -136,6 +137,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         check_ids(self.reward_model, tokenizer)
         self._settle_layout(tokenizer)
         settle_dtypes(self.model, engine_dtype(args) if self.is_deepspeed_enabled else None)
+        self.shared_prompts = settle_sharing(self.reward_model, args, self.train_dataset, self.shared_prompts)
         self.data_collator = MultiScaleCollator(
             pad_token_id=tokenizer.pad_token_id,
             pad_to_multiple_of=args.pad_to_multiple_of,  # type: ignore[arg-type]

@@ -1,0 +1,95 @@
+"""What shared prompts cost with the kernels of attention that there are, as far as lengths decide it."""
+
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils.logging import get_logger
+
+logger = get_logger(__name__)
+
+BLOCK = 128  # tokens of a block of FlexAttention
+# Time of an operation on a pair of tokens, in that of one in a product of matrices: with FlashAttention, which goes
+# over the causal half, and with SDPA and an additive mask, which goes over all. From rates assumed of an H100.
+FLASH, MASKED = 2.0, 5.2
+
+
+def is_flex(model: PreTrainedModel) -> bool:
+    """
+    Whether attention is FlexAttention.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The decoder, or a model around it.
+
+    Returns:
+        `bool`
+    """
+    return bool(model.config.get_text_config()._attn_implementation == "flex_attention")
+
+
+def in_one_row(model: PreTrainedModel, values: Tensor, padding: int) -> Tensor:
+    """
+    Packed rows as a decoder gets them.
+
+    FlexAttention is compiled anew for a batch of one row and for a row of one block, and for other lengths where they
+    are no whole blocks; after eight times it is not compiled any more, and takes all pairs of tokens. One row of two
+    blocks or more is the shape that every batch can have. Its mask keeps the rows apart, and skips what they do not see.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The decoder, or a model around it.
+        values (`torch.Tensor` of shape `(B, T)`):
+            Of each token.
+        padding (`int`):
+            Value after the last row.
+
+    Returns:
+        `torch.Tensor` of shape `(1, N)` with FlexAttention, the rows one after the other; else `values`.
+    """
+    if not is_flex(model):
+        return values
+    length = max(2 * BLOCK, -(-values.numel() // BLOCK) * BLOCK)
+    return F.pad(values.flatten(), (0, length - values.numel()), value=padding)[None]
+
+
+def sharing_pays(
+    model: PreTrainedModel, packed: list[int], shared: list[int], sizes: list[int], device_type: str
+) -> bool:
+    r"""
+    Whether packed rows take less time than their rows by themselves.
+
+    Of $w$ hidden units, $T$ tokens take about $24 w^2 T$ operations in the products of a layer and $4 w$ for each pair
+    of tokens in its attention. On a GPU SDPA takes every pair of a packed row, in a slower kernel than the one that it
+    has for rows by themselves. FlexAttention leaves out the pairs that do not see each other, and on a CPU a packed
+    row is always the faster one where both were measured.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The decoder, or a model around it.
+        packed (`list[int]`):
+            Tokens of each packed row.
+        shared (`list[int]`):
+            Tokens with which the rows of each begin.
+        sizes (`list[int]`):
+            Rows of each, which count as equally long.
+        device_type (`str`):
+            `"cuda"`, `"cpu"`, …
+
+    Returns:
+        `bool`: Where it is `False`, the log says once why.
+    """
+    config = model.config.get_text_config()
+    if device_type != "cuda" or config._attn_implementation != "sdpa":
+        return True
+    linear, together, apart = 6 * config.hidden_size, 0.0, 0.0
+    for tokens, prefix, size in zip(packed, shared, sizes, strict=True):
+        alone = prefix + (tokens - prefix) / size
+        together += linear * tokens + MASKED * tokens**2
+        apart += size * (linear * alone + FLASH * alone**2 / 2)
+    pays = together <= apart
+    if not pays and max(sizes) > 1:
+        logger.warning_once(
+            "Responses to one prompt run in rows of their own: with SDPA's masks they would take more time together, "
+            "by an estimate from their lengths. `attn_implementation='flex_attention'` shares prompts of any length."
+        )
+    return pays
