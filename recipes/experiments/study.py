@@ -3,13 +3,15 @@
     python recipes/experiments/study.py --output_dir runs/study/sandbox
     python recipes/experiments/study.py --grid real --data data --output_dir runs/study/real
     python recipes/experiments/study.py --grid decoder --data data --decoder runs/smollm2 --output_dir runs/grid
+    python recipes/experiments/study.py --grid lora --data data --decoder runs/smollm2 --output_dir runs/lora
+    python recipes/experiments/study.py --grid text --data data --decoder runs/smollm2 --output_dir runs/text
     prefscale report runs/study/sandbox
 
 Every cell of the grid is kept as it ends; the same command goes on where it was stopped. docs/study.md defines the
 figures. `--quick true` runs a small version of the grid.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -21,8 +23,10 @@ from toolkit.experiments.study.decoder import DecoderStudy
 from toolkit.experiments.study.decoder_stages import decoder_stages
 from toolkit.experiments.study.encoder import encoder_stages
 from toolkit.experiments.study.grid import Cell, Study, run_stages
+from toolkit.experiments.study.lora import LoraStudy, lora_stages
 from toolkit.experiments.study.real import RealStudy, real_stages
 from toolkit.experiments.study.sandbox import SandboxStudy, sandbox_stages
+from toolkit.experiments.study.text_policy import TextPolicyStudy, text_policy_stages
 from toolkit.training.options import help_from_docstring
 
 
@@ -34,7 +38,7 @@ class StudyArguments:
 
     Args:
         grid (`str`, *optional*, defaults to `"sandbox"`):
-            `sandbox`, `real` or `decoder`.
+            `sandbox`, `real`, `decoder`, `lora` or `text`.
         output_dir (`str`, *optional*, defaults to `"runs/study/sandbox"`):
             Folder of the study.
         data (`str`, *optional*):
@@ -44,7 +48,8 @@ class StudyArguments:
             Folder or hub name of a pretrained decoder: that of the decoder grid, or in place of the real grid's small
             one from scratch.
         rates (`list[float]`, *optional*):
-            For the real grid: learning rates that are searched; a pretrained decoder wants smaller ones.
+            For the grids on real pairs: learning rates that are searched; on the real grid a pretrained decoder wants
+            smaller ones.
         encoder (`str`, *optional*):
             For the real grid: folder or hub name of a pretrained encoder, for heads on it.
         workers (`int`, *optional*, defaults to `2`):
@@ -63,36 +68,32 @@ class StudyArguments:
     quick: bool = False
 
 
+GRIDS: dict[str, tuple[Any, Any, Callable[[Study], Iterator[list[Cell]]]]] = {
+    "sandbox": (SandboxStudy, SandboxStudy.quick, sandbox_stages),
+    "real": (RealStudy, RealStudy.quick, lambda study: chain(real_stages(study), encoder_stages(study))),
+    "decoder": (DecoderStudy.of, DecoderStudy.quick, decoder_stages),
+    "lora": (LoraStudy, LoraStudy.quick, lora_stages),
+    "text": (TextPolicyStudy, TextPolicyStudy.quick, text_policy_stages),
+}
+
+
 def main(args: StudyArguments) -> None:
-    needed: dict[str, tuple[str, ...]] = {"sandbox": (), "real": ("data",), "decoder": ("data", "decoder")}
-    if args.grid not in needed:
-        raise ValueError(f"`grid` is '{args.grid}'. Use one of {list(needed)}.")
+    if args.grid not in GRIDS:
+        raise ValueError(f"`grid` is '{args.grid}'. Use one of {[*GRIDS]}.")
     given = [name for name in ("data", "decoder", "rates", "encoder") if getattr(args, name) is not None]
     if args.grid == "sandbox" and given:
         raise ValueError(f"{given} are of the grids on real pairs. Add `--grid real`, or leave them out.")
-    if missing := [name for name in needed[args.grid] if name not in given]:
+    needed = {"sandbox": [], "real": ["data"]}.get(args.grid, ["data", "decoder"])
+    if missing := [name for name in needed if name not in given]:
         raise ValueError(f"{missing} are not set, and `--grid {args.grid}` reads real pairs. Give what is missing.")
-    if args.grid == "decoder" and args.encoder is not None:
+    if args.grid != "real" and args.encoder is not None:
         raise ValueError("`encoder` is of the real grid. Leave it out.")
-    study, stages = open_grid(args)
-    run_stages(study, stages, args.workers)
-
-
-def open_grid(args: StudyArguments) -> tuple[Study, Iterator[list[Cell]]]:
-    """The study in its folder, and its stages."""
-    settings: Any
-    if args.grid == "sandbox":
-        settings, stages = SandboxStudy.quick() if args.quick else SandboxStudy(), sandbox_stages
-    elif args.grid == "decoder":
-        settings = (DecoderStudy.quick if args.quick else DecoderStudy.of)(args.data, args.decoder)
-        settings, stages = replace(settings, rates=args.rates or settings.rates), decoder_stages
-    else:
-        settings = RealStudy.quick(args.data) if args.quick else RealStudy(args.data)
-        settings = replace(settings, decoder=args.decoder, encoder=args.encoder, rates=args.rates or settings.rates)
-        study = Study(Path(args.output_dir), settings)
-        return study, chain(real_stages(study), encoder_stages(study))
-    study = Study(Path(args.output_dir), settings)
-    return study, stages(study)
+    whole, quick, stages = GRIDS[args.grid]
+    settings = (quick if args.quick else whole)(*(getattr(args, name) for name in needed))
+    if args.grid == "real":
+        settings = replace(settings, decoder=args.decoder, encoder=args.encoder)
+    study = Study(Path(args.output_dir), replace(settings, rates=args.rates) if args.rates else settings)
+    run_stages(study, stages(study), args.workers)
 
 
 if __name__ == "__main__":

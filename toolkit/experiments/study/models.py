@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import PeftConfig
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
@@ -14,6 +15,7 @@ from trl import SFTConfig, SFTTrainer
 from ...reward.config import PREFERENCE_MODELS, MultiScaleRewardConfig
 from ...reward.trainer import MultiScaleRewardTrainer
 from ...stats.metrics import PairScores
+from ...training.manifests import last_complete_checkpoint
 
 MULTI_SCALE = PREFERENCE_MODELS["multi-scale"]
 
@@ -82,16 +84,18 @@ def reward_config(model: str, *, pairs_per_step: int, batches: int, **options: A
 
 
 def train_reward_model(
-    start: str, config: MultiScaleRewardConfig, train: Dataset, test: Dataset
+    start: str, config: MultiScaleRewardConfig, train: Dataset, test: Dataset, peft_config: PeftConfig | None = None
 ) -> tuple[MultiScaleRewardTrainer, dict[str, Any]]:
     """
     Train a reward model from the decoder `start` and rank `P` held-out pairs with it.
 
+    A training that left a checkpoint goes on from it.
+
     What the study keeps, beside the trainer: `steps`, `tokens`, `metrics`, `gaps` (score of chosen less rejected, `P`
     numbers), `scale_gaps` (of each scale `P` numbers) and `longer` (response tokens of chosen less rejected, `P`).
     """
-    trainer = MultiScaleRewardTrainer(start, config, train_dataset=train, eval_dataset=test)
-    trainer.train()
+    trainer = MultiScaleRewardTrainer(start, config, train_dataset=train, eval_dataset=test, peft_config=peft_config)
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(str(config.output_dir)))
     # What evaluation prepared is that of `eval_dataset`
     prepared: Any = trainer.eval_dataset
     prediction = trainer.predict(prepared)

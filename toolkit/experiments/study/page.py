@@ -17,6 +17,7 @@ from .decoder_page import decoder_page
 from .encoder import encoder_name, features_name
 from .figures import columns_of, curve_picture, headings, lines, points
 from .grid import SETTINGS_FILE, Study
+from .lora import LoraStudy, lora_page
 from .models import MULTI_SCALE
 from .real import WITHOUT_STRENGTH, RealStudy, real_name
 from .sandbox import SandboxStudy, last_tenth, policy_name, reward_name, start_name, table_baseline
@@ -38,6 +39,8 @@ from .tables import (
     size_table,
     task_table,
 )
+from .text_policy import TextPolicyStudy
+from .text_policy_page import text_policy_page
 
 _FEW_SEEDS = (
     "Where seeds differ more than rows, intervals from few seeds are too narrow: they then cover the truth in some "
@@ -50,7 +53,7 @@ def open_study(folder: Path) -> Study:
     """The study in a folder; a `ValueError` if its settings are damaged or of another version."""
     file = folder / SETTINGS_FILE
     saved = read_json(file, dict, "Restore it.")
-    kinds = {kind.__name__: kind for kind in (SandboxStudy, RealStudy, DecoderStudy)}
+    kinds = {kind.__name__: kind for kind in (SandboxStudy, RealStudy, DecoderStudy, LoraStudy, TextPolicyStudy)}
     kind = kinds.get(saved.pop("kind", None))
     if kind is None or set(saved) != {field.name for field in fields(kind)}:
         raise ValueError(
@@ -79,8 +82,14 @@ def write_study_report(folder: Path) -> Path:
         raise ValueError(
             f"The study in '{folder}' is empty: no cell has ended. Run `recipes/experiments/study.py` first."
         )
-    make = {SandboxStudy: _sandbox_page, RealStudy: _real_page, DecoderStudy: decoder_page}[type(study.settings)]
-    page, tables = make(study)
+    make = {
+        SandboxStudy: _sandbox_page,
+        RealStudy: _real_page,
+        DecoderStudy: decoder_page,
+        LoraStudy: lora_page,
+        TextPolicyStudy: text_policy_page,
+    }
+    page, tables = make[type(study.settings)](study)
     sections = [*page.sections, _settings_section(study, ended)]
     file = write_page(page._replace(sections=sections), folder / "report")
     write_json(file.parent / "tables.json", finite(tables))

@@ -1,0 +1,79 @@
+"""REINFORCE on real text: no prompt has two roles, figures of a course by hand, and it runs and goes on."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.experiments.study.test_decoder import HALVES, write
+from toolkit.experiments.study.grid import Study
+from toolkit.experiments.study.page import write_study_report
+from toolkit.experiments.study.text_policy import (
+    ARMS,
+    RLOO,
+    TextPolicyStudy,
+    course,
+    parts,
+    policy_cell,
+    policy_name,
+    prompts_of,
+    rewards,
+    text_policy_stages,
+)
+from toolkit.experiments.study.text_policy_page import at_divergence, end_table, optimum
+
+
+@pytest.fixture
+def settings(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.setattr("toolkit.experiments.study.text_policy.TASKS", [replace(HALVES, name="HH helpful")])
+    write(tmp_path, "halves", 310, 1)
+    return TextPolicyStudy.quick(str(tmp_path), tiny_folder("qwen3"))
+
+
+def test_no_prompt_has_two_roles(settings):
+    pairs, of_role = parts(settings)
+    assert set(of_role) == {"gold", "proxy", "policy", "evaluation"}
+    clusters = [{pairs.division.clusters[i] for i in numbers} for numbers in of_role.values()]
+    assert len(set.union(*clusters)) == sum(map(len, clusters))
+    prompts = prompts_of(pairs, of_role["policy"])
+    assert len(prompts) == len({prompt[0]["content"] for prompt in prompts}) > 40
+
+
+def test_figures_of_a_course_by_hand():
+    gold = torch.tensor([1.0, 3.0, 2.5])
+    assert optimum(gold) == (1, 0.5)
+    divergence = torch.tensor([0.0, 2.0, 4.0])
+    assert at_divergence(divergence, gold, 1.0) == pytest.approx(2.0)
+    assert at_divergence(divergence, gold, 3.0) == pytest.approx(2.75)
+    assert at_divergence(divergence, gold, 0.0) == 1.0
+    assert at_divergence(divergence, gold, 5.0) is None
+
+
+@pytest.mark.training
+def test_the_grid_runs_and_its_page_says_what_came_out(settings, tmp_path):
+    study = Study(tmp_path / "study", settings)
+    for cells in text_policy_stages(study):
+        for cell in cells:
+            study.keep(cell)
+    page = write_study_report(study.folder).read_text()
+    for text in (*ARMS, "Responses before and after", "own proxy"):
+        assert text in page
+    gold = rewards(study, RLOO, "gold, simple contrast")
+    assert gold.shape == (2, 3, 4)
+    # All begin from the same policy, and answer the same prompts from the same seed
+    others = [rewards(study, arm, "gold, simple contrast") for arm in ARMS]
+    for other in others:
+        torch.testing.assert_close(other[:, 0], gold[:1, 0].expand(2, -1))
+    assert end_table(study)[RLOO]["gold (simple contrast)"].value.value == pytest.approx(
+        (gold[:, 2] - gold[:, 0]).mean().item()
+    )
+    divergence, tokens = course(study, RLOO)
+    log = study.result(policy_name(RLOO, 1))["log"]
+    assert tokens[0].tolist() == pytest.approx(
+        [0, 4 * log[0]["completions/mean_length"] / 1e3, 4 * sum(r["completions/mean_length"] for r in log) / 1e3]
+    )
+    assert divergence[0, 2].item() == pytest.approx((log[0]["kl"] + log[1]["kl"]) / 2)
+    # As a process that was killed leaves it: the checkpoint is there and the cell is not
+    for arm in ARMS:
+        again = policy_cell(study.folder, settings, arm, 1, 1e-3)
+        assert again["measured"] == study.result(policy_name(arm, 1))["measured"]
