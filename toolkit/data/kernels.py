@@ -1,5 +1,8 @@
-"""What shared prompts cost with the kernels of attention that there are, as far as lengths decide it."""
+"""What GPUs want: to share prompts where the kernels of attention make that pay, and to be waited for seldom."""
 
+from collections.abc import Iterable
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -31,9 +34,9 @@ def in_one_row(model: PreTrainedModel, values: Tensor, padding: int) -> Tensor:
     """
     Packed rows as a decoder gets them.
 
-    FlexAttention is compiled anew for a batch of one row and for a row of one block, and for other lengths where they
-    are no whole blocks; after eight times it is not compiled any more, and takes all pairs of tokens. One row of two
-    blocks or more is the shape that every batch can have. Its mask keeps the rows apart, and skips what they do not see.
+    FlexAttention is compiled anew for a batch of one row, for a row of one block, and for lengths that are no whole
+    blocks; after eight times it is compiled no more, and takes all pairs of tokens. One row of two blocks or more is
+    the shape that every batch can have. Its mask keeps the rows apart, and skips what they do not see.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -93,3 +96,22 @@ def sharing_pays(
             "by an estimate from their lengths. `attn_implementation='flex_attention'` shares prompts of any length."
         )
     return pays
+
+
+def on_cpu(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """
+    Tensors on the CPU, from a GPU in one copy, since a program waits for it at each.
+
+    Args:
+        tensors (`Iterable[torch.Tensor]`):
+            Of any shapes and dtypes, on one device.
+
+    Returns:
+        `list[torch.Tensor]`: The same to the bit, without their graphs.
+    """
+    found = [tensor.detach() for tensor in tensors]
+    if all(tensor.device.type == "cpu" for tensor in found):
+        return found
+    parts = [tensor.flatten().view(torch.uint8) for tensor in found]
+    copied = torch.cat(parts).cpu().split([len(part) for part in parts])
+    return [part.clone().view(tensor.dtype).view(tensor.shape) for part, tensor in zip(copied, found, strict=True)]

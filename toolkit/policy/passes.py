@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, StaticCache
 from transformers.cache_utils import StaticLayer
 
-from ..data.kernels import in_one_row, is_flex
+from ..data.kernels import in_one_row, is_flex, on_cpu
 from ..data.packing import (
     IMPLEMENTATIONS,
     branch_mask,
@@ -112,7 +112,7 @@ def unpadded(input_ids: Tensor, attention_mask: Tensor, response_width: int) -> 
         `tuple[list[list[int]], list[list[int]]]`: Prompts and responses.
     """
     sizes = [input_ids.size(1) - response_width, response_width]
-    ids, mask = (tensor.cpu().split(sizes, dim=1) for tensor in (input_ids, attention_mask.bool()))
+    ids, mask = (tensor.split(sizes, dim=1) for tensor in on_cpu((input_ids, attention_mask.bool())))
     prompts, responses = (
         [row[keep].tolist() for row, keep in zip(*side, strict=True)] for side in zip(ids, mask, strict=True)
     )

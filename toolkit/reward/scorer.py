@@ -15,6 +15,7 @@ from transformers.utils.logging import get_logger
 from trl.models import prepare_deepspeed
 from trl.trainer.utils import get_config_model_id
 
+from ..data.kernels import on_cpu
 from ..data.messages import Messages, text_of
 from ..data.packing import fill_batches, grouped_inputs, groups_to_share, packed_lengths
 from ..data.sampled import PromptParts, SampledResponse, encode_sampled, prompt_parts
@@ -392,4 +393,4 @@ class RewardFunction:
         starts = [[row.response_start for row in group] for group in groups]
         inputs = grouped_inputs(ids, starts, self.processing_class.pad_token_id or 0)
         output = self.model(**{key: value.to(self.model.device) for key, value in inputs.items()}, use_cache=False)
-        return MultiScaleRewardOutput(**{key: value.cpu() for key, value in output.items()})
+        return MultiScaleRewardOutput(**dict(zip(output.keys(), on_cpu(output.values()), strict=True)))

@@ -6,16 +6,10 @@ backend is `eager`, which compiles as often as any and makes no kernels, or `ind
 """
 
 import json
-import os
 import sys
 from functools import partial
 
-os.environ.pop("TORCHDYNAMO_DISABLE", None)  # of the tests, to be as fast as they can
 import torch
-
-torch.compile = partial(torch.compile, backend=sys.argv[2] if len(sys.argv) > 2 else "eager")
-
-# isort: split
 from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM
 
@@ -52,6 +46,7 @@ def off(found: torch.Tensor, expected: torch.Tensor) -> float:
 @torch.no_grad()
 def main() -> None:
     torch.set_num_threads(1)
+    torch.compile = partial(torch.compile, backend=sys.argv[2] if len(sys.argv) > 2 else "eager")
     generator, graphs, worst = torch.Generator().manual_seed(0), [], 0.0
     kinds = [{"attn_implementation": kind} for kind in ("flex_attention", "sdpa")]
     settings = MultiScaleSettings(context="gate", segment_boundary_ids=[7])
@@ -65,7 +60,7 @@ def main() -> None:
         packed, plain = collate(some), grouped_inputs([[p["chosen_ids"]] for p in some], [[2]] * len(some), 0)
         for inputs in ({name: packed[name] for name in INPUTS}, plain):
             found, expected = flex(**inputs), sdpa(**inputs)
-            worst = max(worst, *(off(found[key].float(), expected[key].float()) for key in expected.keys()))
+            worst = max(worst, *(off(found[key].float(), expected[key].float()) for key in expected))
         logits = []
         for policy in policies:
             batch = policy_batch(policy, list(prompts), list(responses), 0, share=True)
