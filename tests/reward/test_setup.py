@@ -4,6 +4,7 @@ import copy
 from types import SimpleNamespace
 
 import pytest
+import torch
 from datasets import Dataset
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
@@ -78,11 +79,11 @@ def test_lora_is_not(reward_model, tokenizer):
     RewardFunction(get_peft_model(reward_model(), LoraConfig(task_type="SEQ_CLS")), tokenizer)
 
 
-@pytest.mark.parametrize(
-    ("device", "asked", "shared"), [("cuda", None, False), ("cuda", True, True), ("cpu", None, True)]
-)
-def test_sides_of_a_pair_share_their_prompt_where_it_saves_time(reward_model, reward_config, device, asked, shared):
-    args = SimpleNamespace(shared_prompts=asked, length_column_name="length", device=SimpleNamespace(type=device))
-    pairs = Dataset.from_dict({"length": [9000], "shared_tokens": [1000]})  # two responses of 4,000 tokens each
-    assert settle_sharing(reward_model(), args, pairs, allowed=True) == shared
-    assert not settle_sharing(reward_model(), args, pairs, allowed=False)
+@pytest.mark.parametrize(("asked", "shared"), [(None, False), (True, True), (False, False)])
+def test_sides_of_a_pair_share_their_prompt_where_it_saves_time(reward_model, asked, shared):
+    args = SimpleNamespace(shared_prompts=asked, length_column_name="length", device=torch.device("cpu"))
+    long = Dataset.from_dict({"length": [9000], "shared_tokens": [1000]})  # two responses of 4,000 tokens each
+    short = Dataset.from_dict({"length": [90], "shared_tokens": [50]})
+    allowed = asked is not False
+    assert settle_sharing(reward_model(), args, long, allowed) == shared
+    assert settle_sharing(reward_model(), args, short, allowed) == allowed

@@ -11,9 +11,11 @@ from transformers.utils.logging import get_logger
 logger = get_logger(__name__)
 
 BLOCK = 128  # tokens of a block of FlexAttention
-# Time of an operation on a pair of tokens, in that of one in a product of matrices: with FlashAttention, which goes
-# over the causal half, and with SDPA and an additive mask, which goes over all. From rates assumed of an H100.
-FLASH, MASKED = 2.0, 5.2
+# Time of an operation on a pair of tokens, in that of one in a product of matrices: in causal attention, which skips
+# half of the pairs, and with an additive mask, which skips none. Those of a GPU are assumed of an H100's kernels;
+# those of a CPU, and the width that norms and the like add to a decoder's, fit the measurements of docs/scaling.md.
+CAUSAL, MASKED = {"cuda": 2.0, "cpu": 1.1}, {"cuda": 5.2, "cpu": 1.4}
+OTHER_WIDTH = 300
 
 
 def is_flex(model: PreTrainedModel) -> bool:
@@ -62,9 +64,8 @@ def sharing_pays(
     Whether packed rows take less time than their rows by themselves.
 
     Of $w$ hidden units, $T$ tokens take about $24 w^2 T$ operations in the products of a layer and $4 w$ for each pair
-    of tokens in its attention. On a GPU SDPA takes every pair of a packed row, in a slower kernel than the one that it
-    has for rows by themselves. FlexAttention leaves out the pairs that do not see each other, and on a CPU a packed
-    row is always the faster one where both were measured.
+    of tokens in its attention. SDPA takes every pair of a packed row, and half of those of rows by themselves.
+    FlexAttention leaves out the pairs that do not see each other, so that a packed row always pays.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -82,18 +83,18 @@ def sharing_pays(
         `bool`: Where it is `False`, the log says once why.
     """
     config = model.config.get_text_config()
-    if device_type != "cuda" or config._attn_implementation != "sdpa":
+    if device_type not in CAUSAL or config._attn_implementation != "sdpa":
         return True
-    linear, together, apart = 6 * config.hidden_size, 0.0, 0.0
+    linear, together, apart = 6 * (config.hidden_size + OTHER_WIDTH), 0.0, 0.0
     for tokens, prefix, size in zip(packed, shared, sizes, strict=True):
         alone = prefix + (tokens - prefix) / size
-        together += linear * tokens + MASKED * tokens**2
-        apart += size * (linear * alone + FLASH * alone**2 / 2)
+        together += linear * tokens + MASKED[device_type] * tokens**2
+        apart += size * (linear * alone + CAUSAL[device_type] * alone**2 / 2)
     pays = together <= apart
     if not pays and max(sizes) > 1:
         logger.warning_once(
-            "Responses to one prompt run in rows of their own: with SDPA's masks they would take more time together, "
-            "by an estimate from their lengths. `attn_implementation='flex_attention'` shares prompts of any length."
+            "Responses to one prompt run in rows of their own: with SDPA's mask they would take more time together, "
+            "by an estimate from their lengths. On a GPU `attn_implementation='flex_attention'` shares at any length."
         )
     return pays
 

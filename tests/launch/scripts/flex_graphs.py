@@ -55,7 +55,7 @@ def main() -> None:
     flex, sdpa = (spread_head(model).eval() for model in models)
     collate = MultiScaleCollator(pad_token_id=0, shared_prompts=True)
     for step in range(BATCHES):
-        some = pairs((3, 3, 2, 1, 4)[step % 5], generator)  # as where tokens are counted, and at an epoch's end
+        some = pairs((2, 2, 1, 1, 3)[step % 5], generator)  # as where tokens are counted, and at an epoch's end
         prompts, responses = zip(*((pair["chosen_ids"][:2], pair["chosen_ids"][2:]) for pair in some), strict=True)
         packed, plain = collate(some), grouped_inputs([[p["chosen_ids"]] for p in some], [[2]] * len(some), 0)
         for inputs in ({name: packed[name] for name in INPUTS}, plain):
