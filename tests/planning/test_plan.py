@@ -61,6 +61,7 @@ def kept_by_autograd(model, rows, length, autocast):
         model(
             input_ids=input_ids,
             attention_mask=attention_mask,
+            position_ids=torch.arange(length).expand(rows, -1),  # with which a mask is made
             response_start=torch.full((rows,), length // 3),
             use_cache=False,
         )
@@ -120,6 +121,7 @@ def test_peak_of_a_forward_and_backward_pass_is_the_plans(kind, dtype, checkpoin
     attention_mask = torch.ones(2, 256, dtype=torch.long)
     attention_mask[0, -3:] = 0
     batch = {"input_ids": torch.randint(6, 512, (2, 256)), "response_start": torch.tensor([90, 90])}
+    batch["position_ids"] = torch.arange(256).expand(2, -1)
     tracker = MemTracker()
     tracker.track_external(model)
     with tracker:
