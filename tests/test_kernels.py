@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.attention.flex_attention import create_mask
 from transformers import AutoModel, AutoModelForCausalLM, MistralConfig
 
 from tests.tiny import pad_rows, spread_head
@@ -71,13 +72,33 @@ def test_reinforce(calls, reinforce_config, tiny_folder, chat_pairs):
     assert {call for call, gradients in calls if gradients} == {FAST}
 
 
+def sliding_decoder(folder, kind, **options):
+    small = {"vocab_size": 64, "hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = MistralConfig(sliding_window=8, num_hidden_layers=1, intermediate_size=16, pad_token_id=0, **small)
+    model = kind.from_config(config, **options)
+    model.save_pretrained(folder)
+    return model
+
+
 def test_attention_that_cannot_share_needs_no_mask_either(tiny_folder):
     model = AutoModelForCausalLM.from_pretrained(tiny_folder())
     model.config._attn_implementation = "flash_attention_2"  # which cannot be loaded without a GPU
-    assert policy_batch(model, [[5, 6], [5]], [[7], [8, 9]], 0, share=False).inputs.keys() == {
-        "input_ids",
-        "shift_labels",
-    }
+    batch = policy_batch(model, [[5, 6], [5]], [[7], [8, 9]], 0, share=False)
+    assert batch.inputs.keys() == {"input_ids", "shift_labels"}
+
+
+@pytest.mark.filterwarnings("ignore:_compile flag on create_block_mask:DeprecationWarning")  # which Transformers sets
+def test_flex_attention_gets_rows_as_one_where_it_may(tiny_folder, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder(), attn_implementation="flex_attention")
+    inputs = policy_batch(model, [[5, 6], [5]], [[7], [8, 9]], 0, share=True).inputs
+    assert {inputs[name].shape for name in ("input_ids", "shift_labels", "position_ids")} == {(1, 256)}
+    assert inputs["input_ids"][0, :5].tolist() == [5, 6, 5, 8, 0]
+    assert inputs["shift_labels"][0, :5].tolist() == [-100, 7, 8, 9, -100]
+    seen = create_mask(inputs["attention_mask"].mask_mod, 1, None, 256, 256, "cpu")[0, 0, :4, :4]
+    assert seen.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+    model = sliding_decoder(tmp_path, AutoModelForCausalLM, attn_implementation="flex_attention")
+    inputs = policy_batch(model, [[5, 6], [5]], [[7], [8, 9]], 0, share=False).inputs
+    assert inputs["attention_mask"].shape == inputs["input_ids"].shape == (2, 2)
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "llama", "gpt_neox", "gpt2"])
@@ -104,9 +125,7 @@ def test_who_needs_the_mask_keeps_it(reward_model, tmp_path, calls):
     with torch.no_grad():
         model(**pad_rows(ROWS, STARTS, 0, left=1))
         assert {call for call, _ in calls} == {("bool", False, False, 2)}
-    small = {"vocab_size": 64, "hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
-    config = MistralConfig(sliding_window=8, num_hidden_layers=1, intermediate_size=16, pad_token_id=0, **small)
-    AutoModel.from_config(config).save_pretrained(tmp_path)
+    sliding_decoder(tmp_path, AutoModel)
     model = AutoModelForMultiScaleReward.from_pretrained(tmp_path, MultiScaleSettings())
     assert "slides over a window" in why_masked(model)
     del calls[:]

@@ -54,11 +54,10 @@ def test_groups_are_taken_apart_where_sharing_does_not_pay(monkeypatch):
 
 def test_packed_rows_in_one():
     values = torch.arange(6).view(2, 3)
-    assert in_one_row(decoder("sdpa"), values, 9) is values
-    row = in_one_row(decoder("flex_attention"), values, 9)
+    row = in_one_row(values, 9)
     assert row.shape == (1, 256)  # two blocks
     assert row[0, :7].tolist() == [0, 1, 2, 3, 4, 5, 9]
-    assert in_one_row(decoder("flex_attention"), torch.zeros(3, 100), 0).shape == (1, 384)
+    assert in_one_row(torch.zeros(3, 100), 0).shape == (1, 384)
 
 
 def test_what_is_on_the_cpu_is_not_copied():

@@ -32,27 +32,23 @@ def is_flex(model: PreTrainedModel) -> bool:
     return bool(model.config.get_text_config()._attn_implementation == "flex_attention")
 
 
-def in_one_row(model: PreTrainedModel, values: Tensor, padding: int) -> Tensor:
+def in_one_row(values: Tensor, padding: int) -> Tensor:
     """
-    Packed rows as a decoder gets them.
+    Packed rows as FlexAttention gets them.
 
     FlexAttention is compiled anew for a batch of one row, for a row of one block, and for lengths that are no whole
     blocks; after eight times it is compiled no more, and takes all pairs of tokens. One row of two blocks or more is
     the shape that every batch can have. Its mask keeps the rows apart, and skips what they do not see.
 
     Args:
-        model ([`~transformers.PreTrainedModel`]):
-            The decoder, or a model around it.
         values (`torch.Tensor` of shape `(B, T)`):
             Of each token.
         padding (`int`):
             Value after the last row.
 
     Returns:
-        `torch.Tensor` of shape `(1, N)` with FlexAttention, the rows one after the other; else `values`.
+        `torch.Tensor` of shape `(1, N)`: The rows one after the other.
     """
-    if not is_flex(model):
-        return values
     length = max(2 * BLOCK, -(-values.numel() // BLOCK) * BLOCK)
     return F.pad(values.flatten(), (0, length - values.numel()), value=padding)[None]
 

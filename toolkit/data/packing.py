@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 
-from .kernels import in_one_row, is_flex, sharing_pays
+from .kernels import in_one_row, sharing_pays
 from .probes import PROMPT, TOLERANCE, gap, hidden_states, on_small_copy, probe_rows
 from .rotary import longest_fixed_row
 
@@ -251,9 +251,9 @@ def branch_mask(model: PreTrainedModel, branch_ids: Tensor) -> Any:
     dtype: torch.dtype = model.get_input_embeddings().weight.dtype  # type: ignore[assignment]
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
-    if is_flex(model):
+    if config._attn_implementation == "flex_attention":
         row = torch.arange(len(branch_ids), device=device)[:, None].expand_as(branch_ids)
-        branch, row = (in_one_row(model, ids, -1)[0] for ids in (branch_ids, row))
+        branch, row = (in_one_row(ids, -1)[0] for ids in (branch_ids, row))
 
         def visible(b: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return (row[key] == row[query]) & ((branch[key] == 0) | (branch[key] == branch[query]))

@@ -67,13 +67,16 @@ def policy_batch(
         length = len(responses[i])
         index[i, :length] = packed.token_index[row, shared[i] : shared[i] + length]
         labels[index[i, :length]] = torch.tensor(responses[i], dtype=torch.long)
-    labels = in_one_row(model, labels.view_as(packed.input_ids), -100)
-    inputs = {"input_ids": in_one_row(model, packed.input_ids, pad_token_id), "shift_labels": labels}
-    if len(groups) < len(rows) or is_flex(model):
+    inputs = {"input_ids": packed.input_ids, "shift_labels": labels.view_as(packed.input_ids)}
+    flex = is_flex(model) and why_masked(model) is None
+    if len(groups) < len(rows) or flex:
         mask = branch_mask(model, packed.branch_ids.to(model.device))
-        inputs |= {"attention_mask": mask, "position_ids": in_one_row(model, packed.position_ids, 0)}
+        inputs |= {"attention_mask": mask, "position_ids": packed.position_ids}
     elif why_masked(model) is not None:
         inputs["attention_mask"] = packed.attention_mask
+    if flex:
+        paddings = {"input_ids": pad_token_id, "shift_labels": -100, "position_ids": 0}
+        inputs |= {name: in_one_row(inputs[name], padding) for name, padding in paddings.items()}
     return PolicyBatch({key: value.to(model.device) for key, value in inputs.items()}, index.to(model.device))
 
 

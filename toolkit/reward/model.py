@@ -281,10 +281,11 @@ class MultiScaleMixin:
 def _packed_hidden(
     backbone: Any, input_ids: Tensor, position_ids: Tensor, branch_ids: Tensor, layers: Sequence[int], **kwargs: Any
 ) -> list[Tensor]:
-    tokens, positions = (in_one_row(backbone, values, 0) for values in (input_ids, position_ids))
-    mask = branch_mask(backbone, branch_ids)
-    found = _hidden(backbone, backbone(tokens, attention_mask=mask, position_ids=positions, **kwargs), layers)
-    return [each[0, : input_ids.numel()].view(*input_ids.shape, -1) for each in found] if is_flex(backbone) else found
+    shape, mask, flex = input_ids.shape, branch_mask(backbone, branch_ids), is_flex(backbone)
+    if flex:
+        input_ids, position_ids = in_one_row(input_ids, 0), in_one_row(position_ids, 0)
+    found = _hidden(backbone, backbone(input_ids, attention_mask=mask, position_ids=position_ids, **kwargs), layers)
+    return [each[0, : shape.numel()].view(*shape, -1) for each in found] if flex else found
 
 
 def _hidden(backbone: Any, output: Any, layers: Sequence[int]) -> list[Tensor]:
