@@ -9,12 +9,14 @@ import argparse
 import itertools
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -27,7 +29,8 @@ from toolkit.pages.tables import print_table
 from toolkit.planning.memory import ModelStates, in_bfloat16, model_states
 from toolkit.planning.plan import build_model, list_parameters, load_config
 from toolkit.reward.adapters import restore_adapter_dtype
-from toolkit.sandbox.rows import sample_pairs, sandbox_decoder, sandbox_tokenizer
+from toolkit.sandbox.rows import sample_pairs, sample_prompts, sandbox_decoder, sandbox_tokenizer
+from toolkit.sandbox.world import write_response
 
 SCRIPT, FORKED = (Path(__file__).parent / "scripts" / name for name in ("train.py", "forked.py"))
 STAGES = ("ddp", "zero1", "zero2", "zero3", "zero3_offload")
@@ -72,6 +75,7 @@ def prepare(work: Path) -> None:
     pairs = sample_pairs(48, seed=0)
     pairs.to_json(work / "pairs.jsonl")
     pairs.select(range(20)).to_json(work / "few_pairs.jsonl")
+    ranked_lists(24).to_json(work / "lists.jsonl")
     rows = [encode_response(tokenizer, pair["prompt"], pair["chosen"]) for pair in pairs.select(range(4))]
     ids = [torch.tensor(row.input_ids) for row in rows]
     batch = {
@@ -80,6 +84,17 @@ def prepare(work: Path) -> None:
         "response_start": torch.tensor([row.response_start for row in rows]),
     }
     (work / "batch.json").write_text(json.dumps({key: value.tolist() for key, value in batch.items()}))
+
+
+def ranked_lists(count: int) -> Dataset:
+    """Lists of two to four responses to the sandbox's prompts, of which the last two may be tied."""
+    rng, rows = random.Random(0), []
+    for number, row in enumerate(sample_prompts(count, seed=0)):
+        prompt, ranks = row["prompt"][0]["content"], [1, 3, 2, 3][: 2 + number % 3]
+        texts = [write_response(prompt, (each / 3, each / 3, each / 3), rng) for each in range(len(ranks))]
+        responses = [[{"role": "assistant", "content": text}] for text in texts]
+        rows.append({"prompt": row["prompt"], "responses": responses, "ranks": ranks})
+    return Dataset.from_list(rows)
 
 
 def launcher(work: Path, stage: str, processes: int) -> list[str]:

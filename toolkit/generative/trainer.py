@@ -1,6 +1,6 @@
 """A judge that thinks, trained on preference pairs by their likelihood: Dual-Weighted Reinforcement Learning."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from statistics import fmean
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from accelerate.utils import gather
 from torch import Tensor
 
-from ..data.formats import normalize_pairs
+from ..data.formats import pairs_of_one_prompt
 from ..data.positions import last_kept
 from ..policy.reductions import mean_and_std
 from ..policy.returns import leave_one_out_baseline, reward_to_go
@@ -45,11 +45,12 @@ class ThoughtTrainer(ReinforceTrainer):
     def __init__(
         self, model: Any, args: ThoughtConfig, train_dataset: Any, eval_dataset: Any = None, **kw: Any
     ) -> None:
-        train = normalize_pairs(train_dataset, "train")
+        read = partial(pairs_of_one_prompt, who="a thinking judge reads")
+        train = read(train_dataset, "train")
         if isinstance(eval_dataset, dict):
-            eval_dataset = {name: normalize_pairs(part, name) for name, part in eval_dataset.items()}
+            eval_dataset = {name: read(part, name) for name, part in eval_dataset.items()}
         elif eval_dataset is not None:
-            eval_dataset = normalize_pairs(eval_dataset, "eval")
+            eval_dataset = read(eval_dataset, "eval")
         if "margin" in train.column_names and args.protocol == "pair":
             raise ValueError(
                 "A verdict has no gap to hold a `margin` to. Remove the column, or use `protocol='point'`."

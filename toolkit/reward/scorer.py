@@ -27,7 +27,7 @@ from .head import MultiScaleSettings
 from .loading import AutoModelForMultiScaleReward, check_place, is_partitioned, load_tokenizer, loading_options
 from .model import base_reward_model
 from .output import MultiScaleRewardOutput
-from .scores import ResponseScore, response_score, rewards_of
+from .scores import Reader, ResponseScore, reader_inputs, report_scores, response_score, rewards_of
 
 logger = get_logger(__name__)
 
@@ -86,6 +86,9 @@ class RewardFunction:
             Ids with which the policy ends a response, beside its tokenizer's EOS and padding, the template's end of
             turn and those with which the model that the reward model began from stopped. [`ReinforceTrainer`] adds its
             own; for TRL's trainers give those of the policy's `generation_config` where it is another model.
+        reader (`str`, `int`, `dict[str, float]` or `list[float]`, *optional*):
+            Of a model with several outputs, whose score it is: an annotator's by name, a mix of attributes by what
+            each weighs, or of the outputs in their order. Else it is read as the weights that all share read it.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class RewardFunction:
         model_init_kwargs: dict[str, Any] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
         stop_token_ids: Sequence[int] = (),
+        reader: Reader | None = None,
     ) -> None:
         check_number("batch_size", batch_size, 1, whole=True)
         check_number("max_tokens_per_batch", max_tokens_per_batch, 1, whole=True)
@@ -122,6 +126,8 @@ class RewardFunction:
         self.settings: MultiScaleSettings = base.settings
         self.processing_class = processing_class or AutoTokenizer.from_pretrained(get_config_model_id(base.config))
         self.policy_processing_class = policy_processing_class
+        reader_inputs(self.settings, reader, 0)  # refuses what is not there
+        self.reader = reader
         self.batch_size = batch_size
         self.max_tokens_per_batch = max_tokens_per_batch
         context_length = getattr(base.config.get_text_config(), "max_position_embeddings", None)
@@ -213,13 +219,7 @@ class RewardFunction:
             log_metric (`Callable`):
                 TRL's hook for metrics: called with a name and a number.
         """
-        scored = [score for score in scores if score is not None]
-        if not scored:
-            return
-        log_metric("reward_model/shortened_prompts", float(sum(score.cut_tokens > 0 for score in scored)))
-        for i, scale in enumerate(self.settings.scales):
-            log_metric(f"reward_model/{scale}", sum(s.scale_scores[i].item() for s in scored) / len(scored))
-            log_metric(f"reward_model/gate/{scale}", sum(s.gate[i].item() for s in scored) / len(scored))
+        report_scores([score for score in scores if score is not None], self.settings.scales, log_metric)
 
     def encode(self, prompt: str | Messages, response: str | Messages) -> EncodedResponse:
         """
@@ -392,5 +392,6 @@ class RewardFunction:
         ids = [[row.input_ids for row in group] for group in groups]
         starts = [[row.response_start for row in group] for group in groups]
         inputs = grouped_inputs(ids, starts, self.processing_class.pad_token_id or 0)
+        inputs |= reader_inputs(self.settings, self.reader, len(inputs["response_start"]))
         output = self.model(**{key: value.to(self.model.device) for key, value in inputs.items()}, use_cache=False)
         return MultiScaleRewardOutput(**dict(zip(output.keys(), on_cpu(output.values()), strict=True)))
