@@ -103,7 +103,7 @@ class MultiScaleRewardConfig(RewardConfig):
         shared_prompts (`bool`, *optional*):
             Whether what the two sides of a pair have in common at their beginning passes through the decoder once. The
             scores and gradients are the same. Where it is not set, it is done if the decoder and its attention
-            implementation allow it.
+            implementation allow it, and with SDPA if the lengths of the training rows let it save time.
         group_by_prompt (`bool`, *optional*, defaults to `False`):
             Whether training pairs with the same prompt are one row, in which the prompt and each response pass through
             the decoder once. Every pair keeps its loss. A batch has `per_device_train_batch_size` such rows.

@@ -16,7 +16,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ..data.packing import branch_mask
+from ..data.kernels import in_one_row, is_flex
+from ..data.packing import branch_mask, padded_right, why_masked
 from ..data.positions import last_kept, positions_from, response_mask, segment_ends
 from ..data.rotary import settle_frequencies
 from .head import HeadOutput, MultiScaleHead, MultiScaleSettings
@@ -209,17 +210,24 @@ class MultiScaleMixin:
         if token_index is not None:
             assert branch_ids is not None, "they come with `token_index`"
             assert response_start is not None, "of rows that share a beginning the caller knows it"
-            mask = branch_mask(backbone, branch_ids)
-            output = backbone(input_ids, attention_mask=mask, position_ids=position_ids, **kwargs)
+            assert position_ids is not None, "they come with `token_index`, too"
+            hidden = _packed_hidden(backbone, input_ids, position_ids, branch_ids, layers, **kwargs)
             input_ids = input_ids.flatten()[token_index.clamp(min=0)]
-            return _Run(_hidden(backbone, output, layers), input_ids, token_index >= 0, response_start, token_index)
+            return _Run(hidden, input_ids, token_index >= 0, response_start, token_index)
         if response_start is None:
             response_start = response_starts(self.settings, input_ids, attention_mask)
-        if position_ids is None and "position_ids" in inspect.signature(backbone.forward).parameters:
+        mask: Tensor | None = attention_mask
+        if position_ids is None and why_masked(backbone) is None and padded_right(attention_mask):
+            if is_flex(backbone):  # rows with nothing to share
+                positions, branch_ids = positions_from(attention_mask), attention_mask.long() - 1
+                hidden = _packed_hidden(backbone, input_ids, positions, branch_ids, layers, **kwargs)
+                return _Run(hidden, input_ids, attention_mask, response_start, None)
+            mask = None  # nor positions: where these begin again in padding, Transformers makes a mask of them
+        elif position_ids is None and "position_ids" in inspect.signature(backbone.forward).parameters:
             position_ids = positions_from(attention_mask)
         if position_ids is not None:
             kwargs["position_ids"] = position_ids
-        output = backbone(input_ids, attention_mask=attention_mask, **kwargs)
+        output = backbone(input_ids, attention_mask=mask, **kwargs)
         return _Run(_hidden(backbone, output, layers), input_ids, attention_mask, response_start, None)
 
     def _layout(self, rows: "_Run") -> tuple[Tensor, Tensor]:
@@ -289,6 +297,16 @@ class MultiScaleMixin:
         if self._boundary_cache is None or self._boundary_cache.device != device:
             self._boundary_cache = torch.tensor(self.settings.segment_boundary_ids, dtype=torch.long, device=device)
         return self._boundary_cache
+
+
+def _packed_hidden(
+    backbone: Any, input_ids: Tensor, position_ids: Tensor, branch_ids: Tensor, layers: Sequence[int], **kwargs: Any
+) -> list[Tensor]:
+    shape, mask, flex = input_ids.shape, branch_mask(backbone, branch_ids), is_flex(backbone)
+    if flex:
+        input_ids, position_ids = in_one_row(input_ids, 0), in_one_row(position_ids, 0)
+    found = _hidden(backbone, backbone(input_ids, attention_mask=mask, position_ids=position_ids, **kwargs), layers)
+    return [each[0, : shape.numel()].view(*shape, -1) for each in found] if flex else found
 
 
 def _hidden(backbone: Any, output: Any, layers: Sequence[int]) -> list[Tensor]:

@@ -15,8 +15,9 @@ from transformers.utils.logging import get_logger
 from trl.models import prepare_deepspeed
 from trl.trainer.utils import get_config_model_id
 
+from ..data.kernels import on_cpu
 from ..data.messages import Messages, text_of
-from ..data.packing import fill_batches, group_by_prefix, grouped_inputs, packed_lengths, why_not_shared
+from ..data.packing import fill_batches, grouped_inputs, groups_to_share, packed_lengths
 from ..data.sampled import PromptParts, SampledResponse, encode_sampled, prompt_parts
 from ..data.templates import TEMPLATE_COLUMNS, row_template_kwargs
 from ..data.tokens import EncodedResponse, cut_prompt, encode_response, end_ids
@@ -363,7 +364,7 @@ class RewardFunction:
             self.model, self._partitioned = prepare_deepspeed(self.model, Accelerator()), True
         training, scores = self.model.training, dict[int, ResponseScore]()
         self.model.eval()
-        chunks = self._chunks(dict(enumerate(rows)))
+        chunks = self._chunks(rows)
         passes = len(chunks)
         if self._partitioned:
             # A forward pass gathers each layer from every process, so all must make as many, with rows left or not.
@@ -377,17 +378,14 @@ class RewardFunction:
         self.model.train(training)
         return [scores[k] for k in range(len(rows))]
 
-    def _chunks(self, rows: dict[int, EncodedResponse]) -> list[list[list[int]]]:
+    def _chunks(self, rows: Sequence[EncodedResponse]) -> list[list[list[int]]]:
         """Forward passes, each of groups of like length, each of responses to one prompt that share its tokens."""
-        places, ids = list(rows), [row.input_ids for row in rows.values()]
-        shared = [row.response_start for row in rows.values()]
-        if why_not_shared(base_reward_model(extract_model_from_parallel(self.model))) is None:
-            groups = group_by_prefix(ids, shared, self.batch_size)
-        else:
-            groups = [[i] for i in range(len(ids))]
+        ids, shared = [row.input_ids for row in rows], [row.response_start for row in rows]
+        model = base_reward_model(extract_model_from_parallel(self.model))
+        groups = groups_to_share(model, ids, shared, self.batch_size)
         lengths = packed_lengths(groups, ids, shared)
         batches = fill_batches(lengths, list(map(len, groups)), self.batch_size, self.max_tokens_per_batch)
-        return [[[places[i] for i in groups[k]] for k in batch] for batch in batches]
+        return [[groups[k] for k in batch] for batch in batches]
 
     def _forward(self, groups: list[list[EncodedResponse]]) -> MultiScaleRewardOutput:
         """Output for the rows in the order of the groups, on the CPU."""
@@ -396,4 +394,4 @@ class RewardFunction:
         inputs = grouped_inputs(ids, starts, self.processing_class.pad_token_id or 0)
         inputs |= reader_inputs(self.settings, self.reader, len(inputs["response_start"]))
         output = self.model(**{key: value.to(self.model.device) for key, value in inputs.items()}, use_cache=False)
-        return MultiScaleRewardOutput(**{key: value.cpu() for key, value in output.items()})
+        return MultiScaleRewardOutput(**dict(zip(output.keys(), on_cpu(output.values()), strict=True)))

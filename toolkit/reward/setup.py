@@ -14,6 +14,7 @@ from torch import nn
 from transformers import TrainingArguments, set_seed
 
 from ..data.batches import SIDES, has_lists
+from ..data.kernels import sharing_pays
 from ..data.packing import why_not_shared
 from ..data.tastes import taste_names
 from .config import MultiScaleRewardConfig
@@ -209,6 +210,16 @@ def shares_prompts(model: Any, args: MultiScaleRewardConfig) -> bool:
     if reason is not None and args.shared_prompts is None:
         logger.info(f"The two sides of a pair run in rows of their own, since {reason}.")
     return reason is None and args.shared_prompts is not False
+
+
+def settle_sharing(model: Any, args: MultiScaleRewardConfig, dataset: Any, allowed: bool) -> bool:
+    """Whether prompts are shared, where a decoder allows it: where that is asked for, and else where it saves time."""
+    if args.shared_prompts or not allowed:
+        return allowed
+    lists = "response_starts" in dataset.column_names
+    sizes = list(map(len, dataset["response_starts"])) if lists else [len(SIDES)] * len(dataset)
+    lengths, shared = dataset[args.length_column_name][:], dataset["shared_tokens"][:]
+    return sharing_pays(model, lengths, shared, sizes, args.device.type)
 
 
 def say_where_padding_is_eos(tokenizer: Any) -> None:

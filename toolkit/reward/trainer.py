@@ -24,6 +24,7 @@ from ..data.batches import (
     longest_list,
     train_sampler,
 )
+from ..data.kernels import on_cpu
 from ..data.markers import response_marker_ids
 from ..data.positions import group_rows
 from ..data.preparation import group_by_prompt, tokenize_pairs
@@ -59,6 +60,7 @@ from .setup import (
     load_for_training,
     say_where_padding_is_eos,
     settle_dtypes,
+    settle_sharing,
     shares_prompts,
     weigh_by_strength,
 )
@@ -139,6 +141,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         check_ids(self.reward_model, tokenizer)
         self._settle_layout(tokenizer)
         settle_dtypes(self.model, engine_dtype(args) if self.is_deepspeed_enabled else None)
+        self.shared_prompts = settle_sharing(self.reward_model, args, self.train_dataset, self.shared_prompts)
         self.data_collator = MultiScaleCollator(
             pad_token_id=tokenizer.pad_token_id,
             pad_to_multiple_of=args.pad_to_multiple_of,  # type: ignore[arg-type]
@@ -256,7 +259,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         if not self._uneven_batches:
             # All that were trained on. `gather_for_metrics` takes every batch of an epoch's last step for its last one
             return self.accelerator.gather(scores)  # type: ignore[no-any-return]
-        parts = gather_object([tuple(column.cpu() for column in scores)])
+        parts = gather_object([tuple(on_cpu(scores))])
         return type(scores)(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def pair_scores(self, outputs: Any, inputs: dict[str, Tensor]) -> PairScores:
@@ -347,7 +350,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         """Add the figures of the pairs or lists trained on since the last log, exact over them."""
         if self._train_scores and self.model.training:
             kind = type(self._train_scores[0])
-            scores = kind(*(torch.cat(column) for column in zip(*self._train_scores, strict=True)))
+            scores = kind(*on_cpu(torch.cat(column) for column in zip(*self._train_scores, strict=True)))
             summary = summarize(scores, self.reward_model.settings.scales)
             summary.pop("loss")  # Transformers logs its own, over the same pairs
             logs.update(summary)
