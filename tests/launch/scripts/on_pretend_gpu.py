@@ -189,7 +189,8 @@ def judge(folder: str) -> None:
     reward = ThoughtReward(f"{folder}/base")
     put_on_gpu(reward.model)
     with Gpu():  # without the seed, for which a real GPU would be asked
-        found = reward._think([[5, 6, 7], [8, 9]], [reward._turns.ending(0, thought) for thought in (0, 1)])
+        prompts, endings = [[5, 6, 7], [8, 9]], [reward._turns.ending(0, thought) for thought in (0, 1)]
+        found = reward._answer(prompts, reward._think(prompts), endings)
     assert all(log_answer < 0 for _, log_answer in found)
     forget_devices()
 
