@@ -226,8 +226,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         if mode == "train":
             tokens = self.accelerator.gather(inputs["pair_tokens"].sum()).sum().item()
             self._total_train_tokens += tokens // self._tp_size
-            detached = type(scores)(*(column.detach() for column in scores))
-            self._train_scores.append(self._gather_scores(detached))
+            self._train_scores.append(self._gather_scores(type(scores)(*(each.detach() for each in scores))))
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         if mode == "train" and not bool(scores.loss.isfinite().all()):
             what = "list" if "ranks" in inputs else "pair"
