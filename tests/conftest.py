@@ -35,6 +35,7 @@ TRAINING = {
     "policy/test_vllm",
     "reward/test_list_training",
     "reward/test_rates",
+    "reward/test_reader_training",
     "reward/test_shared_base",
     "reward/test_states",
     "reward/test_trainer",

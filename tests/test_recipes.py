@@ -4,6 +4,7 @@ import json
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from tests.helpers import ROOT, load_recipe
@@ -50,6 +51,7 @@ def test_accelerate_files_hold_only_options_that_exist(path):
     config = load_config_from_file(str(path))
     deepspeed = getattr(config, "deepspeed_config", None) or {}
     assert (config.distributed_type == "DEEPSPEED") == path.stem.startswith("zero")
+    assert (config.distributed_type == "FSDP") == path.stem.startswith("fsdp") == bool(config.fsdp_config)
     if deepspeed:
         file = ROOT / deepspeed["deepspeed_config_file"]
         stage = json.loads(file.read_text())["zero_optimization"]["stage"]
@@ -61,3 +63,11 @@ def test_accelerate_files_hold_only_options_that_exist(path):
 def test_gradients_add_up_in_float32(path):
     # In bfloat16 the buffer of many micro-steps loses what is added late; tests/launch holds that DeepSpeed does so
     assert json.loads(path.read_text())["data_types"] == {"grad_accum_dtype": "fp32"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deepspeed_configs").glob("*.json")), ids=lambda path: path.stem)
+def test_deepspeed_takes_every_option(path):
+    # Those that Transformers sets are left out; a name that DeepSpeed does not know is an error
+    options = json.loads(path.read_text())["zero_optimization"]
+    known = DeepSpeedZeroConfig(**{name: value for name, value in options.items() if value != "auto"})
+    assert (known.zero_hpz_partition_size > 1) == (path.stem == "zero3_machines")

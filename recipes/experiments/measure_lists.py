@@ -88,9 +88,8 @@ def main(args):
             trainer = trainer_of(out, rows[name.split(",")[0]], test, seed, **options)
             trainer.train()
             metrics = trainer.evaluate()
-            print(
-                seed, name, {key: metrics[f"eval_{key}"] for key in ("accuracy", "kendall_tau", "top_1")}, flush=True
-            )
+            shown = [f"{key}{end}" for key in ("accuracy", "kendall_tau", "top_1") for end in ("", "_low", "_high")]
+            print(seed, name, {key: round(metrics[f"eval_{key}"], 3) for key in shown}, flush=True)
 
 
 if __name__ == "__main__":

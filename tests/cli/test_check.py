@@ -82,6 +82,16 @@ def test_a_person_sees_a_bar_that_knows_its_end(write, check, monkeypatch):
     assert "/5.00" in err
 
 
+def test_the_prompt_of_each_side_is_shown(write, check, tmp_path):
+    rows = [{"prompt": "Sky?", "chosen": "Blue.", "rejected": "Wet.", "rejected_prompt": "Sea?"}]
+    status, out = check(write(rows[0] | {"context": "At noon."}))[:2]
+    assert status == 0
+    assert "prompt in `prompt` and `context`, that of the rejected side in `rejected_prompt` where it has one" in out
+    assert "system: At noon." in out
+    assert "rejected_prompt: system: At noon." in out
+    assert "user: Sea?" in out
+
+
 def test_lists_are_counted_and_described_by_their_pairs(write, check, tmp_path):
     ranked = {"prompt": "2 + 2?", "responses": ["Five.", "Four.", "Six."], "ranks": [2, 1, 2]}
     two = {"prompt": "3 + 3?", "responses": ["Six.", "Seven, or so."], "ranks": [1, 2]}

@@ -51,6 +51,38 @@ def test_plan_of_a_reward_model(decoder_folder, capsys):
     assert "0.1 hours on 1 GPU at 1000 tokens a second" in printed
 
 
+def test_plan_of_a_policy_with_vllm_and_its_checkpoints(decoder_folder, capsys):
+    options = [
+        "--trainer",
+        "reinforce",
+        "--prompt-length",
+        "96",
+        "--completion-length",
+        "32",
+        "--save-total-limit",
+        "3",
+    ]
+    assert main(["plan", decoder_folder, *options, "--vllm", "colocate", "--card", "10"]) == 0
+    printed = capsys.readouterr().out
+    assert table_of(printed)["vllm"] == 3.0
+    assert "while `save_total_limit: 3` has one too many" in printed
+    assert main(["plan", decoder_folder, *options, "--length", "64"]) == 2
+    assert "prompt and completion are 128. Leave it out." in capsys.readouterr().err
+    assert main(["plan", decoder_folder, *options, "--vllm-sleeps"]) == 2
+    assert main(["plan", decoder_folder, *options, "--reward-on-policy-base"]) == 2
+
+
+def test_plan_proposes_settings(decoder_folder, capsys):
+    assert main(["plan", decoder_folder, "--propose"]) == 0
+    assert capsys.readouterr().out.count(" × ") == 8
+    assert main(["plan", decoder_folder, "--propose", "2x24"]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "2 × 24 GB" in line]
+    assert "multi_gpu" in row
+    assert "--per_device_train_batch_size 4 --dtype float32" in row
+    assert main(["plan", decoder_folder, "--propose", "eight"]) == 2
+    assert "Give GPUs x GB, such as 8x80." in capsys.readouterr().err
+
+
 def test_plan_of_a_policy(decoder_folder, capsys):
     options = ["--trainer", "reinforce", "--reward-model", decoder_folder, "--zero", "3", "--offload", "--gpus", "4"]
     assert main(["plan", decoder_folder, *options, "--prompts", "100"]) == 0

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from tests.evaluation.made import pairs_of, scored_by
+from toolkit.evaluation.command import score_lines
 from toolkit.evaluation.figures import figures_of
+from toolkit.evaluation.report import all_tables
 from toolkit.evaluation.scorers import RULE, Scored, longer_wins
 from toolkit.evaluation.verdict import verdict
 
@@ -213,3 +215,31 @@ def test_the_best_model_is_found_wherever_it_stands():
     text = verdict(figures_of([worse, mine, longer_wins(pairs)], pairs))
     assert text.startswith("On 600 pairs mine ranks 8")
     assert re.search(r"right: \d+\.\d points above \(\+\d.* to \+\d.*\) worse, the next best, and", text)
+
+
+def test_figures_of_lists_by_hand():
+    rows = [
+        {"prompt": "p", "responses": ["a", "b", "c"], "ranks": [1, 2, 3]},  # in order: 1, and the best is found
+        {"prompt": "q", "responses": ["d", "e", "f"], "ranks": [1, 2, 3]},  # the two best swapped: 1/3
+        {"prompt": "q", "responses": ["g", "h"], "ranks": [1, 2]},  # equal scores: 0, and half a best one
+    ]
+    values = {"a": 3, "b": 2, "c": 1, "d": 1, "e": 2, "f": 0, "g": 5, "h": 5}
+    once, twice = (pairs_of(times * rows) for times in (1, 2))
+    found = figures_of([scored_by(values, once)], once).models["model"].lists
+    assert found.lists == 3
+    assert found.kendall_tau.value == pytest.approx((1 + 1 / 3 + 0) / 3)
+    assert found.top_1.value == pytest.approx((1 + 0 + 0.5) / 3)
+    # A bootstrap over two prompts draws one of them twice in half of its draws
+    assert found.kendall_tau[1:] == pytest.approx((1 / 6, 1))
+    # The same lists once more tell no more of other prompts
+    assert figures_of([scored_by(values, twice)], twice).models["model"].lists == found._replace(lists=6)
+    assert "Ranked lists" in all_tables(figures_of([scored_by(values, once)], once))
+    pairs = pairs_of([{"prompt": "p", "chosen": "a", "rejected": "b"}])
+    assert figures_of([scored_by(values, pairs)], pairs).models["model"].lists is None
+
+
+def test_every_figure_of_lists_can_be_made_of_the_scores_file():
+    rows = [{"prompt": "p", "responses": ["a", "b", "c"], "ranks": [2, 1, 2], "id": 7}]
+    pairs = pairs_of(rows)
+    line = score_lines([scored_by({"a": 3, "b": 2, "c": 1}, pairs)], pairs)[-1]
+    assert line == {"id": 7, "prompt": 0, "ranks": [1, 0, 1], "scores": {"model": [3, 2, 1]}}

@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset
 
 from toolkit.data.loading import named_tables
-from toolkit.evaluation.pairs import PairReader, ResponseSet
+from toolkit.evaluation.pairs import PairReader, RankedList, ResponseSet
 
 ROWS = [
     {"prompt": "p", "chosen": "good", "rejected": "bad", "subset": "one", "id": "x"},
@@ -138,3 +138,35 @@ def test_what_the_template_is_given_stays_beside_a_response():
     rows = [{"prompt": "p", "chosen": "a", "rejected": "b", "chat_template_kwargs": {"x": i}} for i in (1, 2)]
     reader.add("rows", Dataset.from_list(rows))
     assert reader.result().columns == {"chat_template_kwargs": [{"x": 1}, {"x": 1}, {"x": 2}, {"x": 2}]}
+
+
+def test_ranked_lists_are_kept_whole_beside_their_pairs(tmp_path):
+    rows = [
+        {"prompt": "p", "responses": ["a", "b", "c"], "ranks": [2, 1, 2], "id": "x"},
+        {"prompt": "q", "responses": ["d", "e"], "ranks": [1, 2], "id": "y"},
+        {"prompt": "p", "responses": ["c", "f"], "ranks": [1, 2], "id": "z"},
+    ]
+    pairs = read(tmp_path, rows)
+    assert pairs.responses == ["b", "a", "c", "d", "e", "f"]
+    assert pairs.lists == [
+        RankedList([1, 0, 2], [1, 0, 1], 0, "x"),
+        RankedList([3, 4], [0, 1], 1, "y"),
+        RankedList([2, 5], [0, 1], 0, "z"),
+    ]
+    assert list(zip(pairs.chosen.tolist(), pairs.rejected.tolist(), strict=True)) == [(0, 1), (0, 2), (3, 4), (2, 5)]
+    assert pairs.ids == ["x", "x", "y", "z"]
+    assert len(read(tmp_path, rows, size=1).lists) == 1  # of rows, so that a list is drawn or not
+
+
+def test_a_rejected_response_stands_at_the_prompt_that_it_answers(tmp_path):
+    rows = [
+        {"prompt": "p", "chosen": "yes", "rejected": "no", "rejected_prompt": "q"},
+        {"prompt": "p", "chosen": "yes", "rejected": "never", "rejected_prompt": "q"},
+        {"prompt": "p", "chosen": "yes", "rejected": "no"},
+    ]
+    pairs = read(tmp_path, rows)
+    assert list(zip(pairs.prompts, pairs.responses, strict=True)) == [
+        ("p", "yes"), ("q", "no"), ("q", "never"), ("p", "no")
+    ]  # fmt: skip
+    assert pairs.prompt_numbers.tolist() == [0, 0, 0]
+    assert pairs.sets == []  # they are not responses to one prompt

@@ -9,12 +9,15 @@ import argparse
 import itertools
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
+import yaml
+from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -27,10 +30,11 @@ from toolkit.pages.tables import print_table
 from toolkit.planning.memory import ModelStates, in_bfloat16, model_states
 from toolkit.planning.plan import build_model, list_parameters, load_config
 from toolkit.reward.adapters import restore_adapter_dtype
-from toolkit.sandbox.rows import sample_pairs, sandbox_decoder, sandbox_tokenizer
+from toolkit.sandbox.rows import sample_pairs, sample_prompts, sandbox_decoder, sandbox_tokenizer
+from toolkit.sandbox.world import write_response
 
 SCRIPT, FORKED = (Path(__file__).parent / "scripts" / name for name in ("train.py", "forked.py"))
-STAGES = ("ddp", "zero1", "zero2", "zero3", "zero3_offload")
+STAGES = ("ddp", "zero1", "zero2", "zero3", "zero3_offload", "fsdp2")
 STEPS, ROWS = 12, 4  # of each run, and of the batch of all processes together
 LABEL = {"none": "full", "lora": "LoRA", "qlora": "QLoRA"}
 VARIANTS = {
@@ -72,6 +76,7 @@ def prepare(work: Path) -> None:
     pairs = sample_pairs(48, seed=0)
     pairs.to_json(work / "pairs.jsonl")
     pairs.select(range(20)).to_json(work / "few_pairs.jsonl")
+    ranked_lists(24).to_json(work / "lists.jsonl")
     rows = [encode_response(tokenizer, pair["prompt"], pair["chosen"]) for pair in pairs.select(range(4))]
     ids = [torch.tensor(row.input_ids) for row in rows]
     batch = {
@@ -82,11 +87,24 @@ def prepare(work: Path) -> None:
     (work / "batch.json").write_text(json.dumps({key: value.tolist() for key, value in batch.items()}))
 
 
+def ranked_lists(count: int) -> Dataset:
+    """Lists of two to four responses to the sandbox's prompts, of which the last two may be tied."""
+    rng, rows = random.Random(0), []
+    for number, row in enumerate(sample_prompts(count, seed=0)):
+        prompt, ranks = row["prompt"][0]["content"], [1, 3, 2, 3][: 2 + number % 3]
+        texts = [write_response(prompt, (each / 3, each / 3, each / 3), rng) for each in range(len(ranks))]
+        responses = [[{"role": "assistant", "content": text}] for text in texts]
+        rows.append({"prompt": row["prompt"], "responses": responses, "ranks": ranks})
+    return Dataset.from_list(rows)
+
+
 def launcher(work: Path, stage: str, processes: int) -> list[str]:
     """Words that start a script with so many CPU processes under a stage."""
     if processes == 1:
         return [sys.executable]
-    if stage == "ddp":
+    if stage == "fsdp2":
+        kind, more = "FSDP", fsdp_options()
+    elif stage == "ddp":
         kind, more = "MULTI_GPU", "use_cpu: true\nmixed_precision: 'no'"
     else:
         config = json.loads((ROOT / "deepspeed_configs" / f"{stage}.json").read_text())
@@ -105,6 +123,12 @@ def launcher(work: Path, stage: str, processes: int) -> list[str]:
     file = work / f"{stage}-{processes}.yaml"
     file.write_text(LAUNCH.format(kind=kind, more=more, processes=processes, port=port))
     return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
+
+
+def fsdp_options() -> str:
+    """What deepspeed_configs/fsdp2.yaml has that no other file has, on the CPU."""
+    config = yaml.safe_load((ROOT / "deepspeed_configs" / "fsdp2.yaml").read_text())
+    return yaml.safe_dump({name: config[name] for name in ("fsdp_config", "mixed_precision")} | {"use_cpu": True})
 
 
 def specification(work: Path, name: str, trainer: str, adapter: str, processes: int, **options) -> dict:
@@ -234,6 +258,8 @@ def planned_states(
     config = load_config(str(work / "base"))
     model = build_model(config, trainer == "reward", lora_rank=0 if adapter == "none" else LORA_RANK)
     parameters = in_bfloat16(list_parameters(model)) if bf16 else list_parameters(model)
+    if stage == "fsdp2":  # all that plain training holds, in pieces
+        return ModelStates(*(part // processes for part in model_states(parameters)))
     return model_states(parameters, 0 if stage == "ddp" else int(stage[4]), processes, float32_gradients=True)
 
 

@@ -1,4 +1,4 @@
-"""Two processes under ZeRO-2 and ZeRO-3: the same training as without, with the state really divided up."""
+"""Two processes under ZeRO-2, ZeRO-3 and FSDP2: the same training as without, with the state really divided up."""
 
 from functools import partial
 
@@ -31,6 +31,8 @@ CASES = [
     ("reward", "none", "zero3"),
     ("reinforce", "lora", "zero2"),
     ("reinforce", "none", "zero3"),
+    ("reward", "none", "fsdp2"),
+    ("reinforce", "lora", "fsdp2"),
 ]
 # Every process samples with its own seed, so a policy of one process sees other responses than that of two.
 REFERENCES = [("reinforce", "lora", "ddp"), ("reinforce", "none", "ddp")]
@@ -62,16 +64,25 @@ def few_steps(work, name: str, trainer: str, adapter: str, processes: int) -> di
     return specification(work, name, trainer, adapter, processes, max_steps=STEPS, **short)
 
 
+def lists_specification(work, name: str, adapter: str, processes: int) -> dict:
+    """A training on ranked lists, with what lists alone have."""
+    options = {"loss_type": "log_sum_exp", "list_reach_warmup": 0.5, "centre_by_prompt": True}
+    spec = specification(work, name, "reward", adapter, processes, max_steps=STEPS, **options)
+    return spec | {"pairs": str(work / "lists.jsonl")}
+
+
 def specifications(work, reward_adapter) -> dict[str, list[dict]]:
     """All trainings of two processes, by their stage."""
-    specs = {stage: [] for stage in ("ddp", "zero2", "zero3")}
+    specs = {stage: [] for stage in ("ddp", "zero2", "zero3", "fsdp2")}
     for trainer, adapter, stage in [*CASES, *REFERENCES]:
         specs[stage].append(few_steps(work, name_of(stage, 2, trainer, adapter), trainer, adapter, 2))
     for stage in ("zero2", "zero3"):
         half = {"bf16": True, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
         specs[stage].append(specification(work, f"half-{stage}", "reward", "none", 2, max_steps=2, **half))
-    for stage in specs:
+    for stage in ("ddp", "zero2", "zero3"):
         specs[stage].append(specification(work, f"judge-{stage}", "judge", "none", 2, max_steps=3))
+    for stage in ("ddp", "zero3"):
+        specs[stage].append(lists_specification(work, f"lists-{stage}", "lora", 2))
     for way, share in {"shared": True, "separate": False}.items():
         spec = specification(work, way, "reinforce", "lora", 2, max_steps=4, max_completion_length=8)
         specs["zero3"].append(spec | {"reward": reward_adapter, "share_base": share})
@@ -126,6 +137,25 @@ def test_processes_hold_what_the_plan_says(work, run, trainer, adapter, stage):
     results, plan = run(stage, trainer, adapter), planned_states(work, trainer, adapter, stage, 2)
     for part, planned in plan._asdict().items():
         assert max(result["held"][part] for result in results) == pytest.approx(planned, rel=0.02), part
+
+
+@pytest.mark.parametrize("stage", ["ddp", "zero3"])
+def test_ranked_lists_train_alike_in_two_processes(work, two, stage):
+    train.main(lists_specification(work, "lists", "lora", 1))
+    (alone,), results = results_of(work, "lists", 1, "lists"), two(f"lists-{stage}")
+    assert worst_difference(results[0], alone, "reward", STEPS) < 1e-5
+    for key in ("kendall_tau", "lists", "num_tokens"):
+        assert series(results[0], key).tolist() == pytest.approx(series(alone, key).tolist(), abs=1e-6), key
+    assert reloaded_scores(work, f"lists-{stage}", "reward", "lora") == pytest.approx(results[0]["scores"], abs=1e-5)
+
+
+def test_ranked_lists_train_with_qlora(work):
+    spec = lists_specification(work, "lists-qlora", "qlora", 1)
+    train.main(spec | {"options": spec["options"] | {"learning_rate": 1e-2}})
+    (result,) = results_of(work, "lists-qlora", 1, "lists-qlora")
+    assert len(series(result, "kendall_tau")) == STEPS
+    assert series(result, "loss")[-1] < series(result, "loss")[0]
+    assert reloaded_scores(work, "lists-qlora", "reward", "qlora") == pytest.approx(result["scores"], abs=1e-2)
 
 
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])

@@ -1,4 +1,6 @@
-"""No tensor of one device meets one of another: on a GPU that is pretended, in a process of its own."""
+"""On a GPU that is pretended, in processes of their own: no tensor of one device meets one of another, and waits."""
+
+import json
 
 import pytest
 import torch
@@ -33,3 +35,17 @@ def work(tmp_path_factory, cpu_options):
 @pytest.mark.parametrize("part", ["reward_model", "reward_trainer", "reinforce", "shared_base", "judge"])
 def test_no_devices_are_mixed(work, part):
     assert (work / f"{part}.txt").read_text() == ""
+
+
+def test_a_step_waits_about_as_often_as_trls(work):
+    done = run_python("-m", "tests.launch.scripts.count_waits", work, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    counts = {name: sum(sites.values()) for name, sites in found.items()}
+    assert counts["RewardTrainer"] > 5  # they are counted
+    assert counts["RLOOTrainer"] > 20
+    for name, theirs in (
+        ("shared", "RewardTrainer"), ("apart", "RewardTrainer"), ("REINFORCE", "RLOOTrainer"),
+        ("prefix baseline", "RLOOTrainer"),
+    ):  # fmt: skip
+        assert counts[name] <= counts[theirs] + 5, found[name]

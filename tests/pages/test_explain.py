@@ -295,6 +295,16 @@ def test_command_compares_a_pair_of_a_file(reward_folder, reward, chat_pairs, tm
     assert Page(page.read_text()).spans
 
 
+def test_command_reads_each_side_after_the_prompt_that_it_answers(reward_folder, reward, chat_pairs, tmp_path, capsys):
+    file, other = tmp_path / "pairs.jsonl", chat_pairs["prompt"][0]
+    chat_pairs.add_column("rejected_prompt", [other] * len(chat_pairs)).to_json(file)
+    assert main(["explain", reward_folder(), "--file", str(file), "--row", "3"]) == 0
+    printed, row = capsys.readouterr().out, chat_pairs[2]
+    chosen, rejected = reward([row["prompt"], other], [row["chosen"], row["rejected"]])
+    assert column(printed, "sum") == pytest.approx([chosen, rejected, chosen - rejected], abs=5.1e-5)
+    assert f"to the prompt “{other[-1]['content'][:20]}" in printed.replace("\n", " ")
+
+
 def test_command_takes_a_typed_prompt_in_the_models_form(reward_folder, plain_folder, reward, capsys):
     assert main(["explain", reward_folder(), "--prompt", CHAT[0]["content"], "--response", TEXT]) == 0
     assert main(["explain", plain_folder, "--prompt", PLAIN, "--response", TEXT]) == 0

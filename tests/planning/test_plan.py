@@ -9,9 +9,18 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GemmaConfig, 
 from transformers.integrations import replace_with_bnb_linear
 from transformers.quantizers.base import get_keys_to_not_convert
 
+from tests.planning import accounting
 from toolkit import MultiScaleSettings
 from toolkit.planning.memory import Precision, layer_activations, score_activations
-from toolkit.planning.plan import Run, build_model, decoder_shape, list_parameters, load_config, plan_memory
+from toolkit.planning.plan import (
+    Run,
+    build_model,
+    decoder_shape,
+    layouts,
+    list_parameters,
+    load_config,
+    plan_memory,
+)
 
 BFLOAT16, FLOAT32 = torch.bfloat16, torch.float32
 
@@ -61,6 +70,7 @@ def kept_by_autograd(model, rows, length, autocast):
         model(
             input_ids=input_ids,
             attention_mask=attention_mask,
+            position_ids=torch.arange(length).expand(rows, -1),  # with which a mask is made
             response_start=torch.full((rows,), length // 3),
             use_cache=False,
         )
@@ -99,6 +109,7 @@ def test_checkpointing_keeps_a_residual_of_each_layer(dtype, rank, hidden, layer
     precision = plan_precision(dtype, rank)
     unseen = 3 * length * (2 * dtype.itemsize * decoder.head_dim + length)
     before = plan.activations - layer_activations(decoder, precision, 3, length, rank) - unseen
+    before -= 2 * 3 * length * decoder.intermediate * dtype.itemsize  # gradients, which come later
     before += score_activations(decoder, precision, 3, length, rank)
     model = materialise(model)
     model.activation_checkpointing_enable()
@@ -120,6 +131,7 @@ def test_peak_of_a_forward_and_backward_pass_is_the_plans(kind, dtype, checkpoin
     attention_mask = torch.ones(2, 256, dtype=torch.long)
     attention_mask[0, -3:] = 0
     batch = {"input_ids": torch.randint(6, 512, (2, 256)), "response_start": torch.tensor([90, 90])}
+    batch["position_ids"] = torch.arange(256).expand(2, -1)
     tracker = MemTracker()
     tracker.track_external(model)
     with tracker:
@@ -127,6 +139,55 @@ def test_peak_of_a_forward_and_backward_pass_is_the_plans(kind, dtype, checkpoin
     (peak,) = tracker.get_tracker_snapshot("peak").values()
     beside = sum(size for kind, size in peak.items() if str(kind).rpartition(".")[2] in ("ACT", "TEMP"))
     assert plan.activations == pytest.approx(beside, rel=0.15)
+
+
+@pytest.mark.parametrize("reward", [True, False])
+@pytest.mark.parametrize("way", accounting.WAYS)
+def test_a_plan_is_within_a_tenth_of_what_pytorch_counts(reward, way):
+    # `python -m tests.planning.accounting` does so for 0.6B, 8B and 32B
+    shape = accounting.Shape(512, 12, 8, 4, 64, 1536, 4096, tied=False)
+    run = Run(rows=4, length=512, completion_length=0 if reward else 511)
+    planned, counted = accounting.compare(shape, reward, way, run)
+    assert planned == pytest.approx(counted, rel=0.1)
+
+
+def test_rows_that_share_a_prompt_may_be_laid_out_in_two_ways():
+    # two pairs of prompts of 10 tokens and responses of 30: four rows of 40, or two of 10 + 30 + 30
+    run = Run(rows=4, length=40, prompt_length=10)
+    assert layouts(run) == [(4, 40, 0), (2, 70, 0)]
+    # six samples of two prompts, four of each: one row of 10 + 4 x 30 and one not full
+    assert layouts(run._replace(rows=6, completion_length=30, rows_per_prompt=4)) == [(6, 40, 30), (2, 130, 120)]
+    model = build_model(config_of("qwen3"), True)
+    # long responses after short prompts: their mask of pairs is the larger one
+    apart, shared = Run(rows=8, length=500), Run(rows=8, length=500, prompt_length=1)
+    assert plan_memory(model, shared).activations > plan_memory(model, apart).activations
+    assert plan_memory(model, shared._replace(prompt_length=490)).activations == plan_memory(model, apart).activations
+
+
+def test_vllm_takes_its_share_of_the_card_and_gives_it_back_where_it_sleeps():
+    model = build_model(config_of("qwen3"), False)
+    run = Run(length=64, completion_length=16, generated_rows=2, card=10**9)
+    own = plan_memory(model, run)
+    awake = plan_memory(model, run._replace(vllm_share=0.3))
+    asleep = plan_memory(model, run._replace(vllm_share=0.3, vllm_sleeps=True))
+    elsewhere = plan_memory(model, run._replace(vllm_share=0.0))
+    assert (awake.generation, awake.vllm) == (0, 3 * 10**8)
+    assert awake.total - elsewhere.total == 3 * 10**8
+    assert (asleep.generation, asleep.vllm) == (3 * 10**8, 0)
+    assert asleep.total == elsewhere.total - elsewhere.activations + 3 * 10**8
+    assert own.generation > 0 == elsewhere.generation
+
+
+def test_a_reward_adapter_on_the_policys_base_holds_no_base():
+    config = config_of("qwen3")
+    policy, reward = build_model(config, False, BFLOAT16, 8), build_model(config, True, BFLOAT16, 8)
+    run = Run(length=64, completion_length=16, generated_rows=2)
+    apart, shared = (
+        plan_memory(policy, run._replace(reward_on_policy_base=base), reward).reward_model for base in (False, True)
+    )
+    assert apart - shared == sum(p.nbytes for p in reward.parameters() if not p.requires_grad)
+    with pytest.raises(ValueError, match="Add `--lora-rank`"):
+        plan_memory(build_model(config, False), run._replace(reward_on_policy_base=True), reward)
 
 
 def plan_precision(dtype, rank):
@@ -210,7 +271,7 @@ def test_total_has_the_larger_of_generation_and_activations():
     model, reward = build_model(config_of("qwen3"), False), build_model(config_of("llama"), True)
     run = Run(rows=2, length=64, stage=2, gpus=4, completion_length=16, generated_rows=8, beta=0.1)
     plan = plan_memory(model, run, reward)
-    assert all(plan)
+    assert all(plan._replace(vllm=1))
     assert plan.generation > 0
     frozen = plan.reward_model + plan.reference_model + sum(plan.overhead)
     states = plan.weights + plan.gradients + plan.optimizer

@@ -1,12 +1,15 @@
 """What a reward training is refused for when it begins: tokenizers and rows that a decoder does not go with."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
+import torch
+from datasets import Dataset
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
 from toolkit import AutoModelForMultiScaleReward, MultiScaleRewardTrainer, MultiScaleSettings, RewardFunction
-from toolkit.reward.setup import check_places
+from toolkit.reward.setup import check_places, settle_sharing
 
 
 @pytest.fixture
@@ -74,3 +77,13 @@ def test_a_model_with_such_an_adapter_is_refused_wherever_it_comes_from(reward_m
 
 def test_lora_is_not(reward_model, tokenizer):
     RewardFunction(get_peft_model(reward_model(), LoraConfig(task_type="SEQ_CLS")), tokenizer)
+
+
+@pytest.mark.parametrize(("asked", "shared"), [(None, False), (True, True), (False, False)])
+def test_sides_of_a_pair_share_their_prompt_where_it_saves_time(reward_model, asked, shared):
+    args = SimpleNamespace(shared_prompts=asked, length_column_name="length", device=torch.device("cpu"))
+    long = Dataset.from_dict({"length": [9000], "shared_tokens": [1000]})  # two responses of 4,000 tokens each
+    short = Dataset.from_dict({"length": [90], "shared_tokens": [50]})
+    allowed = asked is not False
+    assert settle_sharing(reward_model(), args, long, allowed) == shared
+    assert settle_sharing(reward_model(), args, short, allowed) == allowed

@@ -46,7 +46,7 @@ def unfrozen(reward_config, tiny_folder, strong_pairs):
 
     def make(evals=None, **options):
         args = reward_config(**options)
-        model = load_for_training(tiny_folder(), args, None)
+        model = load_for_training(tiny_folder(), args, None, strong_pairs)
         freeze_decoder(model)
         tokenizer = AutoTokenizer.from_pretrained(tiny_folder())
         return MultiScaleRewardTrainer(model, args, strong_pairs, evals, processing_class=tokenizer)

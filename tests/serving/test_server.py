@@ -9,10 +9,8 @@ import pytest
 import requests
 import torch
 import uvicorn
-from transformers import TrainerCallback
 
-from tests.helpers import logged
-from toolkit import ReinforceTrainer, RemoteRewardFunction, RewardFunction
+from toolkit import RemoteRewardFunction, RewardFunction
 from toolkit.cli.main import main
 from toolkit.serving.app import make_app
 
@@ -293,30 +291,3 @@ def test_openrlhfs_protocol_reads_whole_texts(serve, reward_folder, chat_pairs, 
     assert answer["rewards"] == answer["scores"]
     torch.testing.assert_close(torch.tensor(answer["rewards"]), torch.tensor(here(prompts, responses)))
     assert requests.post(f"{url}/get_reward", json={**body, "prompts": whole[::-1]}).status_code == 422
-
-
-def test_reinforce_ends_as_with_a_model_in_its_own_process_though_the_server_is_started_again(
-    serve, reward_folder, tiny_folder, chat_pairs, reinforce_config, monkeypatch
-):
-    folder, prompts = reward_folder(), chat_pairs.select_columns(["prompt"])
-    served = serve(RewardFunction(folder), folder, most_rows=0)
-    remote, port = RemoteRewardFunction(served.url), served.socket.getsockname()[1]
-
-    class Stop(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 2:
-                served.stop()
-
-    def start(seconds):
-        serve(RewardFunction(folder), folder, port=port, most_rows=0)
-
-    monkeypatch.setattr("toolkit.serving.client.time.sleep", start)
-    logs = []
-    for reward, callbacks in ((RewardFunction(folder), []), (remote, [Stop()])):
-        args = reinforce_config(prefix_baseline=True, max_steps=4)
-        trainer = ReinforceTrainer(tiny_folder(), reward, args, train_dataset=prompts, callbacks=callbacks)
-        trainer.train()
-        trainer.save_model()
-        logs.append([logged(trainer, key) for key in ("loss", "reward", "grad_norm", "prefix/explained")])
-    assert logs[0] == logs[1]
-    assert remote.retries == 1

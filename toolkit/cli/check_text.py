@@ -20,6 +20,7 @@ from ..data.checks import (
     Row,
     histogram,
 )
+from ..data.prompts import REJECTED_PROMPT
 from ..data.survey import Survey
 from ..pages.tables import print_table
 
@@ -160,11 +161,11 @@ def _print_pair(place: Place, pair: Row, tokens: "TokenChecks | None") -> None:
             print(f"  {side}: the model reads “{_shortened(before)}”")
             print(f"  and scores “{_shortened(response)}”")
         return
-    for side in SIDES:
+    for side in (*SIDES, *([REJECTED_PROMPT] if REJECTED_PROMPT in pair else [])):
         value = pair[side]
         said = [("", value)] if isinstance(value, str) else [(f"{m['role']}: ", m["content"]) for m in value]
         for role, text in said or [("", "")]:
-            print(f"  {side + ':':10}{safe(role)}{_shortened(text)}")
+            print(f"  {side + ': ':10}{safe(role)}{_shortened(text)}")
 
 
 def _shortened(text: str) -> str:

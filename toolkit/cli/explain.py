@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from ..generative.reward import ThoughtReward
     from ..reward.scorer import RewardFunction
 
-    # The reward model or judge, the prompt, the responses, text or messages, by the names that they are shown by, and
-    # the name of the one that the data prefer.
-    Explained = tuple[RewardFunction | ThoughtReward, str | Messages, Mapping[str, Any], str | None]
+    # The reward model or judge, the prompt, the responses, text or messages, by the names that they are shown by, the
+    # name of the one that the data prefer, and the prompt of the last one.
+    Explained = tuple[RewardFunction | ThoughtReward, str | Messages, Mapping[str, Any], str | None, str | Messages]
 
 
 def add_explain(command: argparse.ArgumentParser) -> None:
@@ -45,16 +45,22 @@ def _explain(args: argparse.Namespace) -> None:
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
     try:
-        reward, prompt, responses, preferred = _from_file(args) if args.file is not None else _from_options(args)
+        reward, prompt, responses, preferred, other = (
+            _from_file(args) if args.file is not None else _from_options(args)
+        )
     finally:
         logging.enable_progress_bar()
         datasets.enable_progress_bars()
     if isinstance(reward, ThoughtReward):
         if args.html is not None:
             raise ValueError(f"'{args.model}' is a judge, whose thoughts are printed. Leave out `--html`.")
-        judgements = reward.judge([prompt] * len(responses), list(responses.values()))
-        return print_judgements(prompt, list(responses), judgements, preferred)
-    explanations = explain(reward, prompt, list(responses.values()))
+        prompts = [*[prompt] * (len(responses) - 1), other]
+        return print_judgements(prompt, list(responses), reward.judge(prompts, list(responses.values())), preferred)
+    if other == prompt:
+        explanations = explain(reward, prompt, list(responses.values()))
+    else:
+        first, second = responses.values()
+        explanations = [*explain(reward, prompt, [first]), *explain(reward, other, [second])]
     print_explanations(prompt, list(responses), explanations, preferred)
     if args.html is not None:
         page = render_html(args.model, prompt, list(responses), explanations, preferred)
@@ -74,6 +80,8 @@ def _check_page(file: Path) -> None:
 
 def _from_file(args: argparse.Namespace) -> "Explained":
     from ..data.loading import load_pairs
+    from ..data.messages import text_of
+    from ..data.prompts import REJECTED_PROMPT
     from ..pages.explain import load_reward_function
 
     if args.prompt is not None or args.response:
@@ -83,7 +91,9 @@ def _from_file(args: argparse.Namespace) -> "Explained":
         raise ValueError(f"'{args.file}' has {len(pairs)} pairs, but `--row` is {args.row}. Give 1 to {len(pairs)}.")
     row = pairs[args.row - 1]
     reward = load_reward_function(args.model, tools=row.get("tools"), **(row.get("chat_template_kwargs") or {}))
-    return reward, row["prompt"], {name: row[name] for name in ("chosen", "rejected")}, "chosen"
+    other = row.get(REJECTED_PROMPT, row["prompt"])
+    second = "rejected" if other == row["prompt"] else f"rejected, to the prompt “{text_of(other)}”"
+    return reward, row["prompt"], {"chosen": row["chosen"], second: row["rejected"]}, "chosen", other
 
 
 def _from_options(args: argparse.Namespace) -> "Explained":
@@ -96,6 +106,7 @@ def _from_options(args: argparse.Namespace) -> "Explained":
     reward = load_reward_function(args.model)
     responses = dict(zip(names, args.response, strict=True))
     if reward.processing_class.chat_template is None:
-        return reward, args.prompt, responses, None
+        return reward, args.prompt, responses, None, args.prompt
     messages = {name: [{"role": "assistant", "content": response}] for name, response in responses.items()}
-    return reward, [{"role": "user", "content": args.prompt}], messages, None
+    prompt = [{"role": "user", "content": args.prompt}]
+    return reward, prompt, messages, None, prompt

@@ -13,10 +13,20 @@ from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSa
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from .packing import first_rows_first, pack_rows
+from .tastes import TASTE_COLUMNS
 
 SIDES = ("chosen", "rejected")  # rows of a pair, a group of two, in their order
 # No input of the model
-BESIDE_THE_ROWS = ("margin", "weight", "group_sizes", "response_tokens", "pair_tokens", "ranks", "pairs")
+BESIDE_THE_ROWS = (
+    "margin",
+    "weight",
+    "group_sizes",
+    "response_tokens",
+    "pair_tokens",
+    "ranks",
+    "pairs",
+    *TASTE_COLUMNS,
+)
 
 # Lengths that differ by less count as alike, so that chance has a say in who shares a batch.
 LENGTH_STEP = 32
@@ -41,6 +51,8 @@ class MultiScaleCollator(DataCollatorForPreference):
     which is 2 for a pair, `pair_tokens` `(P,)` int64, how many tokens pass through the decoder for a pair, and
     `margin` and `weight` `(P,)` float32 where the data have them. A batch of `G` lists has the first response of every
     list, then the second of every list that has one, and so on, and `ranks` `(G, K)` int64, -1 beyond a list's last.
+    Where the data have them, `annotator` int64 of every row, and `annotator_share` `(P,)` and `attribute_gaps`
+    `(P, m)` float32 as in [`~toolkit.data.tastes.add_tastes`].
     So has one of pairs by their prompts, with `pairs` `(P, 2)` int64 in place of `ranks`: the rows of each pair.
 
     Args:
@@ -100,6 +112,12 @@ class MultiScaleCollator(DataCollatorForPreference):
                 [first + place for place in pair] for first, example in before for pair in example["response_pairs"]
             ]
             found["pairs"] = torch.tensor(order).argsort()[torch.tensor(rows)]
+        index, *floats = TASTE_COLUMNS
+        if index in examples[0]:
+            own = [example[index] for example, size in zip(examples, sizes, strict=True) for _ in range(size)]
+            found["annotator"] = torch.tensor(own)[order]
+        for column in (each for each in floats if each in examples[0]):
+            found[column] = torch.tensor([example[column] for example in examples], dtype=torch.float)
         if "response_ranks" in examples[0]:
             width = max(self.longest, *sizes)
             ranks = [example["response_ranks"] for example in examples]

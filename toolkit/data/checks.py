@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..stats.intervals import PairAccuracy, wilson_interval
 from .messages import Messages
+from .prompts import REJECTED_PROMPT
 
 Row = dict[str, Any]
 Keys = NDArray[np.uint64]
@@ -116,9 +117,12 @@ class PairCounts:
                 A pair in the form of [`~toolkit.data.formats.normalize_pairs`].
         """
         (prompt, asked), (chosen, better), (rejected, worse) = [self._read(pair[side]) for side in SIDES]
-        texts = (prompt, chosen, rejected)
+        texts: tuple[str, ...] = (prompt, chosen, rejected)
+        if pair.get(REJECTED_PROMPT, pair["prompt"]) != pair["prompt"]:  # each side with its own prompt
+            text, encoded = self._read(pair[REJECTED_PROMPT])
+            texts, asked, better, worse = (*texts, text), b"", asked + b"\xff" + better, encoded + b"\xff" + worse
         self._add_prompt(place, prompt)
-        for side, text in zip(SIDES, texts, strict=True):
+        for side, text in zip(SIDES, texts, strict=False):
             self.lengths[side].append(len(text))
         # No byte of encoded text is 255, so that what stands on the two sides of one cannot run together
         order = better < worse

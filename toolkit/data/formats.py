@@ -16,6 +16,7 @@ from transformers.utils.logging import get_logger
 from .files import row_number
 from .forms import FIRST_ROWS, TEXT_COLUMNS, Form, find_form, find_prompt_form
 from .lists import RANKED_COLUMNS
+from .prompts import REJECTED_PROMPT
 from .row_errors import RowError
 from .tally import Tally, check_left_out, check_pairs
 
@@ -46,7 +47,8 @@ def normalize_pairs(dataset: Dataset, name: str, whole_lists: bool = False) -> D
 
     Returns:
         `datasets.Dataset`: `prompt`, `chosen` and `rejected`, then `margin` and `strength` as floats where they were
-            found, then the other columns unchanged. A prompt may be empty. Of whole lists `responses` and their
+            found, then the other columns unchanged. A prompt may be empty. Where the two sides may answer different
+            prompts, `rejected_prompt` as well. Of whole lists `responses` and their
             `ranks`, from 0 for the best and equal where they are tied, in place of `chosen` and `rejected`.
 
     Raises:
@@ -61,6 +63,7 @@ def normalize_pairs(dataset: Dataset, name: str, whole_lists: bool = False) -> D
     features = dict.fromkeys(TEXT_COLUMNS, feature)
     if whole_lists and form.is_lists:
         features = {"prompt": feature, **dict(zip(RANKED_COLUMNS, (List(feature), List(Value("int64"))), strict=True))}
+    features |= {REJECTED_PROMPT: feature} if form.is_of_two_prompts else {}
     features |= dict.fromkeys(form.numbers, FLOAT)
     result = _map_rows(dataset, name, form, form.rows if whole_lists else form.pairs, features)
     check_pairs(name, len(result), result["strength"][:] if "strength" in result.column_names else None)
@@ -84,6 +87,14 @@ def keep_normalized(dataset: Dataset, source: Dataset) -> Dataset:
     if source in _NORMALIZED:
         _NORMALIZED.add(dataset)
     return dataset
+
+
+def pairs_of_one_prompt(dataset: Dataset, name: str, who: str, whole_lists: bool = False) -> Dataset:
+    """[`normalize_pairs`] for one who reads one prompt of a pair; sides that may answer different ones are refused."""
+    if REJECTED_PROMPT in dataset.column_names:
+        found = f"has a column '{REJECTED_PROMPT}', and {who} one prompt for both sides"
+        raise ValueError(f"Data set '{name}' {found}. Leave those rows and the column out.")
+    return normalize_pairs(dataset, name, whole_lists)
 
 
 def normalize_prompts(dataset: Dataset, name: str) -> Dataset:

@@ -8,7 +8,7 @@ from .answers import CHOSEN, LABELS, SIGNED, Answer, Answers, OneARow, Row, find
 from .division import REPEATED, check_prompt, check_responses, divide
 from .lists import ORDERS, RANKED_COLUMNS, Ranking, column_of_lists, find_lists, pairs_of
 from .messages import MESSAGES, SPEAKS, TEXT, TRANSCRIPT, conversation, is_empty, kind_of, unpack
-from .prompts import Prompts, find_prompts, looks_like_prompts
+from .prompts import REJECTED_PROMPT, Prompts, find_prompts, looks_like_prompts
 from .row_errors import RowError, describe
 
 TEXT_COLUMNS = ("prompt", "chosen", "rejected")
@@ -59,6 +59,11 @@ class Form:
         return [each for each in NUMBER_COLUMNS if each in self.columns or (each == "strength" and has_strength)]
 
     @property
+    def is_of_two_prompts(self) -> bool:
+        """Whether the two sides of a pair may answer different prompts."""
+        return self.answers is not None and REJECTED_PROMPT in self.columns
+
+    @property
     def alone(self) -> int:
         """How many prompts had one response only so far, where rows of one response each are brought together."""
         read = self.answers.read if self.answers else None
@@ -82,16 +87,16 @@ class Form:
                 A row as it was found; a column that it lacks counts as null.
 
         Returns:
-            `list[dict]`: `prompt`, `chosen` and `rejected`, as text or lists of messages, `margin` and `strength` as
-                numbers where the set has them, then the row's other columns. Of a list `responses` and their `ranks`
-                in place of the two sides. Empty where a row alone makes no pair.
+            `list[dict]`: `prompt`, `chosen` and `rejected`, as text or lists of messages, `rejected_prompt`, and
+                `margin` and `strength` as numbers, where the set has them, then the row's other columns. Of a list
+                `responses` and their `ranks` in place of the two sides. Empty where a row alone makes no pair.
 
         Raises:
             `RowError`: If the row is wrong, or, with `no_preference`, if no pair of it states a preference.
         """
         assert self.answers is not None
         self.notes.clear()
-        for column in (*TEXT_COLUMNS, *NUMBER_COLUMNS):
+        for column in (*TEXT_COLUMNS, REJECTED_PROMPT, *NUMBER_COLUMNS):
             if column not in self.columns and row.get(column) is not None:
                 raise RowError(column, describe(row[column]), "The first rows have no such column: give it to all.")
         others = self._others(row)
@@ -134,10 +139,13 @@ class Form:
         return {column: value for column, value in row.items() if column not in self.columns}
 
     def _pair(self, row: Row, answer: Answer | Ranking) -> Row:
-        pair = divide(self._values(row, answer.sides()), self.kinds, self.notes)
-        if not self.prompts.column and not isinstance(pair["prompt"], str):
-            pair["prompt"] = self.prompts.with_system(row, pair["prompt"])
-        check_responses(pair)
+        if self.is_of_two_prompts:
+            pair = self._of_two_prompts(row, answer.sides())
+        else:
+            pair = divide(self._values(row, answer.sides()), self.kinds, self.notes)
+            if not self.prompts.column and not isinstance(pair["prompt"], str):
+                pair["prompt"] = self.prompts.with_system(row, pair["prompt"])
+            check_responses(pair)
         if self.is_text and (not self.prompts.column or REPEATED in self.notes):
             _check_text(pair)
         if isinstance(answer, Ranking):
@@ -149,6 +157,23 @@ class Form:
         if isinstance(answer, Answer) and answer.strength is not None and "strength" not in pair:
             pair["strength"] = answer.strength
         return pair
+
+    def _of_two_prompts(self, row: Row, sides: Row) -> Row:
+        """A pair whose sides are divided each by itself, from the prompt that it answers."""
+        other = row if row.get(REJECTED_PROMPT) is None else row | {"prompt": row[REJECTED_PROMPT]}
+        found: Row = {}
+        for (side, response), asked in zip(sides.items(), (row, other), strict=True):
+            try:  # twice, since a whole conversation tells where it begins beside another one
+                twice = divide(self._values(asked, {side: response, "twice": response}), self.kinds, self.notes)
+            except RowError as error:
+                if asked is row or error.column != "prompt":
+                    raise
+                raise RowError(REJECTED_PROMPT, error.found, error.remedy, error.no_preference) from None
+            found[side], found[f"{side} prompt"] = twice[side], twice["prompt"]
+        prompt, rejected = found.pop("chosen prompt"), found.pop("rejected prompt")
+        for some in [found] if prompt == rejected else [{side: response} for side, response in found.items()]:
+            check_responses(some)
+        return {"prompt": prompt, **found, REJECTED_PROMPT: rejected}
 
     def _values(self, row: Row, sides: Row) -> Row:
         """Unpacked values of a row, each of the kind that all rows share; an empty response is of any kind."""
@@ -162,7 +187,7 @@ class Form:
             if says_nothing:
                 values[column] = [] if known[column] == MESSAGES else ""
             elif kind != known[column]:
-                if column == "rejected" and found["chosen"] == known["chosen"]:
+                if column == "rejected" and found.get("chosen") == self.kinds["chosen"]:
                     raise RowError(column, kind, f"'chosen' has {found['chosen']}: write both alike.")
                 raise RowError(column, kind, f"Rows before have {known[column]}: bring all rows to one form.")
         return values
@@ -238,14 +263,18 @@ def find_form(rows: list[Row], columns: list[str], name: str) -> Form:
     answers = _find_answers(rows, columns)  # anew, as what brings rows together has seen the first ones
     assert answers is not None
     prompts = find_prompts(rows, columns, name, is_whole)
-    own = [column for column in (*TEXT_COLUMNS, *NUMBER_COLUMNS) if column in columns]
+    if REJECTED_PROMPT in columns and (prompts.column != "prompt" or answers.columns[:2] != CHOSEN[0]):
+        found = f"has '{REJECTED_PROMPT}', which goes with 'prompt', 'chosen' and 'rejected', and is read as"
+        raise ValueError(f"Data set '{name}' {found} {answers.name}; {prompts.name}. Rename columns, or remove it.")
+    own = [column for column in (*TEXT_COLUMNS, REJECTED_PROMPT, *NUMBER_COLUMNS) if column in columns]
     read = tuple(dict.fromkeys((*own, *prompts.columns, *answers.columns)))
     if prompts.column is None and not is_whole:
         _check_common_beginning(rows, [column for column in columns if column not in read], answers, name)
     kinds = {"prompt": _kind_of_prompts(rows, prompts)} if prompts.column else {}
     kinds |= {"chosen": kind, "rejected": kind}
     told = "transcripts as in HH-RLHF" if kind == TRANSCRIPT else kind
-    return Form(f"{told}: {answers.name}; {prompts.name}", read, prompts, answers, kinds)
+    other = f", that of the rejected side in `{REJECTED_PROMPT}` where it has one" if REJECTED_PROMPT in own else ""
+    return Form(f"{told}: {answers.name}; {prompts.name}{other}", read, prompts, answers, kinds)
 
 
 def find_prompt_form(rows: list[Row], columns: list[str], name: str) -> Form:

@@ -6,6 +6,8 @@ from collections import Counter
 
 from datasets import Dataset
 
+from .prompts import REJECTED_PROMPT
+
 
 def hold_out(rows: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
     """
@@ -23,8 +25,13 @@ def hold_out(rows: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
         `tuple[Dataset, Dataset]`: The rows to train on and those that are held out, each in their order.
 
     Raises:
-        `ValueError`: If nothing would be left to train on.
+        `ValueError`: If nothing would be left to train on, or the two sides of a pair may answer different prompts.
     """
+    if REJECTED_PROMPT in rows.column_names:
+        raise ValueError(
+            f"Rows with a column '{REJECTED_PROMPT}' join prompts with each other, so that they are not divided by "
+            "prompt. Set `eval_dataset_name` to held-out rows."
+        )
     of_row = [json.dumps(prompt) for prompt in rows["prompt"]]
     count = Counter(of_row)
     prompts = list(count)

@@ -15,6 +15,7 @@ from .files import ENDINGS, FETCH, builder, is_saved, stream_rows, text_lines
 from .formats import FLOAT, keep_normalized, normalize_pairs, normalize_prompts
 from .forms import NUMBER_COLUMNS, TEXT_COLUMNS
 from .lists import RANKED_COLUMNS
+from .prompts import REJECTED_PROMPT
 from .row_errors import RowError, describe
 
 logger = get_logger(__name__)
@@ -166,7 +167,7 @@ def _concatenate(tables: list[tuple[str, Dataset]]) -> Dataset:
     first_name, first = tables[0]
     of_lists = RANKED_COLUMNS if {"prompt", *RANKED_COLUMNS} <= set(first.column_names) else ()
     for name, table in tables[1:]:
-        for column in TEXT_COLUMNS + NUMBER_COLUMNS + of_lists:
+        for column in (*TEXT_COLUMNS, REJECTED_PROMPT, *NUMBER_COLUMNS, *of_lists):
             found = [first.features.get(column), table.features.get(column)]
             if found[0] != found[1] and (column not in NUMBER_COLUMNS or None in found):
                 what = f"differ in column '{column}': {found[0]} and {found[1]}"

@@ -6,12 +6,14 @@ branches apart, so each branch's hidden states, and the gradients through them, 
 
 import inspect
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 
+from .kernels import in_one_row, sharing_pays
 from .probes import PROMPT, TOLERANCE, gap, hidden_states, on_small_copy, probe_rows
 from .rotary import longest_fixed_row
 
@@ -130,6 +132,33 @@ def group_by_prefix(rows: list[list[int]], shared: list[int], max_rows: int) -> 
     return groups
 
 
+def groups_to_share(
+    model: PreTrainedModel, rows: list[list[int]], shared: list[int], max_rows: int
+) -> list[list[int]]:
+    """
+    Put together the rows that begin with the same prompt, where the decoder allows it and it saves time.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The decoder, or a model around it.
+        rows (`list[list[int]]`):
+            Token ids.
+        shared (`list[int]`):
+            Length of each row's prompt.
+        max_rows (`int`):
+            Most rows of a group.
+
+    Returns:
+        `list[list[int]]`: Indices of the rows of each group; else of each row alone.
+    """
+    if why_not_shared(model) is None:
+        groups = group_by_prefix(rows, shared, max_rows)
+        lengths, prompts = packed_lengths(groups, rows, shared), [shared[group[0]] for group in groups]
+        if sharing_pays(model, lengths, prompts, list(map(len, groups)), model.device.type):
+            return groups
+    return [[i] for i in range(len(rows))]
+
+
 def fill_batches(
     lengths: list[int], sizes: list[int], max_size: int, max_tokens: int | None = None
 ) -> list[list[int]]:
@@ -205,7 +234,7 @@ def grouped_inputs(groups: list[list[list[int]]], starts: list[list[int]], pad_t
 
 def branch_mask(model: PreTrainedModel, branch_ids: Tensor) -> Any:
     """
-    Causal attention that lets a branch see the shared tokens and itself.
+    Causal attention that lets a branch see the shared tokens of its row and itself.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -216,18 +245,20 @@ def branch_mask(model: PreTrainedModel, branch_ids: Tensor) -> Any:
 
     Returns:
         `torch.Tensor` of shape `(B, 1, T, T)`: 0 where a token (third axis) sees another (fourth), minus infinity
-        elsewhere; or FlexAttention's block mask.
+        elsewhere; or FlexAttention's block mask of the `B * T` tokens as one row, in which rows do not see each other.
     """
     config, device = model.config.get_text_config(), branch_ids.device
     dtype: torch.dtype = model.get_input_embeddings().weight.dtype  # type: ignore[assignment]
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
     if config._attn_implementation == "flex_attention":
+        row = torch.arange(len(branch_ids), device=device)[:, None].expand_as(branch_ids)
+        branch, row = (in_one_row(ids, -1)[0] for ids in (branch_ids, row))
 
         def visible(b: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return (branch_ids[b, key] == 0) | (branch_ids[b, key] == branch_ids[b, query])
+            return (row[key] == row[query]) & ((branch[key] == 0) | (branch[key] == branch[query]))
 
-        embeds = torch.empty(*branch_ids.shape, 0, dtype=dtype, device=device)
+        embeds = torch.empty(1, len(branch), 0, dtype=dtype, device=device)
         return create_causal_mask(config, embeds, None, None, and_mask_function=visible)
     # Additive, which eager attention needs and SDPA takes without turning it into this form in every layer.
     index = torch.arange(branch_ids.size(1), device=device)
@@ -262,31 +293,70 @@ def _reads_otherwise(model: Any) -> str:
     return ""
 
 
-def why_not_shared(model: PreTrainedModel) -> str | None:
+def why_masked(model: PreTrainedModel) -> str | None:
     """
-    What about a decoder keeps it from running several branches in one row.
+    What about a decoder keeps rows that are padded on the right from doing without a mask.
 
-    It is tried on a small copy of the decoder, whose windows are shorter than the rows. Sharing goes with plain rows
-    that are padded on the right and have no mask, and both must have the hidden states of each row by itself.
+    Causal attention sees no padding that comes after a row, and positions that count from the row's beginning are
+    those that a decoder takes where it is given none. Without a mask the fast kernels can be had. This is tried on a
+    small copy of the decoder, whose windows are shorter than the rows, together with rows that share their prompts.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
             Backbone, or a model around it.
 
     Returns:
-        `str`, or `None` where the copy reads them alike.
+        `str`, or `None` where the copy reads such rows as each by itself.
     """
+    if model not in _found:
+        _found[model] = _why_masked(model)
+    return _found[model]
+
+
+_found: WeakKeyDictionary[PreTrainedModel, str | None] = WeakKeyDictionary()
+
+
+def _why_masked(model: PreTrainedModel) -> str | None:
     config = model.config.get_text_config()
     if getattr(model, "_is_stateful", False):
         return "it has recurrent layers, whose state would pass from branch to branch"
-    if config._attn_implementation not in IMPLEMENTATIONS:
-        return f"its attention implementation '{config._attn_implementation}' takes no mask of (query, key) pairs"
     if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
         return "its attention goes by places in the row instead of `position_ids`"
     if (longest := longest_fixed_row(config)) is not None:
         return f"the frequencies of its rotary positions depend on the length of rows beyond {longest} tokens"
     reason = _reads_otherwise(model.base_model)
     return f"{reason}{kinds_of_attention(config)}" if reason else None
+
+
+def padded_right(attention_mask: Tensor) -> bool:
+    """
+    Whether nothing but padding follows padding.
+
+    Args:
+        attention_mask (`torch.Tensor` of shape `(B, T)`, bool or integer):
+            `True` or 1 on real tokens.
+
+    Returns:
+        `bool`: To read it a GPU is waited for, as Transformers does to see whether a mask has padding at all.
+    """
+    return bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all())
+
+
+def why_not_shared(model: PreTrainedModel) -> str | None:
+    """
+    What about a decoder keeps it from running several branches in one row.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Backbone, or a model around it.
+
+    Returns:
+        `str`, or `None` where a small copy of it reads them as rows by themselves.
+    """
+    implementation = model.config.get_text_config()._attn_implementation
+    if implementation not in IMPLEMENTATIONS:
+        return f"its attention implementation '{implementation}' takes no mask of (query, key) pairs"
+    return why_masked(model)
 
 
 def kinds_of_attention(config: Any) -> str:

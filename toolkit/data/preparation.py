@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .formats import keep_normalized, normalize_pairs
 from .packing import shared_prefix_length
+from .prompts import REJECTED_PROMPT
 from .tally import EQUAL, check_equal
 from .templates import TEMPLATE_COLUMNS
 from .tokens import LIST_COLUMNS, PAIR_COLUMNS, tokenize_list, tokenize_pair
@@ -114,7 +115,7 @@ def group_by_prompt(dataset: Dataset, name: str, length_column_name: str) -> Dat
         and `margin`, of each pair, `shared_tokens`, and the column for the length. Other columns are left out.
     """
     numbers = [column for column in ("weight", "margin") if column in dataset.column_names]
-    given = [column for column in ("prompt", *TEMPLATE_COLUMNS) if column in dataset.column_names]
+    given = [column for column in ("prompt", REJECTED_PROMPT, *TEMPLATE_COLUMNS) if column in dataset.column_names]
     longest, rows, latest = max(dataset[length_column_name]), list[dict[str, Any]](), dict[str, dict[str, Any]]()
     for pair in dataset.select_columns([*PAIR_COLUMNS, *given, *numbers]):
         sides = [(pair[f"{side}_ids"], pair[f"{side}_start"]) for side in ("chosen", "rejected")]

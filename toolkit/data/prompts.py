@@ -24,6 +24,7 @@ NAMES = (
 )
 INSIDE = ("full_text", "messages")  # what was asked, in an object that says more
 SYSTEMS = ("system", "system_prompt")
+REJECTED_PROMPT = "rejected_prompt"  # where the two sides of a pair answer different prompts
 # Of columns that may be prompts whatever they hold, and of those that describe the pair unless they hold long texts
 HINTS = re.compile(r"prompt|instruct|quest|quer|input|context|post|history|article|document|problem|text|title|body")
 LABELS = re.compile(
@@ -34,17 +35,18 @@ WORDS, MANY_WORDS = 1.5, 4  # on average, from which a column may be a prompt; t
 
 
 class Prompts(NamedTuple):
-    """Columns of the prompt: what is asked, what may follow it, the turns before it, and the system message."""
+    """Columns of the prompt: what is asked and may follow it, turns before it, system message and its context."""
 
     column: str | None
     more: str | None = None
     history: str | None = None
     system: str | None = None
+    context: str | None = None
     is_marked: bool = False  # turns are marked in the text of some prompts
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return tuple(column for column in self[:4] if column)
+        return tuple(column for column in self[:5] if column)
 
     @property
     def name(self) -> str:
@@ -63,20 +65,18 @@ class Prompts(NamedTuple):
             if not (isinstance(value, str) and isinstance(row[self.more], str)):
                 raise RowError(self.more, describe(row[self.more]), "Write it as text.")
             value = f"{value}\n{row[self.more]}"
-        if not (self.history or self.system or self.is_marked):
+        if not (self.history or self.system or self.context or self.is_marked):
             return value
         kind = kind_of(value, column)
         asked = [{"role": "user", "content": value}] if kind == TEXT else conversation(value, "prompt", kind, notes)
         return self.with_system(row, [*self._earlier(row, notes), *asked])
 
     def with_system(self, row: Row, prompt: Messages) -> Messages:
-        """The prompt after the row's system message, if there is one that the prompt lacks."""
-        system = row.get(self.system) if self.system else None
-        if system is not None and not isinstance(system, str):
-            raise RowError(str(self.system), describe(system), "Write the system message as text.")
-        if not (system and system.strip()) or (prompt and prompt[0]["role"] == "system"):
-            return prompt
-        return [{"role": "system", "content": system}, *prompt]
+        """The prompt after the row's system message, if there is one that the prompt lacks, and the row's context."""
+        own = prompt[:1] if prompt and prompt[0]["role"] == "system" else []
+        said = [own[0]["content"] if own else _text(row, self.system), _text(row, self.context)]
+        system = "\n\n".join(text for text in said if text.strip())
+        return [{"role": "system", "content": system}, *prompt[len(own) :]] if system else prompt
 
     def _earlier(self, row: Row, notes: list[str]) -> Messages:
         """Turns before the last question: messages, or lists of a question and its answer."""
@@ -93,6 +93,13 @@ class Prompts(NamedTuple):
                 for role, said in zip(("user", "assistant"), turn, strict=True)
             ]
         return conversation(turns, str(self.history), MESSAGES, notes)
+
+
+def _text(row: Row, column: str | None) -> str:
+    value = (row.get(column) if column else None) or ""
+    if not isinstance(value, str):
+        raise RowError(str(column), describe(value), "Write it as text, or remove the column.")
+    return value
 
 
 def find_prompts(rows: list[Row], columns: list[str], name: str, is_whole: bool = False) -> Prompts:
@@ -134,8 +141,9 @@ def find_prompts(rows: list[Row], columns: list[str], name: str, is_whole: bool 
     # Beside `prompt` such a column may hold names of the systems that responded
     words = 2 if column == "prompt" else 1
     system = next((each for each in SYSTEMS if any(_has_words(row.get(each), words) for row in rows)), None)
+    context = "context" if column != "context" and any(row.get("context") for row in rows) else None
     is_marked = any(isinstance(row.get(column), str) and MARK in row[column] for row in rows if column)
-    return Prompts(column, more, history, system, is_marked)
+    return Prompts(column, more, history, system, context, is_marked)
 
 
 def _has_words(value: Any, count: int) -> bool:

@@ -11,6 +11,7 @@ from .files import stream_rows
 from .fixes import PairFiles
 from .forms import FIRST_ROWS, Form, find_form, find_prompt_form
 from .lists import pairs_of
+from .prompts import REJECTED_PROMPT
 from .row_errors import RowError
 from .tally import Tally, check_left_out, check_pairs
 
@@ -87,7 +88,7 @@ class Survey:
             kinds = ["plain text" if each.is_text else "messages" for each in (known, form)]
             if kinds[0] != kinds[1]:
                 self.refusals.append(f"Files '{other}' and '{name}' differ: {kinds[0]} and {kinds[1]}. {ONE_FORM}")
-            elif odd := sorted(set(known.numbers) ^ set(form.numbers)):
+            elif odd := sorted(_optional(known) ^ _optional(form)):
                 self.refusals.append(f"Of files '{other}' and '{name}' only one has the column {odd}. {ONE_FORM}")
             if self.files and self.refusals:
                 raise ValueError(self.refusals.pop())
@@ -126,6 +127,10 @@ class Survey:
             self.refusals.append(unusable.message)
         if self.files:
             self.files.reject(*place, unusable.message, row)
+
+
+def _optional(form: Form) -> set[str]:
+    return {*form.numbers, *([REJECTED_PROMPT] if form.is_of_two_prompts else [])}
 
 
 def find_sources(name_or_path: str, split: str | None = None) -> list[Source]:

@@ -7,12 +7,12 @@ from transformers import PreTrainedTokenizerBase
 
 from .messages import Messages, text_of
 from .packing import shared_prefix_length
+from .prompts import REJECTED_PROMPT
 from .templates import render, row_template_kwargs
 
 # A sentence ends in a full stop or its kin, with the quotes and brackets that may close after it; a line ends in a
 # newline. What a single token cannot show (an abbreviation, a decimal point) is taken for an end.
 _BOUNDARY = re.compile(r"\n|[.!?。！？…][\"'”’»)\]]*\s*$")
-
 
 # A message that no template writes by itself
 _PROBE = "\N{SNOWMAN}"
@@ -354,37 +354,44 @@ def _tokenize_sides(
     needs_prompt: bool,
     length_column_name: str,
 ) -> tuple[list[EncodedResponse], dict[str, Any]]:
-    """The responses to one prompt as rows, and the columns that do not tell them apart."""
-    prompt = row["prompt"]
+    """The responses as rows, and the columns that do not tell them apart."""
+    prompt, other = row["prompt"], row.get(REJECTED_PROMPT, row["prompt"])
+    parts = {"prompt": (prompt, responses)}
+    if other != prompt:
+        first, second = ({side: response} for side, response in responses.items())
+        parts = {"prompt": (prompt, first), REJECTED_PROMPT: (other, second)}
+    sides, cut, reason = list[EncodedResponse](), 0, ""  # text, or `datasets` would settle on a column of nothing
+    for column, (asked, answers) in parts.items():
+        own = _encode_all(row, asked, answers, where, tokenizer)
+        if needs_prompt and any(side.response_start == 0 for side in own):
+            found = f"{where}, column '{column}': the prompt is empty, but `context` or `centre_by_prompt` reads it."
+            raise ValueError(f"{found} Add a prompt, or leave that option out.")
+        try:
+            own, lost = cut_prompt(tokenizer, own, max_length)
+            cut = max(cut, lost)
+        except ValueError as error:
+            side, _ = max(zip(answers, own, strict=True), key=lambda each: len(each[1].input_ids))
+            reason = reason or f"{where}, column '{side}': {error}"
+        sides += own
+    shared = shared_prefix_length([side.input_ids for side in sides])
+    length = shared + sum(len(side.input_ids) - shared for side in sides)
+    return sides, {"cut_tokens": cut, "error": reason, "shared_tokens": shared, length_column_name: length}
+
+
+def _encode_all(
+    row: dict[str, Any], prompt: Any, responses: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase
+) -> list[EncodedResponse]:
+    """The responses to one prompt as rows; each has a token."""
     try:
-        template_kwargs = row_template_kwargs(row)
-        turn = None if isinstance(prompt, str) else turn_parts(tokenizer, prompt, **template_kwargs)
-        sides = [
-            encode_response(tokenizer, prompt, response, turn=turn, **template_kwargs)
-            for response in responses.values()
-        ]
+        kwargs = row_template_kwargs(row)
+        turn = None if isinstance(prompt, str) else turn_parts(tokenizer, prompt, **kwargs)
+        sides = [encode_response(tokenizer, prompt, each, turn=turn, **kwargs) for each in responses.values()]
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     for column, side in zip(responses, sides, strict=True):
         if side.response_start == len(side.input_ids):
-            raise ValueError(
-                f"{where}, column '{column}': the response has no token after the prompt: nothing to score."
-            )
-        if needs_prompt and side.response_start == 0:
-            raise ValueError(
-                f"{where}, column 'prompt': the prompt is empty, but `context` reads it. Add a prompt, or set "
-                "`context='none'`."
-            )
-    reason, cut = "", 0  # text from the first row on, or `datasets` would settle on a column of nothing
-    try:
-        sides, cut = cut_prompt(tokenizer, sides, max_length)
-    except ValueError as error:
-        lengths = dict(zip(responses, (len(side.input_ids) for side in sides), strict=True))
-        column = max(lengths, key=lengths.__getitem__)
-        reason = f"{where}, column '{column}': {error}"
-    shared = shared_prefix_length([side.input_ids for side in sides])
-    length = shared + sum(len(side.input_ids) - shared for side in sides)
-    return sides, {"cut_tokens": cut, "error": reason, "shared_tokens": shared, length_column_name: length}
+            raise ValueError(f"{where}, column '{column}': the response has no token after the prompt to score.")
+    return sides
 
 
 def _common_prefix(first: str, second: str) -> int:

@@ -226,7 +226,8 @@ def score_lines(scored: list[Scored], pairs: ScoredPairs) -> list[dict[str, Any]
 
     Returns:
         `list[dict[str, Any]]`: An object a pair: its `id`, number of the `prompt`, labels, lengths in characters, and
-        scores of both sides by model; then one a set, with `correct`, the number of right responses, which come first.
+        scores of both sides by model; then one a set, with `correct`, the number of right responses, which come first;
+        then one a ranked list, with its `ranks`.
     """
     values = {each.name: each.scores for each in scored}
     values |= {f"{each.name}: {scale}": found for each in scored for scale, found in each.scales.items()}
@@ -239,6 +240,9 @@ def score_lines(scored: list[Scored], pairs: ScoredPairs) -> list[dict[str, Any]
     for each in pairs.sets:
         scores = {name: found[each.responses].tolist() for name, found in values.items()}
         lines.append({"id": each.id, "subset": each.subset, "correct": each.correct, "scores": scores})
+    for ranked in pairs.lists:
+        scores = {name: found[ranked.responses].tolist() for name, found in values.items()}
+        lines.append({"id": ranked.id, "prompt": ranked.prompt, "ranks": ranked.ranks, "scores": scores})
     return lines
 
 

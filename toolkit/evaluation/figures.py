@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..stats.best_of import ScoredSet, best_of
 from ..stats.calibration import (
@@ -21,8 +22,9 @@ from ..stats.intervals import Interval, PairAccuracy, wilson_interval
 from ..stats.length_control import of_like_length, without_length
 from ..stats.metrics import correlation, pair_accuracy
 from ..stats.multiple import holm
+from ..stats.rankings import best_found, kendall_tau
 from ..stats.resampling import bootstrap_interval
-from .pairs import TIES, ResponseSet, ScoredPairs
+from .pairs import TIES, RankedList, ResponseSet, ScoredPairs
 from .scorers import Scored
 
 
@@ -57,6 +59,14 @@ class BestOf(NamedTuple):
     sets: int
 
 
+class ListFigures(NamedTuple):
+    """How near the order of scores comes to rankings."""
+
+    kendall_tau: Interval  # mean over the lists
+    top_1: Interval  # share of lists in which the response with the highest score is one of the best rank
+    lists: int
+
+
 class ModelFigures(NamedTuple):
     """What is known of one score."""
 
@@ -68,6 +78,7 @@ class ModelFigures(NamedTuple):
     length: LengthControl
     best_of: BestOf | None
     best_of_subsets: dict[str, BestOf]
+    lists: ListFigures | None
 
 
 class Difference(NamedTuple):
@@ -136,6 +147,7 @@ def _figures_of_one(scored: Scored, pairs: ScoredPairs) -> ModelFigures:
         best_of_subsets={
             name: _best_of([set_of(scored, each) for each in sets if each.subset == name]) for name in sorted(subsets)
         },
+        lists=_of_lists(scored.scores, pairs.lists) if pairs.lists else None,
     )
 
 
@@ -191,6 +203,18 @@ def _length_control(scores: Tensor, gap: Tensor, pairs: ScoredPairs) -> LengthCo
 def _best_of(sets: list[ScoredSet]) -> BestOf:
     found = wilson_interval(sum(map(best_of, sets)), len(sets))
     return BestOf(*found, sum(each.correct / len(each.scores) for each in sets) / len(sets), len(sets))
+
+
+def _of_lists(scores: Tensor, lists: list[RankedList]) -> ListFigures:
+    """Kendall's correlation and the best found, with intervals by a bootstrap over prompts."""
+    ranks = pad_sequence([torch.tensor(each.ranks) for each in lists], True, -1)
+    own = pad_sequence([scores[each.responses] for each in lists], True)
+    _, numbers = torch.tensor([each.prompt for each in lists]).unique(return_inverse=True)
+    sizes = torch.bincount(numbers)
+    tau, top = (
+        scores.new_zeros(len(sizes)).index_add_(0, numbers, of(own, ranks)) for of in (kendall_tau, best_found)
+    )
+    return ListFigures(bootstrap_interval(tau[None], sizes), bootstrap_interval(top[None], sizes), len(lists))
 
 
 def _differences(scored: list[Scored], pairs: ScoredPairs) -> list[Difference]:

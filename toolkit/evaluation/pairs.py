@@ -14,7 +14,9 @@ from transformers.utils.logging import get_logger
 from ..data.answers import is_several
 from ..data.files import row_number
 from ..data.formats import keep_normalized, normalize_pairs
+from ..data.lists import pairs_of
 from ..data.messages import Messages, text_of
+from ..data.prompts import REJECTED_PROMPT
 from ..data.row_errors import RowError, describe
 from ..data.templates import TEMPLATE_COLUMNS
 
@@ -33,6 +35,15 @@ class ResponseSet(NamedTuple):
     id: str | None
 
 
+class RankedList(NamedTuple):
+    """Several responses to one prompt, with dense ranks: 0 is the best, equal ranks are a tie."""
+
+    responses: list[int]  # places among the responses that are scored
+    ranks: list[int]
+    prompt: int  # its number
+    id: Any
+
+
 class ScoredPairs(NamedTuple):
     """`R` distinct responses to score, and the `P` pairs that they make."""
 
@@ -42,10 +53,11 @@ class ScoredPairs(NamedTuple):
     lengths: Tensor  # (R,) int64, in characters
     chosen: Tensor  # (P,) int64, places among the responses
     rejected: Tensor  # (P,) int64
-    prompt_numbers: Tensor  # (P,) int64, from 0 on; pairs of one prompt have one number
+    prompt_numbers: Tensor  # (P,) int64, from 0 on, of the chosen side; pairs of one prompt have one number
     groups: dict[str, list[str | None]]  # (P,) each, by the names in `GROUPS`; None where a row does not say it
     ids: list[Any]  # (P,) the column `id`, else the number of the pair in its file
     sets: list[ResponseSet]
+    lists: list[RankedList]  # whose every two responses that are not tied are among the pairs
     undecided: int  # prompts with three responses or more of which no best one is known
 
 
@@ -66,6 +78,7 @@ class PairReader:
         self._pairs: list[tuple[int, int, int]] = []
         self._told: list[tuple[dict[str, str | None], Any]] = []
         self._sets: list[ResponseSet] = []
+        self._lists: list[RankedList] = []
         self._undecided = 0
 
     def add(self, name: str, table: Dataset) -> None:
@@ -90,10 +103,15 @@ class PairReader:
                 except RowError as error:
                     raise error.at(name, row_number(name, index)) from None
             return
-        begins, pairs = len(self._pairs), normalize_pairs(table, name)
-        for index, row in self._some(name, pairs):
-            self._add_pair(name, row, row["chosen"], row["rejected"], row.get("id", index + 1))
-        self._add_decided(self._pairs[begins:])
+        begins, rows = len(self._pairs), normalize_pairs(table, name, whole_lists=True)
+        for index, row in self._some(name, rows):
+            id = row.get("id", index + 1)
+            for pair in pairs_of(row):
+                self._add_pair(name, pair, pair["chosen"], pair["rejected"], id)
+            if "ranks" in row:
+                places = [self._place(row["prompt"], response, row) for response in row["responses"]]
+                self._lists.append(RankedList(places, row["ranks"], self._number(row["prompt"]), id))
+        self._add_decided([pair for pair in self._pairs[begins:] if self._of_one_prompt(pair)])
 
     def result(self) -> ScoredPairs:
         """
@@ -119,6 +137,7 @@ class PairReader:
             groups={name: labels for name, labels in told.items() if any(label is not None for label in labels)},
             ids=[id for _, id in self._told],
             sets=self._sets,
+            lists=self._lists,
             undecided=self._undecided,
         )
 
@@ -139,12 +158,17 @@ class PairReader:
         return place
 
     def _add_pair(self, name: str, row: Mapping[str, Any], chosen: Any, rejected: Any, id: Any) -> None:
-        number = self._prompts.setdefault(json.dumps(row["prompt"]), len(self._prompts))
-        self._pairs.append(
-            (self._place(row["prompt"], chosen, row), self._place(row["prompt"], rejected, row), number)
-        )
+        other = row.get(REJECTED_PROMPT, row["prompt"])
+        places = self._place(row["prompt"], chosen, row), self._place(other, rejected, row)
+        self._pairs.append((*places, self._number(row["prompt"])))
         told = {group: None if row.get(group) is None else str(row[group]) for group in GROUPS}
         self._told.append((told | {"file": Path(name).name}, id))
+
+    def _number(self, prompt: Any) -> int:
+        return self._prompts.setdefault(json.dumps(prompt), len(self._prompts))
+
+    def _of_one_prompt(self, pair: tuple[int, int, int]) -> bool:
+        return bool(self._rows[pair[0]][0] == self._rows[pair[1]][0])
 
     def _add_set(self, name: str, row: dict[str, Any]) -> None:
         _check_set(row)

@@ -60,6 +60,8 @@ def all_tables(figures: Figures) -> dict[str, list[Table]]:
         found["Parts of the data"] = [_by_group(figures, group) for group in groups]
     if any(model.best_of for model in models.values()):
         found["Best of several"] = _best_of(figures)
+    if any(model.lists for model in models.values()):
+        found["Ranked lists"] = [_lists(figures)]
     return found
 
 
@@ -111,6 +113,8 @@ _EXPLAINED = {
     "Length": "What is ranked right where length cannot tell: among pairs of like length, and after the part of each "
     "gap that goes with the logarithm of the ratio of lengths is taken out.",
     "Parts of the data": "Accuracy on parts, with intervals. Among many parts some lie high and some low by chance.",
+    "Ranked lists": "Kendall's rank correlation of scores and ranking (1 is the same order), and how often the "
+    "response with the highest score is one of the best rank, with intervals of a bootstrap over prompts.",
     "Best of several": "How often the response with the highest score is a right one, of three or more to one prompt.",
 }
 
@@ -192,6 +196,16 @@ def _best_of(figures: Figures) -> list[Table]:
 def _best(name: str, best: BestOf) -> tuple[str, ...]:
     value, interval = interval_cells(Interval(best.value, best.low, best.high), 1, 100)
     return name, value, interval, _percent(best.chance), f"{best.sets:,}"
+
+
+def _lists(figures: Figures) -> Table:
+    header = ("score", "Kendall's τ", "95% interval", "best found, %", "95% interval", "lists")
+    rows = [
+        (name, *interval_cells(found.kendall_tau, 3), *interval_cells(found.top_1, 1, 100), f"{found.lists:,}")
+        for name, model in figures.models.items()
+        if (found := model.lists)
+    ]
+    return Table(header, rows, "Ranked lists")
 
 
 def _percent(value: float | None) -> str:

@@ -8,7 +8,7 @@ import torch
 from accelerate.utils import gather
 from torch import Tensor
 
-from ..data.formats import normalize_pairs
+from ..data.formats import pairs_of_one_prompt
 from ..data.positions import last_kept
 from ..policy.reductions import mean_and_std
 from ..policy.returns import leave_one_out_baseline, reward_to_go
@@ -225,7 +225,7 @@ class ThoughtTrainer(ReinforceTrainer):
 
 def _normalized(dataset: Any, name: str, size: int) -> Any:
     """Pairs, or whole lists of up to so many responses."""
-    rows = normalize_pairs(dataset, name, whole_lists=size > 2)
+    rows = pairs_of_one_prompt(dataset, name, "a thinking judge reads", whole_lists=size > 2)
     if size > 2:
         most = max(map(len, rows["responses"])) if "responses" in rows.column_names else 2
         if not 2 < most <= size:

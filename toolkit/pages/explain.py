@@ -100,10 +100,11 @@ def explain(reward: RewardFunction, prompt: str | Messages, responses: Sequence[
         if not text_of(response).strip():
             raise ValueError(f"Response {number} is empty: it has no token to score. Give it some text.")
         row = reward.encode(prompt, response)
-        if row.response_start == 0 and reward.settings.context != "none":
+        if row.response_start == 0 and reward.settings.reads_prompt:
+            context = reward.settings.context
+            found = f"`context` is '{context}'" if context != "none" else "`centre_by_prompt` is set"
             raise ValueError(
-                f"The prompt is empty, but this model's `context` is '{reward.settings.context}', which reads the "
-                "prompt's last token. Give a prompt."
+                f"The prompt is empty, but this model's {found}, which reads the prompt's last token. Give a prompt."
             )
         tokens, most = len(row.input_ids) - row.response_start, reward.max_length
         if most is not None and tokens >= most:

@@ -309,7 +309,7 @@ def language_head_activations(
     gradients of the hidden states and, in full fine-tuning, of the head's weights in float32.
     """
     scored, h = rows * scored, decoder.hidden
-    tile = min(scored, HEAD_TILE_TOKENS) * min(decoder.vocabulary, HEAD_TILE_VOCABULARY) * precision.products
+    tile = min(scored, HEAD_TILE_TOKENS) * HEAD_TILE_VOCABULARY * precision.products  # however small the vocabulary
     gradients = 4 * scored * h + (0 if rank else 4 * decoder.vocabulary * h)
     return rows * length * _norm(decoder, precision, rank) + scored * h * precision.weights + tile + gradients
 
@@ -328,7 +328,8 @@ def activation_bytes(
     Bytes of activations at their most.
 
     With checkpointing, one residual stream a layer, $wh$ a token, and then the head's or one layer's whole
-    activations, whichever is more; without it, the head's and every layer's. Beside them the rotary embedding and the
+    activations with the gradients of two as wide as the MLP, $2cf$, whichever is more; without it, the head's and
+    every layer's. Beside them the rotary embedding and the
     boolean mask. Autocast also keeps a bfloat16 copy of each float32 matrix: of trained ones through the forward
     pass, of frozen ones as long as the layer's activations.
 
@@ -357,6 +358,8 @@ def activation_bytes(
     if precision.autocast and precision.adapters == 4:
         common += 2 * adapter_weights
     if checkpointing:
+        # As the layer is gone through backwards, the gradients of its two widest activations come on top
+        layer += 2 * tokens * decoder.intermediate * precision.products
         return common + decoder.layers * tokens * decoder.hidden * precision.weights + max(layer, head)
     return common + decoder.layers * layer + head
 

@@ -1,5 +1,6 @@
 """What a run needs before it is started: memory of each GPU, tokens and hours, from a model's configuration alone."""
 
+import math
 import os
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -40,7 +41,10 @@ class MemoryPlan(NamedTuple):
     gradients: int
     optimizer: int
     activations: int
-    generation: int  # cache, prompt pass and, under ZeRO-3, the whole weights; 0 for a reward model
+    generation: (
+        int  # cache, prompt pass and, under ZeRO-3, the whole weights, or vLLM that sleeps; 0 for a reward model
+    )
+    vllm: int  # that is awake throughout
     reward_model: int
     reference_model: int
     overhead: Overhead
@@ -65,6 +69,12 @@ class Run(NamedTuple):
     completion_length: int = 0  # of a policy; 0 for a reward model
     generated_rows: int = 0  # of one GPU at once
     beta: float = 0.0  # of the divergence from a reference model
+    prompt_length: int = 0  # tokens that rows of one prompt may share; 0: none
+    rows_per_prompt: int = 2  # both sides of a pair, or the generations of a prompt
+    card: int = 0  # bytes of a GPU, of which vLLM takes its share
+    vllm_share: float | None = None  # on the same GPU; 0 with a server on others, `None` where Transformers samples
+    vllm_sleeps: bool = False  # while the policy is trained
+    reward_on_policy_base: bool = False  # the reward model is an adapter there
 
 
 def load_config(name_or_path: str) -> PreTrainedConfig:
@@ -213,7 +223,8 @@ def plan_memory(
         run ([`Run`]):
             How it is trained.
         reward_model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`], *optional*):
-            What scores a policy's completions. Whole on every GPU, but under ZeRO-3.
+            What scores a policy's completions. Whole on every GPU, but under ZeRO-3; with `reward_on_policy_base` its
+            adapters alone. A served one is not given: it holds nothing here.
         load_in_4bit (`bool`), double_quantisation (`bool`):
             Whether the base model is in 4 bits, and whether their constants are quantised, too. Neither by default.
 
@@ -236,25 +247,74 @@ def plan_memory(
     # The files in deepspeed_configs/ leave both sizes to Transformers, which derives them from the width.
     persistent, bucket = 10 * decoder.hidden, decoder.hidden**2
     states = model_states(parameters, run.stage, run.gpus, persistent, run.offload, float32_gradients=True)
-    shape = (decoder, precision, run.rows, run.length)
-    head = score_activations(*shape, lora_rank)
-    if run.completion_length:
-        head = language_head_activations(*shape, run.completion_length, lora_rank)
-    adapter_weights = sum(parameter.numel() for parameter in adapters.values())
-    activations = activation_bytes(*shape, run.gradient_checkpointing, head, lora_rank, adapter_weights)
+    adapted = sum(parameter.numel() for parameter in adapters.values())
+    activations = max(_activations(decoder, precision, run, *rows, lora_rank, adapted) for rows in layouts(run))
     overhead = framework_overhead(
         parameters, run.stage, run.gpus, persistent, bucket, run.offload, activations=activations
     )
-    generation = reward = reference = 0
+    generation = vllm = reward = reference = 0
     if run.completion_length:
-        generation = _generation_bytes(decoder, precision, parameters, run)
+        if run.vllm_share is None:
+            generation = _generation_bytes(decoder, precision, parameters, run)
+        elif run.vllm_sleeps:
+            generation = int(run.vllm_share * run.card)
+        else:
+            vllm = int(run.vllm_share * run.card)
         if run.beta and not adapters:  # with LoRA the reference is the policy without its adapter
             reference = _frozen_bytes(parameters, run, persistent)
     if reward_model is not None:
         scorer, rows = decoder_shape(reward_model), min(REWARD_ROWS, run.generated_rows)
-        reward = _frozen_bytes(list_parameters(reward_model), run, 10 * scorer.hidden)
+        held = list_parameters(reward_model)
+        if run.reward_on_policy_base:
+            held = [parameter for parameter in held if parameter.trainable]
+        reward = _frozen_bytes(held, run, 10 * scorer.hidden)
         reward += inference_bytes(scorer, rows, run.length, _loaded_itemsize(reward_model))
-    return MemoryPlan(*states, activations, generation, reward, reference, overhead)
+    return MemoryPlan(*states, activations, generation, vllm, reward, reference, overhead)
+
+
+def layouts(run: Run) -> list[tuple[int, int, int]]:
+    """
+    Rows of a pass, tokens of each, and how many of these are sampled, in every way that a trainer may lay them out.
+
+    Each row by itself, and, where prompts can be shared, one row of a prompt with all that follows it: fewer tokens,
+    but longer rows, whose masks grow with the square. Which of the two a trainer takes is decided by its kernels.
+    """
+    found = [(run.rows, run.length, run.completion_length)]
+    if run.prompt_length:
+        each = run.rows_per_prompt
+        own = (run.length - run.prompt_length) * each
+        found.append((math.ceil(run.rows / each), run.prompt_length + own, run.completion_length * each))
+    return found
+
+
+def checkpoint_bytes(model: PreTrainedModel | PeftModel, run: Run) -> int:
+    """
+    Bytes of a checkpoint on the disk, of all processes together: the weights that are saved, which with LoRA are those
+    that are trained, and the optimizer's states. With `save_total_limit` one more than that number lie there for a
+    while.
+    """
+    parameters = list_parameters(model)
+    if run.stage and run.bf16:
+        parameters = in_bfloat16(parameters)
+    trained = [parameter for parameter in parameters if parameter.trainable]
+    saved = trained if isinstance(model, PeftModel) else parameters
+    moments = sum(p.numel * 12 if run.stage else 2 * p.nbytes for p in trained)
+    return sum(p.nbytes for p in saved) + moments
+
+
+def _activations(
+    decoder: Decoder,
+    precision: Precision,
+    run: Run,
+    rows: int,
+    length: int,
+    sampled: int,
+    lora_rank: int,
+    adapter_weights: int,
+) -> int:
+    shape = (decoder, precision, rows, length)
+    head = language_head_activations(*shape, sampled, lora_rank) if sampled else score_activations(*shape, lora_rank)
+    return activation_bytes(*shape, run.gradient_checkpointing, head, lora_rank, adapter_weights)
 
 
 def _without_adapters(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
@@ -298,6 +358,13 @@ def _check(run: Run, lora: bool, load_in_4bit: bool) -> None:
         )
     if run.offload and run.stage != 3:
         raise ValueError(f"Offloading is of ZeRO-3, but the stage is {run.stage}. Use `--zero 3`, or leave it out.")
+    if run.prompt_length >= run.length:
+        raise ValueError(
+            f"Prompts of {run.prompt_length} tokens leave nothing of rows of {run.length} for the response. "
+            "`--length` counts both: make it larger."
+        )
+    if run.reward_on_policy_base and not lora:
+        raise ValueError("A reward model on the policy's base needs a policy that is an adapter. Add `--lora-rank`.")
     if run.completion_length >= run.length:
         raise ValueError(
             f"Completions of {run.completion_length} tokens leave nothing of rows of {run.length} for the prompt. "

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, StaticCache
 from transformers.cache_utils import StaticLayer
 
-from ..data.packing import IMPLEMENTATIONS, branch_mask, group_by_prefix, kinds_of_attention, pack_rows
+from ..data.kernels import in_one_row, is_flex, on_cpu
+from ..data.packing import (
+    IMPLEMENTATIONS,
+    branch_mask,
+    group_by_prefix,
+    groups_to_share,
+    kinds_of_attention,
+    pack_rows,
+    why_masked,
+)
 from ..data.positions import positions_from
 from ..data.probes import TOLERANCE, gap, on_small_copy, probe_rows
 
@@ -49,7 +58,7 @@ def policy_batch(
     """
     rows = [prompt + response[:-1] for prompt, response in zip(prompts, responses, strict=True)]
     shared = [len(prompt) - 1 for prompt in prompts]
-    groups = group_by_prefix(rows, shared, len(rows)) if share else [[i] for i in range(len(rows))]
+    groups = groups_to_share(model, rows, shared, len(rows)) if share else [[i] for i in range(len(rows))]
     order = [i for group in groups for i in group]
     packed = pack_rows([[rows[i] for i in group] for group in groups], [shared[g[0]] for g in groups], pad_token_id)
     labels = torch.full((packed.input_ids.numel(),), -100)
@@ -59,12 +68,15 @@ def policy_batch(
         index[i, :length] = packed.token_index[row, shared[i] : shared[i] + length]
         labels[index[i, :length]] = torch.tensor(responses[i], dtype=torch.long)
     inputs = {"input_ids": packed.input_ids, "shift_labels": labels.view_as(packed.input_ids)}
-    if len(groups) < len(rows):
+    flex = is_flex(model) and why_masked(model) is None
+    if len(groups) < len(rows) or flex:
         mask = branch_mask(model, packed.branch_ids.to(model.device))
         inputs |= {"attention_mask": mask, "position_ids": packed.position_ids}
-    elif not share:
+    elif why_masked(model) is not None:
         inputs["attention_mask"] = packed.attention_mask
-    # Else plain rows padded on the right, which causal attention needs no mask for.
+    if flex:
+        paddings = {"input_ids": pad_token_id, "shift_labels": -100, "position_ids": 0}
+        inputs |= {name: in_one_row(inputs[name], padding) for name, padding in paddings.items()}
     return PolicyBatch({key: value.to(model.device) for key, value in inputs.items()}, index.to(model.device))
 
 
@@ -103,7 +115,7 @@ def unpadded(input_ids: Tensor, attention_mask: Tensor, response_width: int) -> 
         `tuple[list[list[int]], list[list[int]]]`: Prompts and responses.
     """
     sizes = [input_ids.size(1) - response_width, response_width]
-    ids, mask = (tensor.cpu().split(sizes, dim=1) for tensor in (input_ids, attention_mask.bool()))
+    ids, mask = (tensor.split(sizes, dim=1) for tensor in on_cpu((input_ids, attention_mask.bool())))
     prompts, responses = (
         [row[keep].tolist() for row, keep in zip(*side, strict=True)] for side in zip(ids, mask, strict=True)
     )

@@ -8,6 +8,7 @@ import torch
 from accelerate.utils import reduce
 from torch import Tensor
 
+from ..data.kernels import on_cpu
 from ..data.messages import Messages
 from ..reward.scorer import RewardFunction
 from ..reward.scores import ResponseScore, rewards_of
@@ -88,11 +89,12 @@ class PrefixBaseline:
         remaining = advantages - features @ ridge_coefficients(self.fit, self.penalty).to(features)
         # Only what has been subtracted may learn from this batch: a fit that has seen a response's own return would
         # take a part of its signal away.
-        batch = batch_ridge_statistics(features[scored.bool()], advantages[scored.bool()])
-        batch = RidgeStatistics(*(reduce(part, "sum").cpu() for part in batch))
+        kept = scored.nonzero(as_tuple=True)
+        batch = batch_ridge_statistics(features[kept], advantages[kept])
+        batch = RidgeStatistics(*on_cpu(reduce(part, "sum") for part in batch))
         self.fit = decay_and_add(self.fit, batch, self.decay)
-        count, before, after = reduced_sums(scored, advantages**2, remaining**2)
-        return remaining, (1 - after / before.clamp(min=1e-12)).item() if count else 0.0
+        count, before, after = reduced_sums(scored, advantages**2, remaining**2).tolist()
+        return remaining, 1 - after / max(before, 1e-12) if count else 0.0
 
     def state_dict(self) -> dict[str, tuple[Tensor, ...]]:
         """The fit, alike on every process, under the key `prefix_fit`."""

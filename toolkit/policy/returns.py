@@ -177,6 +177,7 @@ def update_moments(moments: Moments, values: Tensor) -> Moments:
     Returns:
         [`Moments`]
     """
+    values = values.cpu()  # from where its sums come without waiting
     values = values[~values.isnan()].double()
     if values.numel() == 0:
         return moments

@@ -153,7 +153,7 @@ class ReinforceTrainer(ModelCards, ExactResume, RLOOTrainer):
             self.reward_funcs = given
         # A judge may fail once; what has scored nothing in the first two batches will not score
         patient = not self.model.training or self._step == 0 or self._reward_moments.size > 0
-        check_rewards(self._rewards, self.reward_func_names, self.state.global_step, scored_before=patient)
+        check_rewards(self._rewards.cpu(), self.reward_func_names, self.state.global_step, scored_before=patient)
         return self._rewards
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:

@@ -10,7 +10,7 @@ from transformers.utils.hub import cached_file
 
 from ..data.batches import has_lists
 from ..training.cards import CARD_NAME, Card, data_source_of, source_of
-from .record import what_stock_reads
+from .record import shared_weights, what_stock_reads
 
 TASK = "Held-out preference pairs"  # by which results are found again in a card
 MIX, LONGER = "mix", "longer wins"
@@ -55,11 +55,14 @@ def reward_card(trainer: Any) -> Card:
 
 def mixture(settings: Any) -> str:
     """What a score is made of, in words."""
+    centred = ", less its value for an empty response" if settings.centre_by_prompt else ""
+    outputs = "" if settings.outputs == 1 else f"; {settings.outputs} outputs are read by {shared_weights(settings)}"
     if settings.scales == ["response"]:
         conditioned = ", conditioned on the prompt" if settings.context == "head" else ""
-        return f"read at the response's last token{conditioned}"
+        return f"read at the response's last token{conditioned}{centred}{outputs}"
     how = "weighed by the prompt" if settings.context == "gate" else "averaged"
-    return f"a mix of the scales {', '.join(settings.scales)}, {how}"
+    of_response = ", that of the response" * bool(centred)
+    return f"a mix of the scales {', '.join(settings.scales)}, {how}{of_response}{centred}{outputs}"
 
 
 def held_out_metrics(state: Any, best: bool) -> dict[str, Mapping[str, float]]:

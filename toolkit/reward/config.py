@@ -6,7 +6,7 @@ from typing import Any
 from trl import RewardConfig
 
 from ..training.options import COUNT, SHARE, check_numbers, check_training_numbers, help_from_docstring
-from .head import check_scales
+from .head import check_reader, check_scales
 from .scales import SCALES
 
 # The five preference models of Table 1 of the paper; each is a set of options and nothing else.
@@ -45,7 +45,7 @@ PREFERENCE_MODELS: dict[str, dict[str, Any]] = {
 LOSS_TYPES = ("pairwise", "pointwise", "plackett_luce", "log_sum_exp")
 _RANGES: dict[tuple[str, ...], dict[str, Any]] = {
     ("num_hidden_layers", "layers", "max_tokens_per_batch", "max_length", "pad_to_multiple_of"): COUNT,
-    ("dataset_num_proc", "list_reach"): COUNT,
+    ("dataset_num_proc", "list_reach", "outputs"): COUNT,
     ("learning_rates", "scale_loss_weight", "center_rewards_coefficient"): {"least": 0},
     ("coarse_warmup", "list_reach_warmup"): SHARE,
     # Above a half the other response would be the one that is preferred
@@ -68,6 +68,9 @@ class MultiScaleRewardConfig(RewardConfig):
         context (`str`, *optional*, defaults to `"none"`):
             How the prompt enters the score: with 'none' every scale weighs the same for all prompts, 'gate' weighs
             them by prompt, 'head' conditions the response head on it.
+        centre_by_prompt (`bool`, *optional*, defaults to `False`):
+            Whether a score is that of the response less that of an empty one, so that responses to different prompts
+            compare. Differences between responses to one prompt stay as they are.
         num_hidden_layers (`int`, *optional*):
             Run so many of the decoder's layers and read its state there. In the middle a pretrained decoder often says
             more of a response than at its end, and a reward model without the rest is faster.
@@ -75,6 +78,15 @@ class MultiScaleRewardConfig(RewardConfig):
             'pairwise' compares the two responses of a pair; 'pointwise' labels chosen 1 and rejected 0. Of ranked
             lists these take every two responses; 'plackett_luce' takes the choice of the best, then of the next best
             and so on, 'log_sum_exp' one logarithm over all comparisons. With pairs those two are 'pairwise'.
+        outputs (`int`, *optional*, defaults to `1`):
+            Numbers that the head says of a response at each scale, of which a reader makes the preference. With
+            labels of attributes one for each attribute.
+        reader (`str`, *optional*, defaults to `"linear"`):
+            How: 'linear' by a weighted sum, 'mixture' as one of several judges that each has a score, 'skew' by areas
+            between vectors, which can go in circles, 'gaussian' by a score and its variance, with two outputs.
+        reader_weights (`str`, *optional*, defaults to `"shared"`):
+            Whose the reader's weights are: 'shared' by all, read from the 'prompt', or of each 'annotator', by a
+            column of that name.
         list_reach (`int`, *optional*):
             Most steps between the ranks of two responses of a list that are compared: 1 compares neighbours alone.
             All are compared where it is not set.
@@ -91,7 +103,7 @@ class MultiScaleRewardConfig(RewardConfig):
         shared_prompts (`bool`, *optional*):
             Whether what the two sides of a pair have in common at their beginning passes through the decoder once. The
             scores and gradients are the same. Where it is not set, it is done if the decoder and its attention
-            implementation allow it.
+            implementation allow it, and with SDPA if the lengths of the training rows let it save time.
         group_by_prompt (`bool`, *optional*, defaults to `False`):
             Whether training pairs with the same prompt are one row, in which the prompt and each response pass through
             the decoder once. Every pair keeps its loss. A batch has `per_device_train_batch_size` such rows.
@@ -117,8 +129,12 @@ class MultiScaleRewardConfig(RewardConfig):
 
     scales: list[str] = field(default_factory=lambda: list(SCALES))
     context: str = "none"
+    centre_by_prompt: bool = False
     num_hidden_layers: int | None = None
     loss_type: str = "pairwise"
+    outputs: int = 1
+    reader: str = "linear"
+    reader_weights: str = "shared"
     list_reach: int | None = None
     list_reach_warmup: float | None = None
     scale_loss_weight: float = 0.5
@@ -139,7 +155,8 @@ class MultiScaleRewardConfig(RewardConfig):
         check_training_numbers(self)
         super().__post_init__()  # type: ignore[no-untyped-call]
         check_numbers(self, _RANGES)  # of which TRL has filled one in
-        check_scales(self.scales, self.context)
+        check_scales(self.scales, self.context, self.centre_by_prompt)
+        check_reader(self)
         self._check_loss()
         for name, usual in {"batch_eval_metrics": False, "eval_do_concat_batches": True}.items():
             if getattr(self, name) != usual:
@@ -168,6 +185,15 @@ class MultiScaleRewardConfig(RewardConfig):
             raise ValueError(
                 "`list_reach` is of comparisons, and `loss_type='plackett_luce'` has choices among all that are left. "
                 "Leave it out, or take 'log_sum_exp'."
+            )
+        if self.reader != "linear" and (self.loss_type != "pairwise" or self.center_rewards_coefficient):
+            raise ValueError(
+                f"`reader='{self.reader}'` says by how much one response is preferred to the other, and has no score "
+                f"of each for `loss_type='{self.loss_type}'` or `center_rewards_coefficient`. Use 'pairwise' alone."
+            )
+        if self.outputs > 1 and (self.learning_rates is not None or self.group_by_prompt):
+            raise ValueError(
+                "`learning_rates` and `group_by_prompt` are for heads with one output. Leave them out, or `outputs`."
             )
 
     def _check_layers(self) -> None:

@@ -4,6 +4,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from ..data.prompts import REJECTED_PROMPT
 from ..data.templates import TEMPLATE_COLUMNS
 from ..stats.metrics import PairScores
 from .losses import pairwise_logistic_loss
@@ -32,9 +33,12 @@ def evaluate_pairs(reward: RewardFunction, pairs: Dataset) -> PairScores:
     Raises:
         `ValueError`: If a response has no token to score; the message names the pair.
     """
-    prompts = list(pairs["prompt"])
+    others = REJECTED_PROMPT if REJECTED_PROMPT in pairs.column_names else "prompt"
     columns = {name: list(pairs[name]) for name in TEMPLATE_COLUMNS if name in pairs.column_names}
-    chosen, rejected = (_all_scored(reward.score(prompts, list(pairs[side]), **columns), side) for side in SIDES)
+    chosen, rejected = (
+        _all_scored(reward.score(list(pairs[asked]), list(pairs[side]), **columns), side)
+        for side, asked in zip(SIDES, ("prompt", others), strict=True)
+    )
     good, bad = (torch.tensor([score.reward for score in side]) for side in (chosen, rejected))
     good_scales, bad_scales = (torch.stack([score.scale_scores for score in side]) for side in (chosen, rejected))
     gates = [torch.stack([score.gate for score in side]) for side in (chosen, rejected)]

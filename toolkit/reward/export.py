@@ -22,7 +22,7 @@ from .loading import AutoModelForMultiScaleReward, load_tokenizer, without_load_
 from .model import base_reward_model
 from .pooling import STATE, read_pooled, save_pooled_head, stack_head
 from .probe_scores import ProbeScores, probe, score_rows
-from .record import add_tokenizer, finder, read_record
+from .record import add_tokenizer, finder, read_record, shared_weights
 from .scorer import RewardFunction
 from .verification import distance, tolerance
 
@@ -120,7 +120,11 @@ def _why_not(form: str, settings: MultiScaleSettings, adapter: bool) -> str | No
     if form == "stock" and "response" not in settings.scales:
         scales = " and ".join(settings.scales)
         return f"stock classes read the last token, and its score is of means ({scales}). Use the form 'pooling'"
-    if form == "stock" and settings.context == "head":
+    if form == "pooling" and settings.outputs > 1:
+        return f"its head has {settings.outputs} outputs, and that form is of one. Use another form"
+    if form == "stock" and settings.reader_weights == "prompt":
+        return "its reader's weights hang on the prompt, which no linear map of the last token says"
+    if form == "stock" and (settings.context == "head" or settings.centre_by_prompt):
         why = "its response scale is conditioned on the prompt, which no linear map of the last token says"
         return f"{why}. Use the form 'pooling'"
     return None
@@ -153,7 +157,7 @@ def _write_merged(model: Any, tokenizer: Any, probes: ProbeScores, part: Path) -
 def _write_stock(model: Any, tokenizer: Any, probes: ProbeScores, part: Path) -> Exported:
     scales, notes = model.settings.scales, []
     place = scales.index("response")
-    _save_with_rows(model, model.score.weight.detach(), ["response"], part)
+    _save_with_rows(model, model.state_dict()["score.weight"], ["response"], part)
     stock = _stock(part)
     with torch.no_grad():
         found = [stock(input_ids=torch.tensor([row])).logits.item() for row in probes.rows]
@@ -163,6 +167,8 @@ def _write_stock(model: Any, tokenizer: Any, probes: ProbeScores, part: Path) ->
             f"The response scale alone, read at the last token. The model's own score is {mixture(model.settings)}; "
             "scales of tokens and segments are means over positions, which no linear map of the last token says."
         )
+    if model.settings.outputs > 1:
+        notes.append(f"It is read by {shared_weights(model.settings)}.")
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         why = "The padding token is EOS, and stock classes look for the last token that is not padding"
         notes.append(f"{why}: of a row that ends with EOS they read the token before it, and another score.")

@@ -170,8 +170,8 @@ def _load_whole(
         # Transformers keeps in float32 what it reads, not what a checkpoint lacks: a new head, or an adapter's.
         if not hasattr(parameter, "ds_id"):  # in pieces under ZeRO-3, whose dtype is DeepSpeed's to settle
             parameter.data = parameter.data.float()
-    if "response" not in model.settings.scales:
-        # It takes no part in the score and stays 0. Frozen here, since loading makes every parameter trainable.
+    if "response" not in model.settings.scales or model.settings.outputs > 1:
+        # It takes no part in the score. Frozen here, since loading makes every parameter trainable.
         model.score.weight.requires_grad_(False)
     return model, set(info["missing_keys"])
 

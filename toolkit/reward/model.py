@@ -16,13 +16,15 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ..data.packing import branch_mask
+from ..data.kernels import in_one_row, is_flex
+from ..data.packing import branch_mask, padded_right, why_masked
 from ..data.positions import last_kept, positions_from, response_mask, segment_ends
 from ..data.rotary import settle_frequencies
-from .head import MultiScaleHead, MultiScaleSettings
+from .head import HeadOutput, MultiScaleHead, MultiScaleSettings
 from .layers import hidden_states
 from .output import MultiScaleRewardOutput
-from .reading import read_scores, response_starts, with_open_end
+from .readers import score_weights
+from .reading import read_outputs, read_scores, response_starts, with_open_end
 from .record import leave_without_record, write_record
 from .scales import mix
 
@@ -105,6 +107,8 @@ class MultiScaleMixin:
         branch_ids: Tensor | None = None,
         token_index: Tensor | None = None,
         states: Tensor | None = None,
+        annotator: Tensor | None = None,
+        mixed: Tensor | None = None,
         **kwargs: Any,
     ) -> MultiScaleRewardOutput:
         """
@@ -127,7 +131,12 @@ class MultiScaleMixin:
                 Where the tokens of each row are among the `B * T`.
             states (`torch.Tensor` of shape `(R, 4, H)`, *optional*):
                 In place of all of these, what [`response_states`] has read of the rows before. The output then has
-                `logits`, `scale_scores` and `gate` alone.
+                `logits`, `scale_scores` and `gate` alone, and what a reader needs.
+            annotator (`torch.Tensor` of shape `(R,)`, int64, *optional*):
+                Each row's annotator, as a place in `settings.annotators`, whose weights the reader then has; -1 for
+                one that is not known.
+            mixed (`torch.Tensor` of shape `(m,)`, float, *optional*):
+                With several outputs: by what they add up to the score, in place of the reader's weights.
 
         Returns:
             [`MultiScaleRewardOutput`]
@@ -136,11 +145,10 @@ class MultiScaleMixin:
             `ValueError`: If the response cannot be found.
         """
         if states is not None:
-            scores, gate = self.score.read_states(states)
-            return MultiScaleRewardOutput(logits=mix(scores, gate)[:, None], scale_scores=scores, gate=gate)
+            return self._read_states(*self.score.read_states(states, annotator), mixed)
         assert input_ids is not None, "tokens, or states that were read before"
         rows = self._run(input_ids, attention_mask, response_start, position_ids, branch_ids, token_index, **kwargs)
-        return self._read(rows)
+        return self._read(rows, annotator, mixed)
 
     def response_states(
         self,
@@ -202,17 +210,24 @@ class MultiScaleMixin:
         if token_index is not None:
             assert branch_ids is not None, "they come with `token_index`"
             assert response_start is not None, "of rows that share a beginning the caller knows it"
-            mask = branch_mask(backbone, branch_ids)
-            output = backbone(input_ids, attention_mask=mask, position_ids=position_ids, **kwargs)
+            assert position_ids is not None, "they come with `token_index`, too"
+            hidden = _packed_hidden(backbone, input_ids, position_ids, branch_ids, layers, **kwargs)
             input_ids = input_ids.flatten()[token_index.clamp(min=0)]
-            return _Run(_hidden(backbone, output, layers), input_ids, token_index >= 0, response_start, token_index)
+            return _Run(hidden, input_ids, token_index >= 0, response_start, token_index)
         if response_start is None:
             response_start = response_starts(self.settings, input_ids, attention_mask)
-        if position_ids is None and "position_ids" in inspect.signature(backbone.forward).parameters:
+        mask: Tensor | None = attention_mask
+        if position_ids is None and why_masked(backbone) is None and padded_right(attention_mask):
+            if is_flex(backbone):  # rows with nothing to share
+                positions, branch_ids = positions_from(attention_mask), attention_mask.long() - 1
+                hidden = _packed_hidden(backbone, input_ids, positions, branch_ids, layers, **kwargs)
+                return _Run(hidden, input_ids, attention_mask, response_start, None)
+            mask = None  # nor positions: where these begin again in padding, Transformers makes a mask of them
+        elif position_ids is None and "position_ids" in inspect.signature(backbone.forward).parameters:
             position_ids = positions_from(attention_mask)
         if position_ids is not None:
             kwargs["position_ids"] = position_ids
-        output = backbone(input_ids, attention_mask=attention_mask, **kwargs)
+        output = backbone(input_ids, attention_mask=mask, **kwargs)
         return _Run(_hidden(backbone, output, layers), input_ids, attention_mask, response_start, None)
 
     def _layout(self, rows: "_Run") -> tuple[Tensor, Tensor]:
@@ -220,11 +235,25 @@ class MultiScaleMixin:
         response = response_mask(rows.response_start, rows.attention_mask)
         return response, torch.isin(rows.input_ids, self._boundary_ids(response.device)) & response
 
-    def _read(self, rows: "_Run") -> MultiScaleRewardOutput:
+    def _read(self, rows: "_Run", annotator: Tensor | None, mixed: Tensor | None) -> MultiScaleRewardOutput:
         response, boundary = self._layout(rows)
         context = (rows.response_start - 1).clamp(min=0)
-        head = self.score(rows.hidden[0], context, rows.token_index)
-        return read_scores(head, response, boundary, context, self.settings.scales)
+        head = self.score(rows.hidden[0], context, rows.token_index, annotator)
+        if self.settings.outputs == 1:
+            return read_scores(head, response, boundary, context, self.settings.scales)
+        return read_outputs(head, response, boundary, context, self.settings, self._shares(head, mixed))
+
+    def _read_states(self, scores: Tensor, head: HeadOutput, mixed: Tensor | None) -> MultiScaleRewardOutput:
+        if self.settings.outputs == 1:
+            return MultiScaleRewardOutput(mix(scores, head.gate)[:, None], scores, head.gate)
+        totals = (scores * self._shares(head, mixed)[:, None]).sum(-1)
+        several = {"outputs": scores, "weights": head.weights, "taste": head.taste}
+        return MultiScaleRewardOutput(mix(totals, head.gate)[:, None], totals, head.gate, **several)
+
+    def _shares(self, head: HeadOutput, mixed: Tensor | None) -> Tensor:
+        """By what the outputs of each row add up to its score, `(R, m)`."""
+        own = score_weights(head.weights, self.settings.reader, self.settings.outputs) if mixed is None else mixed
+        return own.to(head.gate).expand(len(head.gate), -1)
 
     def set_layout(
         self,
@@ -268,6 +297,16 @@ class MultiScaleMixin:
         if self._boundary_cache is None or self._boundary_cache.device != device:
             self._boundary_cache = torch.tensor(self.settings.segment_boundary_ids, dtype=torch.long, device=device)
         return self._boundary_cache
+
+
+def _packed_hidden(
+    backbone: Any, input_ids: Tensor, position_ids: Tensor, branch_ids: Tensor, layers: Sequence[int], **kwargs: Any
+) -> list[Tensor]:
+    shape, mask, flex = input_ids.shape, branch_mask(backbone, branch_ids), is_flex(backbone)
+    if flex:
+        input_ids, position_ids = in_one_row(input_ids, 0), in_one_row(position_ids, 0)
+    found = _hidden(backbone, backbone(input_ids, attention_mask=mask, position_ids=position_ids, **kwargs), layers)
+    return [each[0, : shape.numel()].view(*shape, -1) for each in found] if flex else found
 
 
 def _hidden(backbone: Any, output: Any, layers: Sequence[int]) -> list[Tensor]:

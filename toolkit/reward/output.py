@@ -30,6 +30,12 @@ class MultiScaleRewardOutput(ModelOutput):
             Tokens of the response.
         segment_ends (`torch.Tensor` of shape `(B, T)`, bool):
             Last token of each segment, that of one still open at the end included.
+        outputs (`torch.Tensor` of shape `(B, S, m)`, float32):
+            With several outputs of the head: what each scale says of the response; the gate mixes them to its `z`.
+        weights (`torch.Tensor` of shape `(B, K)`, float32):
+            With them: weights of the reader.
+        taste (`torch.Tensor` of shape `(B, K)`, float32):
+            With annotators: what their own parameters add to those of all.
     """
 
     logits: Tensor | None = None
@@ -41,3 +47,6 @@ class MultiScaleRewardOutput(ModelOutput):
     segment_scores: Tensor | None = None
     response_mask: Tensor | None = None
     segment_ends: Tensor | None = None
+    outputs: Tensor | None = None
+    weights: Tensor | None = None
+    taste: Tensor | None = None

@@ -28,6 +28,7 @@ ARITHMETIC = {
     "head": "response row at any token + sum of the context_response rows there times the context_prompt rows at the "
     "prompt's last token, in its place; reward = mean over the scales of their scores",
 }
+CENTRED = "; of the response row, or what is in its place, that at the prompt's last token is taken off before"
 SCALE_SCORES = {
     "token": "mean of the row over the response's tokens",
     "segment": "mean of the row over the segment ends: the first of every run of segment_boundary_ids in the "
@@ -130,6 +131,9 @@ def read_pooled(
     if settings.context == "head":
         by_prompt = at_prompt["context_prompt"][:, None]
         scores["response"] = scores["response"] + (read["context_response"] * by_prompt).sum(-1)
+    if settings.centre_by_prompt:
+        rows = torch.arange(len(context), device=device)
+        scores["response"] = scores["response"] - scores["response"][rows, context][:, None]
     if settings.context == "gate":
         length = at_prompt[STATE].norm(dim=-1, keepdim=True) if settings.unit_prompt else 1.0
         gate = (at_prompt["gate"] / length + torch.tensor(head.gate_bias, device=device)).softmax(-1)
@@ -158,7 +162,7 @@ def save_pooled_head(head: PooledHead, folder: str | Path) -> None:
             **asdict(head),
             "request": "token ids of prompt and response as in training; of every token all rows, no activation",
             "scores": {scale: SCALE_SCORES[scale] for scale in settings.scales},
-            "reward": ARITHMETIC[settings.context],
+            "reward": ARITHMETIC[settings.context] + (CENTRED if settings.centre_by_prompt else ""),
         },
     )
 

@@ -287,14 +287,25 @@ def what_stock_reads(model: Any, adapter: bool) -> str | None:
         found = f"reads 0 for every row, since `scales` is {settings.scales}"
     elif adapter and settings.num_hidden_layers is not None:
         found = f"runs all layers of the base, and the head reads it after {settings.num_hidden_layers}"
+    elif settings.outputs > 1:
+        found = f"reads the linear response scale alone, by {shared_weights(settings)}"
     elif len(settings.scales) > 1 or settings.context != "none":
         what = f"the mix of {settings.scales}" if len(settings.scales) > 1 else "which is conditioned on the prompt"
         found = f"reads the linear response scale alone and not the score, {what}"
+    elif settings.centre_by_prompt:
+        found = "reads the score without taking off the value of an empty response, the same for all of a prompt"
     elif config.pad_token_id is not None and config.pad_token_id in ends:
         found = "does not read the score where a row ends with EOS, which is the padding token and is passed over"
     else:
         return None
     return f"A stock class {found}. Score with AutoModelForMultiScaleReward or RewardFunction."
+
+
+def shared_weights(settings: MultiScaleSettings) -> str:
+    """Which weights of a reader score where nobody chooses others, in words."""
+    of = f" of {', '.join(settings.attributes)}" if settings.attributes else ""
+    whose = {"prompt": "before it reads a prompt", "annotator": "of annotators who are not known"}
+    return f"the weights{of} of the {settings.reader} reader {whose.get(settings.reader_weights, 'for all')}"
 
 
 def _base_mark(model: PeftModel) -> BaseMark:

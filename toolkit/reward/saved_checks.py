@@ -16,7 +16,7 @@ from .fingerprints import (
     read_json,
     weight_files,
 )
-from .head import MultiScaleSettings
+from .head import ASKED_FOR, MultiScaleSettings
 from .record import HEAD_PREFIX, RECORD_NAME, BaseMark, Find, SavedRecord, head_in, read_record
 
 logger = get_logger(__name__)
@@ -292,14 +292,22 @@ def agreed(name: str, settings: MultiScaleSettings | None, saved: MultiScaleSett
     """
     if settings is None:
         return saved
-    if (settings.scales, settings.context) != (saved.scales, saved.context):
-        raise ValueError(
-            f"'{name}' was saved with `scales={saved.scales}` and `context='{saved.context}'`, and `scales="
-            f"{settings.scales}` and `context='{settings.context}'` are asked for. Ask for the same, or begin a new "
-            "head from the model that its training began from."
-        )
+    for option in (*ASKED_FOR, "annotators", "attributes"):
+        own, asked = getattr(saved, option), getattr(settings, option)
+        some = option in ("annotators", "attributes") and set(asked) <= set(own)  # of those that it knows
+        if own != asked and not some:
+            raise ValueError(
+                f"'{name}' was saved with `{option}={own!r}`, and `{option}={asked!r}` is asked for. Ask for the "
+                "same, or begin a new head from the model that its training began from."
+            )
     layers = settings.num_hidden_layers or saved.num_hidden_layers
-    return replace(settings, unit_prompt=saved.unit_prompt, num_hidden_layers=layers)
+    return replace(
+        settings,
+        unit_prompt=saved.unit_prompt,
+        num_hidden_layers=layers,
+        annotators=saved.annotators,
+        attributes=saved.attributes,
+    )
 
 
 def _same(mark: FileMark, path: Path) -> bool:

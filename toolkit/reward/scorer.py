@@ -15,8 +15,9 @@ from transformers.utils.logging import get_logger
 from trl.models import prepare_deepspeed
 from trl.trainer.utils import get_config_model_id
 
+from ..data.kernels import on_cpu
 from ..data.messages import Messages, text_of
-from ..data.packing import fill_batches, group_by_prefix, grouped_inputs, packed_lengths, why_not_shared
+from ..data.packing import fill_batches, grouped_inputs, groups_to_share, packed_lengths
 from ..data.sampled import PromptParts, SampledResponse, encode_sampled, prompt_parts
 from ..data.templates import TEMPLATE_COLUMNS, row_template_kwargs
 from ..data.tokens import EncodedResponse, cut_prompt, encode_response, end_ids
@@ -26,7 +27,7 @@ from .head import MultiScaleSettings
 from .loading import AutoModelForMultiScaleReward, check_place, is_partitioned, load_tokenizer, loading_options
 from .model import base_reward_model
 from .output import MultiScaleRewardOutput
-from .scores import ResponseScore, response_score, rewards_of
+from .scores import Reader, ResponseScore, reader_inputs, report_scores, response_score, rewards_of
 
 logger = get_logger(__name__)
 
@@ -85,6 +86,9 @@ class RewardFunction:
             Ids with which the policy ends a response, beside its tokenizer's EOS and padding, the template's end of
             turn and those with which the model that the reward model began from stopped. [`ReinforceTrainer`] adds its
             own; for TRL's trainers give those of the policy's `generation_config` where it is another model.
+        reader (`str`, `int`, `dict[str, float]` or `list[float]`, *optional*):
+            Of a model with several outputs, whose score it is: an annotator's by name, a mix of attributes by what
+            each weighs, or of the outputs in their order. Else it is read as the weights that all share read it.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class RewardFunction:
         model_init_kwargs: dict[str, Any] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
         stop_token_ids: Sequence[int] = (),
+        reader: Reader | None = None,
     ) -> None:
         check_number("batch_size", batch_size, 1, whole=True)
         check_number("max_tokens_per_batch", max_tokens_per_batch, 1, whole=True)
@@ -121,6 +126,8 @@ class RewardFunction:
         self.settings: MultiScaleSettings = base.settings
         self.processing_class = processing_class or AutoTokenizer.from_pretrained(get_config_model_id(base.config))
         self.policy_processing_class = policy_processing_class
+        reader_inputs(self.settings, reader, 0)  # refuses what is not there
+        self.reader = reader
         self.batch_size = batch_size
         self.max_tokens_per_batch = max_tokens_per_batch
         context_length = getattr(base.config.get_text_config(), "max_position_embeddings", None)
@@ -212,13 +219,7 @@ class RewardFunction:
             log_metric (`Callable`):
                 TRL's hook for metrics: called with a name and a number.
         """
-        scored = [score for score in scores if score is not None]
-        if not scored:
-            return
-        log_metric("reward_model/shortened_prompts", float(sum(score.cut_tokens > 0 for score in scored)))
-        for i, scale in enumerate(self.settings.scales):
-            log_metric(f"reward_model/{scale}", sum(s.scale_scores[i].item() for s in scored) / len(scored))
-            log_metric(f"reward_model/gate/{scale}", sum(s.gate[i].item() for s in scored) / len(scored))
+        report_scores([score for score in scores if score is not None], self.settings.scales, log_metric)
 
     def encode(self, prompt: str | Messages, response: str | Messages) -> EncodedResponse:
         """
@@ -363,7 +364,7 @@ class RewardFunction:
             self.model, self._partitioned = prepare_deepspeed(self.model, Accelerator()), True
         training, scores = self.model.training, dict[int, ResponseScore]()
         self.model.eval()
-        chunks = self._chunks(dict(enumerate(rows)))
+        chunks = self._chunks(rows)
         passes = len(chunks)
         if self._partitioned:
             # A forward pass gathers each layer from every process, so all must make as many, with rows left or not.
@@ -377,22 +378,20 @@ class RewardFunction:
         self.model.train(training)
         return [scores[k] for k in range(len(rows))]
 
-    def _chunks(self, rows: dict[int, EncodedResponse]) -> list[list[list[int]]]:
+    def _chunks(self, rows: Sequence[EncodedResponse]) -> list[list[list[int]]]:
         """Forward passes, each of groups of like length, each of responses to one prompt that share its tokens."""
-        places, ids = list(rows), [row.input_ids for row in rows.values()]
-        shared = [row.response_start for row in rows.values()]
-        if why_not_shared(base_reward_model(extract_model_from_parallel(self.model))) is None:
-            groups = group_by_prefix(ids, shared, self.batch_size)
-        else:
-            groups = [[i] for i in range(len(ids))]
+        ids, shared = [row.input_ids for row in rows], [row.response_start for row in rows]
+        model = base_reward_model(extract_model_from_parallel(self.model))
+        groups = groups_to_share(model, ids, shared, self.batch_size)
         lengths = packed_lengths(groups, ids, shared)
         batches = fill_batches(lengths, list(map(len, groups)), self.batch_size, self.max_tokens_per_batch)
-        return [[[places[i] for i in groups[k]] for k in batch] for batch in batches]
+        return [[groups[k] for k in batch] for batch in batches]
 
     def _forward(self, groups: list[list[EncodedResponse]]) -> MultiScaleRewardOutput:
         """Output for the rows in the order of the groups, on the CPU."""
         ids = [[row.input_ids for row in group] for group in groups]
         starts = [[row.response_start for row in group] for group in groups]
         inputs = grouped_inputs(ids, starts, self.processing_class.pad_token_id or 0)
+        inputs |= reader_inputs(self.settings, self.reader, len(inputs["response_start"]))
         output = self.model(**{key: value.to(self.model.device) for key, value in inputs.items()}, use_cache=False)
-        return MultiScaleRewardOutput(**{key: value.cpu() for key, value in output.items()})
+        return MultiScaleRewardOutput(**dict(zip(output.keys(), on_cpu(output.values()), strict=True)))

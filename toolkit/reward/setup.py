@@ -14,9 +14,11 @@ from torch import nn
 from transformers import TrainingArguments, set_seed
 
 from ..data.batches import SIDES, has_lists
+from ..data.kernels import sharing_pays
 from ..data.packing import why_not_shared
+from ..data.tastes import taste_names
 from .config import MultiScaleRewardConfig
-from .head import MultiScaleSettings
+from .head import ASKED_FOR, MultiScaleSettings
 from .loading import AutoModelForMultiScaleReward, generation_stops
 from .losses import strength_weights
 from .model import check_adapter
@@ -57,6 +59,11 @@ def check_lists(dataset: Any, args: MultiScaleRewardConfig) -> None:
         raise ValueError(f"`learning_rates` are compared on pairs, and the training data are {found} `learning_rate`.")
     if args.group_by_prompt and lists:
         raise ValueError("`group_by_prompt` is for pairs, and the training data are ranked lists. Leave it out.")
+    if lists and args.reader != "linear":
+        raise ValueError(
+            f"`reader='{args.reader}'` compares two responses, and the training data are ranked lists. Give pairs, or "
+            "use 'linear'."
+        )
 
 
 def weigh_by_strength(dataset: Any, name: str) -> Any:
@@ -184,11 +191,10 @@ def check_places(pairs: Any, name: str, model: Any) -> None:
 def shares_prompts(model: Any, args: MultiScaleRewardConfig) -> bool:
     """Whether both sides of a pair run in one row; refuses a model of other scales or one that cannot."""
     settings = model.settings
-    if (settings.scales, settings.context) != (args.scales, args.context):
-        raise ValueError(
-            f"The model has `scales={settings.scales}` and `context='{settings.context}'`, the configuration "
-            f"`scales={args.scales}` and `context='{args.context}'`. Give both the same."
-        )
+    for name in ASKED_FOR:
+        own, asked = getattr(settings, name), getattr(args, name)
+        if own != asked:
+            raise ValueError(f"The model has `{name}={own!r}`, the configuration `{name}={asked!r}`. Give both alike.")
     layers = model.config.get_text_config().num_hidden_layers
     if args.num_hidden_layers not in (None, layers):
         raise ValueError(
@@ -204,6 +210,16 @@ def shares_prompts(model: Any, args: MultiScaleRewardConfig) -> bool:
     if reason is not None and args.shared_prompts is None:
         logger.info(f"The two sides of a pair run in rows of their own, since {reason}.")
     return reason is None and args.shared_prompts is not False
+
+
+def settle_sharing(model: Any, args: MultiScaleRewardConfig, dataset: Any, allowed: bool) -> bool:
+    """Whether prompts are shared, where a decoder allows it: where that is asked for, and else where it saves time."""
+    if args.shared_prompts or not allowed:
+        return allowed
+    lists = "response_starts" in dataset.column_names
+    sizes = list(map(len, dataset["response_starts"])) if lists else [len(SIDES)] * len(dataset)
+    lengths, shared = dataset[args.length_column_name][:], dataset["shared_tokens"][:]
+    return sharing_pays(model, lengths, shared, sizes, args.device.type)
 
 
 def say_where_padding_is_eos(tokenizer: Any) -> None:
@@ -247,8 +263,13 @@ def freeze_decoder(model: Any) -> None:
     logger.info(f"The decoder's {frozen:,} parameters are frozen; the head's {trained:,} are trained.")
 
 
-def load_for_training(name_or_path: str, args: MultiScaleRewardConfig, quantization_config: Any) -> Any:
-    """Load a model by name with the head that the configuration asks for, in float32 unless it says otherwise."""
+def load_for_training(
+    name_or_path: str, args: MultiScaleRewardConfig, quantization_config: Any, train_dataset: Any
+) -> Any:
+    """
+    Load a model by name with the head that the configuration asks for, in float32 unless it says otherwise; the
+    training set has the names of annotators and attributes.
+    """
     set_seed(args.seed)  # the new head is random; TRL seeds here, too
     kwargs: dict[str, Any] = {**(args.model_init_kwargs or {})}  # type: ignore[dict-item]
     if quantization_config is not None:
@@ -256,8 +277,12 @@ def load_for_training(name_or_path: str, args: MultiScaleRewardConfig, quantizat
     kwargs.setdefault("dtype", "float32")
     kwargs.setdefault("trust_remote_code", args.trust_remote_code)
     stops = generation_stops(name_or_path, **kwargs)
+    annotators, attributes = taste_names(train_dataset, args.outputs, args.reader, args.reader_weights)
     settings = MultiScaleSettings(
-        args.scales, args.context, stop_token_ids=stops, num_hidden_layers=args.num_hidden_layers
+        stop_token_ids=stops,
+        annotators=annotators,
+        attributes=attributes,
+        **{name: getattr(args, name) for name in (*ASKED_FOR, "num_hidden_layers")},
     )
     return AutoModelForMultiScaleReward.from_pretrained(name_or_path, settings, **kwargs)
 

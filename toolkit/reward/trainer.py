@@ -24,9 +24,11 @@ from ..data.batches import (
     longest_list,
     train_sampler,
 )
+from ..data.kernels import on_cpu
 from ..data.markers import response_marker_ids
 from ..data.positions import group_rows
 from ..data.preparation import group_by_prompt, tokenize_pairs
+from ..data.tastes import TASTE_COLUMNS, add_tastes
 from ..data.templates import row_template_kwargs
 from ..data.tokens import segment_boundary_ids
 from ..stats.metrics import PairScores
@@ -38,9 +40,11 @@ from .adapters import save_adapter_settings
 from .cards import reward_card
 from .comparisons import reach_at, score_lists
 from .config import MultiScaleRewardConfig
+from .head import fold_outputs
 from .loading import load_tokenizer
 from .losses import score_pairs
 from .model import base_reward_model
+from .reading import read_pairs, taste_losses
 from .record import RECORD_NAME, add_tokenizer, write_record
 from .setup import (
     check_arguments,
@@ -56,6 +60,7 @@ from .setup import (
     load_for_training,
     say_where_padding_is_eos,
     settle_dtypes,
+    settle_sharing,
     shares_prompts,
     weigh_by_strength,
 )
@@ -114,7 +119,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
             if kwargs.get("processing_class") is None:  # TRL would ask for that of the base, in its newest revision
                 options: Any = {"trust_remote_code": args.trust_remote_code, **(init_kwargs or {})}  # type: ignore[dict-item]
                 kwargs["processing_class"] = load_tokenizer(model, **options)
-            model = load_for_training(model, args, quantization_config)
+            model = load_for_training(model, args, quantization_config, train_dataset)
             args.model_init_kwargs = None  # used up; TRL would warn that a loaded model ignores them
         check_tokenizer(kwargs.get("processing_class"), train_dataset, args)
         self.reward_model = base_reward_model(model)  # type: ignore[arg-type]
@@ -136,6 +141,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         check_ids(self.reward_model, tokenizer)
         self._settle_layout(tokenizer)
         settle_dtypes(self.model, engine_dtype(args) if self.is_deepspeed_enabled else None)
+        self.shared_prompts = settle_sharing(self.reward_model, args, self.train_dataset, self.shared_prompts)
         self.data_collator = MultiScaleCollator(
             pad_token_id=tokenizer.pad_token_id,
             pad_to_multiple_of=args.pad_to_multiple_of,  # type: ignore[arg-type]
@@ -177,7 +183,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
                 dataset_name,
                 processing_class,
                 max_length=args.max_length,
-                needs_prompt=args.context != "none",
+                needs_prompt=self.reward_model.settings.reads_prompt,
                 drop_long=args.drop_long_pairs,
                 length_column_name=args.length_column_name,
                 num_proc=args.dataset_num_proc,
@@ -185,6 +191,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         if dataset is not given:  # else prepared before
             check_places(dataset, dataset_name, self.reward_model)
             dataset = weigh_by_strength(dataset, dataset_name) if args.weight_by_strength else dataset
+            dataset = add_tastes(dataset, dataset_name, self.reward_model.settings, dataset_name == "train")
         if args.group_by_prompt and dataset_name == "train" and "chosen_ids" in dataset.column_names:
             dataset = group_by_prompt(dataset, dataset_name, args.length_column_name)
         if dataset_name == "train":
@@ -196,7 +203,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
             super()._set_signature_columns_if_needed()  # type: ignore[no-untyped-call]
             self._signature_columns += ["chosen_start", "rejected_start", "shared_tokens", "weight"]  # type: ignore[operator]
             self._signature_columns += ["response_ids", "response_starts", "response_ranks", "response_pairs"]
-            self._signature_columns.append(self.args.length_column_name)
+            self._signature_columns += [*TASTE_COLUMNS, self.args.length_column_name]
             if (table := self.data_collator.table) is not None:
                 self._signature_columns += [*table.columns, table.list_column]
 
@@ -215,10 +222,11 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         rows = {key: value for key, value in inputs.items() if key not in BESIDE_THE_ROWS}
         outputs = model(**rows, use_cache=False)
         scores: Scores = self.list_scores(outputs, inputs) if "ranks" in inputs else self.pair_scores(outputs, inputs)
+        scores = scores._replace(loss=scores.loss + taste_losses(outputs, inputs, self.args.label_smoothing_factor))
         if mode == "train":
             tokens = self.accelerator.gather(inputs["pair_tokens"].sum()).sum().item()
             self._total_train_tokens += tokens // self._tp_size
-            self._train_scores.append(self._gather_scores(_detached(scores)))
+            self._train_scores.append(self._gather_scores(type(scores)(*(each.detach() for each in scores))))
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         if mode == "train" and not bool(scores.loss.isfinite().all()):
             what = "list" if "ranks" in inputs else "pair"
@@ -250,7 +258,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         if not self._uneven_batches:
             # All that were trained on. `gather_for_metrics` takes every batch of an epoch's last step for its last one
             return self.accelerator.gather(scores)  # type: ignore[no-any-return]
-        parts = gather_object([tuple(column.cpu() for column in scores)])
+        parts = gather_object([tuple(on_cpu(scores))])
         return type(scores)(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def pair_scores(self, outputs: Any, inputs: dict[str, Tensor]) -> PairScores:
@@ -269,8 +277,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         args = self.args
         pairs = inputs["pairs"] if "pairs" in inputs else group_rows(inputs["group_sizes"], len(SIDES))
         return score_pairs(
-            outputs.logits[pairs, 0],
-            outputs.scale_scores[pairs],
+            *read_pairs(outputs, pairs, self.reward_model.settings.reader),
             outputs.gate[pairs],
             inputs["response_tokens"][pairs],
             pointwise=args.loss_type == "pointwise",
@@ -309,7 +316,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, scores = self.compute_loss(model, inputs, return_outputs=True)
-        return loss.detach(), tuple(_detached(scores)), torch.ones_like(inputs["group_sizes"])
+        return loss.detach(), tuple(scores), torch.ones_like(inputs["group_sizes"])
 
     def evaluation_loop(
         self,
@@ -342,7 +349,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         """Add the figures of the pairs or lists trained on since the last log, exact over them."""
         if self._train_scores and self.model.training:
             kind = type(self._train_scores[0])
-            scores = kind(*(torch.cat(column) for column in zip(*self._train_scores, strict=True)))
+            scores = kind(*on_cpu(torch.cat(column) for column in zip(*self._train_scores, strict=True)))
             summary = summarize(scores, self.reward_model.settings.scales)
             summary.pop("loss")  # Transformers logs its own, over the same pairs
             logs.update(summary)
@@ -366,6 +373,8 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
             self._train_scores = [kind(*(column.cpu() for column in scores)) for scores in self._train_scores]
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        for head in {name.removesuffix("response") for name in state_dict or () if name.endswith(".response")}:
+            fold_outputs(state_dict, self.reward_model.settings, head)
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = output_dir or self.args.output_dir
@@ -389,7 +398,3 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
     def _save_adapter_settings(self, folder: str) -> None:
         if isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
             save_adapter_settings(self.reward_model.settings, folder)
-
-
-def _detached(scores: Scores) -> Scores:
-    return type(scores)(*(column.detach() for column in scores))

@@ -28,7 +28,7 @@ def pack_scores(scores: Sequence[ResponseScore]) -> bytes:
         "reward": torch.tensor([score.reward for score in scores], dtype=torch.float64),
         "tokens": torch.tensor([len(score.token_scores) for score in scores]),
     }
-    for name in TENSORS:
+    for name in (*TENSORS, *(["z"] if scores[0].z is not None else [])):
         parts = [getattr(score, name) for score in scores]
         tensors[name] = torch.cat(parts) if name in OF_TOKENS else torch.stack(parts)
     return save({name: tensor.contiguous() for name, tensor in tensors.items()})
@@ -55,7 +55,8 @@ def unpack_scores(content: bytes, ends: Sequence[list[int]]) -> list[ResponseSco
     if len(counts) != len(ends):
         raise ValueError(f"The reward server returned {len(counts)} scores for {len(ends)} responses.")
     columns: dict[str, Any] = {
-        name: tensors[name].split(counts) if name in OF_TOKENS else tensors[name].unbind() for name in TENSORS
+        name: tensors[name].split(counts) if name in OF_TOKENS else tensors[name].unbind()
+        for name in (*TENSORS, *({"z"} & tensors.keys()))
     }
     rewards = tensors["reward"].tolist()
     return [

@@ -21,6 +21,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from ..data.lists import RANKED_COLUMNS, pairs_of
+from ..data.prompts import REJECTED_PROMPT
 from ..stats.metrics import PairScores
 from ..stats.rankings import ListScores, pairs_of_lists
 
@@ -160,7 +161,7 @@ def save_pair_examples(trainer: Any, predictions: Iterable[Any], each: int = 3) 
             responses = [
                 {
                     "label": side,
-                    "text": as_text(row[side]),
+                    "text": as_text(row[side]) + (_its_prompt(row) if side == "rejected" else ""),
                     "numbers": {"mix": float(mix[i]), **dict(zip(scales, map(float, by_scale[i]), strict=True))},
                 }
                 for side, mix, by_scale in sides
@@ -174,6 +175,12 @@ def save_pair_examples(trainer: Any, predictions: Iterable[Any], each: int = 3) 
             )
     write_json(Path(trainer.args.output_dir, EXAMPLES_NAME), examples)
     write_json(Path(trainer.args.output_dir, HELD_OUT_NAME), _held_out_columns(rows, pairs, scales), None)
+
+
+def _its_prompt(row: Any) -> str:
+    """What is said of a rejected response that answers another prompt."""
+    other = row.get(REJECTED_PROMPT, row["prompt"])
+    return "" if other == row["prompt"] else f"\n\n(It answers: {as_text(other)})"
 
 
 def _pairs_of_lists(dataset: Any, lists: ListScores) -> tuple[Any, PairScores]:
@@ -192,7 +199,8 @@ def _held_out_columns(dataset: Any, pairs: PairScores, scales: list[str]) -> dic
     for i, scale in enumerate(scales):
         columns |= {f"chosen/{scale}": pairs.scale_chosen[:, i], f"rejected/{scale}": pairs.scale_rejected[:, i]}
     columns |= {name: getattr(pairs, name) for name in ("chosen_length", "rejected_length", "loss")}
-    texts = dataset.select_columns(["prompt", "chosen", "rejected"])
+    others = [REJECTED_PROMPT] if REJECTED_PROMPT in dataset.column_names else []
+    texts = dataset.select_columns(["prompt", "chosen", "rejected", *others])
     groups = {name: list(map(str, dataset[name])) for name in _GROUPS if name in dataset.column_names}
     # As short as they can be written and still be read back to the last bit
     numbers = {name: [float(str(value)) for value in np.asarray(column)] for name, column in columns.items()}

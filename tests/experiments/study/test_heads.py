@@ -38,10 +38,10 @@ def test_every_head_reads_as_the_products_own(pairs, plan):
     maps = {name: value + 0.3 * torch.randn(value.shape) for name, value in new_maps(plan, 3, SIZE, seed=1).items()}
     scores, by_scale, gate = read(plan, maps, states)
     for k in range(3):
-        expected_scales, expected_gate = head_of(plan, maps, k).read_states(states)
+        expected_scales, own = head_of(plan, maps, k).read_states(states)
         torch.testing.assert_close(by_scale[k], expected_scales)
-        torch.testing.assert_close(gate[k], expected_gate)
-        torch.testing.assert_close(scores[k], mix(expected_scales, expected_gate))
+        torch.testing.assert_close(gate[k], own.gate)
+        torch.testing.assert_close(scores[k], mix(expected_scales, own.gate))
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
@@ -60,10 +60,10 @@ def test_heads_train_as_one_alone_with_the_libraries_own_optimizer(pairs, plan):
         for _ in range(epochs):
             for rows in torch.randperm(PAIRS, generator=generator).split(size):
                 rows = rows[seen[k, rows]]
-                (good, good_gate), (bad, bad_gate) = (head.read_states(side[rows]) for side in (chosen, rejected))
+                (good, own), (bad, others) = (head.read_states(side[rows]) for side in (chosen, rejected))
                 loss = multi_scale_loss(
-                    mix(good, good_gate),
-                    mix(bad, bad_gate),
+                    mix(good, own.gate),
+                    mix(bad, others.gate),
                     good,
                     bad,
                     pointwise=plan.loss_type == "pointwise",

@@ -36,6 +36,7 @@ from toolkit import (
     ThoughtReward,
     ThoughtTrainer,
 )
+from toolkit.data.kernels import on_cpu
 from toolkit.data.packing import pack_rows
 from toolkit.reward.losses import multi_scale_loss
 from toolkit.sandbox.rows import sample_pairs, sample_prompts
@@ -67,6 +68,15 @@ def refuses_a_mix() -> None:
             raise AssertionError("a mix of devices passed")
 
 
+def comes_back_to_the_bit() -> None:
+    given = [torch.arange(3), torch.tensor([True]), torch.tensor(2.5), torch.randn(2, 3).bfloat16(), torch.empty(0, 2)]
+    found = on_cpu([OnGpu(tensor) for tensor in given])
+    assert not any(isinstance(tensor, OnGpu) for tensor in found)
+    for one, other in zip(found, given, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
 def cases() -> list[tuple]:
     """
     Every kind of attention with every type, packed and not, the heads in turn, so that each meets each of these; and
@@ -85,6 +95,7 @@ def cases() -> list[tuple]:
 def reward_model(folder: str) -> None:
     """Heads, types, kinds of attention, packed and not: forward, backward, and states read before."""
     refuses_a_mix()
+    comes_back_to_the_bit()
     for architecture, (context, scales), attention, packed, dtype, autocast in cases():
         settings = MultiScaleSettings(scales=scales, context=context, segment_boundary_ids=[7, 22])
         options = {"attn_implementation": attention, "dtype": dtype}

@@ -3,9 +3,12 @@ A GPU that is none: tensors that compute on the CPU and say that they are on cud
 too: an operation on tensors of two devices, and `numpy()`.
 
 To import this changes torch for good, so a process has to be its own. [`Gpu`] is the mode in which `device="cuda"`
-makes such tensors.
+makes such tensors. [`waits`] counts where a program would wait for the GPU, by file and line.
 """
 
+import sys
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +19,24 @@ from torch.utils._pytree import tree_leaves, tree_map
 CUDA = torch.device("cuda:0")
 aten = torch.ops.aten
 INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index"}
+# What a program waits for the GPU to tell: a number, or how many there are of something
+TOLD = {"_local_scalar_dense", "nonzero", "_unique2", "unique_dim", "unique_consecutive", "masked_select", "equal"}
+TOLD |= {"repeat_interleave", "bincount"}
+PACKAGES = {"toolkit", "trl", "transformers", "accelerate", "peft"}
+waits: Counter[str] = Counter()
+
+
+def waited() -> None:
+    """Count a wait at the innermost line of our code or the libraries', but none of the loop that generates tokens."""
+    frame, site = sys._getframe(1), None
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if path.parts[-3:] == ("transformers", "generation", "utils.py"):
+            return
+        if site is None and (inside := [i for i, part in enumerate(path.parts) if part in PACKAGES]):
+            site = f"{'/'.join(path.parts[inside[-1] :])}:{frame.f_lineno}"
+        frame = frame.f_back
+    waits[site or "elsewhere"] += 1
 
 
 class OnGpu(torch.Tensor):
@@ -52,6 +73,7 @@ class OnGpu(torch.Tensor):
         return self
 
     def tolist(self):
+        waited()
         return self.held.tolist()
 
     def numpy(self, *args, **kwargs):
@@ -78,6 +100,8 @@ def run(func, args, kwargs):
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     any_gpu = any(isinstance(tensor, OnGpu) for tensor in tensors)
     name, device = func._schema.name, kwargs.get("device")
+    if any_gpu and (name.removeprefix("aten::") in TOLD or asks_where(name, args)):
+        waited()
     # C++ names the device that it sees, in casts, and for all that it makes in a backward pass
     backward = torch._C._current_graph_task_id() != -1
     unclear = backward or func is aten._to_copy.default
@@ -94,6 +118,13 @@ def run(func, args, kwargs):
             if held(tensor) is out:
                 return tensor
     return tree_map(on_gpu, out) if gpu_out else out
+
+
+def asks_where(name: str, args: Any) -> bool:
+    """Whether it looks up the places that a mask marks, or copies to the CPU."""
+    if name == "aten::copy_":
+        return isinstance(args[1], OnGpu) and not isinstance(args[0], OnGpu)
+    return name in INDEXING and any(index is not None and index.dtype == torch.bool for index in args[1])
 
 
 def refuse_a_mix(name: str, args: Any, tensors: list[torch.Tensor]) -> None:
@@ -128,6 +159,7 @@ def moved(tensor, *args, **kwargs):
         device, dtype, *_ = torch._C._nn._parse_to(*args, **copied)
     device, dtype, copy = device or tensor.device, dtype or tensor.dtype, kwargs.get("copy", False)
     if not on_cuda(device):
+        waited()
         return held(tensor) if isinstance(tensor, OnGpu) and dtype == tensor.dtype else real_to(held(tensor), dtype)
     if isinstance(tensor, OnGpu):
         return tensor if dtype == tensor.dtype and not copy else aten._to_copy(tensor, dtype=dtype)

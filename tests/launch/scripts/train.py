@@ -11,8 +11,11 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType, parse_flag_from_env
 from datasets import load_dataset
 from peft import LoraConfig
+from torch.distributed.tensor import DTensor
 from transformers import BitsAndBytesConfig, TrainerCallback, set_seed
 
 from toolkit import (
@@ -30,6 +33,21 @@ from toolkit.training.manifests import last_complete_checkpoint
 from toolkit.training.signals import SaveOnSignal
 
 LORA_RANK = 4
+
+
+def divide_on_the_cpu() -> None:
+    """
+    Let accelerate use FSDP with processes on the CPU. It asks for several GPUs before it looks at its plugin, and
+    would hold the whole model in every process without a word; of its own way through FSDP nothing is changed.
+    """
+    made = PartialState.__init__
+
+    def on_gpus(self, *args, **kwargs):
+        made(self, *args, **kwargs)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.MULTI_GPU
+
+    PartialState.__init__ = on_gpus
 
 
 def nf4() -> BitsAndBytesConfig:
@@ -94,11 +112,12 @@ class HeldBytes(TrainerCallback):
         self.gradient_types |= {str(gradient.dtype) for gradient in gradients}
         now = {part: distinct_bytes(tensors) for part, tensors in now.items()}
         # Under DeepSpeed these are views into the buffers of reduction, which are not meant here.
-        now["gradients"] += sum(p.grad.nbytes for p in parameters if p.grad is not None)
+        now["gradients"] += distinct_bytes([p.grad for p in parameters if p.grad is not None])
         self.held = {part: max(self.held.get(part, 0), size) for part, size in now.items()}
 
 
 def distinct_bytes(tensors) -> int:
+    tensors = [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
     return sum(storages.values())
 
@@ -166,5 +185,7 @@ def main(spec: dict) -> None:
 
 
 if __name__ == "__main__":
+    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        divide_on_the_cpu()
     for training in json.loads(Path(sys.argv[1]).read_text()):
         main(training)

@@ -15,6 +15,7 @@ import torch
 from datasets import Dataset
 
 from ...arguments import SANDBOX, DataArguments, make_once
+from ...data.formats import pairs_of_one_prompt
 from ...data.loading import load_pairs
 from ...data.messages import texts_of
 from ...pages.tables import print_table
@@ -107,6 +108,7 @@ def benchmark_pairs(args: BenchmarkArguments) -> Dataset:
         pairs = sample_pairs(4 * args.train_size, seed=args.seed)
     else:
         pairs = load_pairs(args.dataset_name, args.dataset_train_split, args.dataset_config)
+    pairs = pairs_of_one_prompt(pairs, args.dataset_name, "the benchmark reads")
     return pairs.select_columns(["prompt", "chosen", "rejected"]).shuffle(seed=args.seed)
 
 

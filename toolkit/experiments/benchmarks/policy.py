@@ -28,6 +28,9 @@ class PolicyBenchmarkArguments(BenchmarkArguments):
         metadata={"help": "Weight of the divergence from the reference; 0 needs no reference. TRL's default is 0.05."},
     )
     steps: int = field(default=4, metadata={"help": "Steps of a round."})
+    activation_checkpointing: bool = field(
+        default=False, metadata={"help": "Whether activations are computed again in the backward pass."}
+    )
 
 
 class Stopwatch:
@@ -109,7 +112,7 @@ def policy_rounds(
         max_completion_length=args.max_completion_length,
         beta=args.beta,
         max_steps=(args.rounds + 1) * args.steps,
-        activation_checkpointing=False,
+        activation_checkpointing=args.activation_checkpointing,
         **arm.options,
     )
     trainer = arm.trainer(model, arm.reward(reward), config, train_dataset=prompts)

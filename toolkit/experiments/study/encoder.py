@@ -71,8 +71,8 @@ def _masked_mean(hidden: Tensor, keep: Tensor) -> Tensor:
 
 def read_head(head: MultiScaleHead, features: Tensor) -> tuple[Tensor, Tensor]:
     """Scores `(N,)` of responses and those of each scale `(N, S)`, from their features `(N, 4, H)`."""
-    scores, gate = head.read_states(features)
-    return mix(scores, gate), scores
+    scores, read = head.read_states(features)
+    return mix(scores, read.gate), scores
 
 
 def train_head(
