@@ -308,12 +308,13 @@ def why_masked(model: PreTrainedModel) -> str | None:
     Returns:
         `str`, or `None` where the copy reads such rows as each by itself.
     """
-    if model not in _found:
-        _found[model] = _why_masked(model)
-    return _found[model]
+    implementation = model.config.get_text_config()._attn_implementation  # which can be set anew
+    if model not in _found or _found[model][0] != implementation:
+        _found[model] = implementation, _why_masked(model)
+    return _found[model][1]
 
 
-_found: WeakKeyDictionary[PreTrainedModel, str | None] = WeakKeyDictionary()
+_found: WeakKeyDictionary[PreTrainedModel, tuple[str, str | None]] = WeakKeyDictionary()
 
 
 def _why_masked(model: PreTrainedModel) -> str | None:
