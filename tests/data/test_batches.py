@@ -6,6 +6,7 @@ import torch
 
 from toolkit.data.batches import (
     BESIDE_THE_ROWS,
+    TASTE_COLUMNS,
     EpochLengthGroupedSampler,
     MultiScaleCollator,
     StateTable,
@@ -51,7 +52,7 @@ def test_a_batch_of_states_by_hand(shared):
     ]
     collator = MultiScaleCollator(pad_token_id=0, shared_prompts=shared, table=table)
     batch, tokens = collator(pairs), MultiScaleCollator(pad_token_id=0, shared_prompts=shared)(pairs)
-    beside = set(BESIDE_THE_ROWS) - {"ranks", "pairs"}
+    beside = set(BESIDE_THE_ROWS) - {"ranks", "pairs", *TASTE_COLUMNS}
     assert batch.keys() == {"states", *beside}
     assert torch.equal(batch["states"], table.states[[3, 1, 0, 3]])  # all chosen, then all rejected
     for name in beside:

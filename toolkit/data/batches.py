@@ -25,7 +25,7 @@ BESIDE_THE_ROWS = (
     "pair_tokens",
     "ranks",
     "pairs",
-    *TASTE_COLUMNS,
+    *TASTE_COLUMNS[1:],
 )
 
 # Lengths that differ by less count as alike, so that chance has a say in who shares a batch.
