@@ -47,7 +47,8 @@ if __name__ == "__main__":
     options |= {"output_dir": "runs/thoughts/policies"}
     for option, value in options.items():
         parser.add_argument(f"--{option}", type=type(value), default=value)
-    parser.add_argument("--rewards", nargs="+", required=True, help="folders of judges and of reward models")
+    rewards = ["runs/thoughts/dwrl-0", "runs/thoughts/multi-scale-0"]
+    parser.add_argument("--rewards", nargs="+", default=rewards, help="folders of judges and of reward models")
     parser.add_argument("--tasks", nargs="+", default=["question_answering"])
     for name in (given := parser.parse_args()).rewards:
         run(given, name)

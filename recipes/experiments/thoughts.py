@@ -89,7 +89,7 @@ def run(args, arm: str, seed: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    options = {"model": "runs/demo/start", "sft_steps": 700, "noise": 0.15, "pairs": 16, "steps": 120}
+    options = {"model": "runs/demo/start", "sft_steps": 1000, "noise": 0.0, "pairs": 16, "steps": 120}
     options |= {"num_thoughts": 4, "learning_rate": 3e-4, "test_size": 400, "seed": 0, "output_dir": "runs/thoughts"}
     for option, value in options.items():
         parser.add_argument(f"--{option}", type=type(value), default=value)

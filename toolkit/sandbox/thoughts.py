@@ -38,7 +38,7 @@ def draw_answer(prompt: Text, thought: str, rng: random.Random) -> str:
     return str(JUDGE_OPTIONS["answers"][rng.random() > 1 / (1 + math.exp(-2 * total))])
 
 
-def sample_thoughts(size: int, seed: int, noise: float = 0.15, tasks: Sequence[str] = TASKS) -> Dataset:
+def sample_thoughts(size: int, seed: int, noise: float = 0.0, tasks: Sequence[str] = TASKS) -> Dataset:
     """
     Draw conversations with a judge for supervised fine-tuning, in the column `messages`: one response of each pair of
     [`~toolkit.sandbox.rows.sample_pairs`], a thought with `noise`, the question, and what follows from the thought.
