@@ -208,7 +208,7 @@ WHOLE = [
         "no head in its settings",
         "config.json",
         lambda p: without(p, "multi_scale"),
-        "`multi_scale.context` is None",
+        "`multi_scale.annotators` is None",
         RESTORE,
     ),
     damaged(

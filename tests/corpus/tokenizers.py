@@ -124,7 +124,7 @@ ROWS = [
         "no prompt where it is read",
         {},
         with_(PLAIN, prompt=""),
-        Refused("row 3, column 'prompt': the prompt is empty", "set `context='none'`"),
+        Refused("row 3, column 'prompt': the prompt is empty", "leave that option out"),
     ),
     rows("no prompt where it is not read", {}, with_(PLAIN, prompt=""), Accepted(value=4), needs_prompt=False),
     rows(

@@ -59,7 +59,8 @@ def test_a_row_of_its_own_frequencies_is_scored_alone(tmp_path):
 
 def test_what_is_wrong_is_found(tmp_path, monkeypatch):
     # sharing where nothing shows that it may be
-    monkeypatch.setattr(trial, "why_not_shared", lambda model: None)
+    for module in ("toolkit.experiments.architectures.trial", "toolkit.data.packing"):
+        monkeypatch.setattr(f"{module}.why_not_shared", lambda model: None)
     monkeypatch.setattr(trial, "why_not_prefilled", lambda model: None)
     found = trial.try_architecture("gpt_neo", MAIN["gpt_neo"][0], tmp_path)
     wrong = {aspect for aspect, verdict in found.items() if verdict.startswith("wrong")}
