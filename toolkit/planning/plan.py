@@ -42,7 +42,7 @@ class MemoryPlan(NamedTuple):
     optimizer: int
     activations: int
     generation: (
-        int  # cache, prompt pass and, under ZeRO-3, the whole weights, or vLLM that sleeps; 0 for a reward model
+        int  # cache, prompt pass and, under ZeRO-3, the whole weights; or vLLM that sleeps; 0 for a reward model
     )
     vllm: int  # that is awake throughout
     reward_model: int
