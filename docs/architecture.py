@@ -31,7 +31,7 @@ ROOMS = {
     "evaluation": Room((0, 1), (3, 3), USE, ("models side by side on held-out pairs",)),
     "arguments": Room((0, 0), (4, 4), USE, ("what jobs share",)),
     "sandbox": Room((0, 0), (5, 5), LOOP, ("a world with a", "known reward")),
-    "pages": Room((1, 1), (4, 5), USE, ("tables, pictures,", "HTML pages")),
+    "pages": Room((1, 2), (4, 4), USE, ("tables, pictures, HTML pages",)),
     "generative": Room((2, 2), (5, 5), LOOP, ("a judge that thinks",)),
     "judges": Room((0, 2), (6, 6), LOOP, ("which of two is better; the closed loop",)),
     "policy": Room((0, 2), (7, 7), MODELS, ("REINFORCE: baselines, credit, losses",)),
