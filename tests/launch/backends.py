@@ -77,6 +77,7 @@ def prepare(work: Path) -> None:
     pairs.to_json(work / "pairs.jsonl")
     pairs.select(range(20)).to_json(work / "few_pairs.jsonl")
     ranked_lists(24).to_json(work / "lists.jsonl")
+    pairs.add_column("annotator", ["Ann", "Bob", "Ann", None] * 12).to_json(work / "people.jsonl")
     rows = [encode_response(tokenizer, pair["prompt"], pair["chosen"]) for pair in pairs.select(range(4))]
     ids = [torch.tensor(row.input_ids) for row in rows]
     batch = {
