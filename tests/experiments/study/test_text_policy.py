@@ -27,7 +27,8 @@ from toolkit.experiments.study.text_policy_page import at_divergence, end_table,
 def settings(tmp_path, tiny_folder, monkeypatch):
     monkeypatch.setattr("toolkit.experiments.study.text_policy.TASKS", [replace(HALVES, name="HH helpful")])
     write(tmp_path, "halves", 310, 1)
-    return TextPolicyStudy.quick(str(tmp_path), tiny_folder("qwen3"))
+    # The rate is 0 in the first step, and the divergence is that before a step
+    return replace(TextPolicyStudy.quick(str(tmp_path), tiny_folder("qwen3")), rates=[0.5], steps=3)
 
 
 def test_no_prompt_has_two_roles(settings):
@@ -59,21 +60,22 @@ def test_the_grid_runs_and_its_page_says_what_came_out(settings, tmp_path):
     for text in (*ARMS, "Responses before and after", "own proxy"):
         assert text in page
     gold = rewards(study, RLOO, "gold, simple contrast")
-    assert gold.shape == (2, 3, 4)
+    assert gold.shape == (2, 4, 4)
     # All begin from the same policy, and answer the same prompts from the same seed
     others = [rewards(study, arm, "gold, simple contrast") for arm in ARMS]
     for other in others:
         torch.testing.assert_close(other[:, 0], gold[:1, 0].expand(2, -1))
+        assert not torch.equal(other[:, -1], other[:, 0])
     assert end_table(study)[RLOO]["gold (simple contrast)"].value.value == pytest.approx(
-        (gold[:, 2] - gold[:, 0]).mean().item()
+        (gold[:, 3] - gold[:, 0]).mean().item()
     )
     divergence, tokens = course(study, RLOO)
     log = study.result(policy_name(RLOO, 1))["log"]
-    assert tokens[0].tolist() == pytest.approx(
-        [0, 4 * log[0]["completions/mean_length"] / 1e3, 4 * sum(r["completions/mean_length"] for r in log) / 1e3]
-    )
-    assert divergence[0, 2].item() == pytest.approx((log[0]["kl"] + log[1]["kl"]) / 2)
+    lengths = [row["completions/mean_length"] for row in log]
+    assert tokens[0].tolist() == pytest.approx([4 * sum(lengths[:t]) / 1e3 for t in range(4)])
+    assert divergence[0, 3].item() == pytest.approx(sum(row["kl"] for row in log) / 3)
+    assert divergence[0, 3] > 0
     # As a process that was killed leaves it: the checkpoint is there and the cell is not
     for arm in ARMS:
-        again = policy_cell(study.folder, settings, arm, 1, 1e-3)
+        again = policy_cell(study.folder, settings, arm, 1, 0.5)
         assert again["measured"] == study.result(policy_name(arm, 1))["measured"]
