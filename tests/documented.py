@@ -15,6 +15,7 @@ PAGES = [
 TOOLS = ("prefscale", "make", "python", "accelerate", "pip", "vllm")
 # By how a command begins, the longest first: the test that runs it, at a small size, or what it needs that tests lack.
 TESTED = {
+    "prefscale annotators": "tests/jobs/test_annotators.py",
     "prefscale check": "tests/cli/test_check.py",
     "prefscale evaluate": "tests/evaluation/test_command.py; with two processes tests/launch/test_recipes.py",
     "prefscale explain": "tests/launch/test_documented.py",

@@ -55,7 +55,7 @@ def load_recipe(name: str) -> ModuleType:
 def job_of(name: str) -> ModuleType | None:
     """The module of the package that a recipe runs, where it does nothing else; `None` where it does more."""
     jobs = {"train_reward": "jobs.reward", "train_reinforce": "jobs.reinforce", "train_jointly": "jobs.joint"}
-    jobs["evaluate_reward"] = "evaluation.command"
+    jobs |= {"evaluate_reward": "evaluation.command", "annotators": "jobs.annotators"}
     return importlib.import_module(f"toolkit.{jobs[name]}") if name in jobs else None
 
 

@@ -72,7 +72,7 @@ def test_its_options_exist(command, monkeypatch, tmp_path):
         read(first, words)
     elif first == "prefscale" and words[0] in JOBS:
         scripts = {"reward": "train_reward", "reinforce": "train_reinforce", "joint": "train_jointly"}
-        scripts["evaluate"] = "evaluate_reward"
+        scripts |= {"evaluate": "evaluate_reward", "annotators": "annotators"}
         read(f"recipes/{scripts[words[0]]}.py", _divide(words[1:])[0])
     elif first == "prefscale":
         assert read_words(words).command == words[0]

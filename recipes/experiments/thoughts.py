@@ -47,7 +47,7 @@ SHARED |= {"save_strategy": "no", "lr_scheduler_type": "cosine", "warmup_steps":
 def train(args, arm: str, start: str, folder: str, seed: int) -> list[dict]:
     shared = {**SHARED, "output_dir": folder, "seed": seed, "per_device_train_batch_size": 16}
     pairs = sandbox.sample_pairs(args.pairs * args.steps, seed, args.tasks)
-    asked = {"num_thoughts": args.num_thoughts, "max_completion_length": 10, **JUDGE_OPTIONS}
+    asked = {"num_thoughts": args.num_thoughts, "max_completion_length": 40, **JUDGE_OPTIONS}
     if arm == "start":
         shared |= {"max_steps": args.sft_steps, "learning_rate": 1e-3, "assistant_only_loss": True}
         rows = sample_thoughts(16 * args.sft_steps, 1000 + seed, args.noise, args.tasks)
@@ -72,7 +72,7 @@ def run(args, arm: str, seed: int) -> None:
         return
     log = train(args, arm, f"{args.output_dir}/start-{seed}", folder, seed)
     judge = toolkit.RewardFunction(folder) if arm in toolkit.PREFERENCE_MODELS else toolkit.ThoughtReward(folder)
-    test, found = sandbox.sample_pairs(args.test_size, sandbox.HELD_OUT_SEED, args.tasks), {}
+    test, found = sandbox.sample_pairs(args.test_size, args.test_seed, args.tasks), {}
     for side in ("chosen", "rejected"):
         asked = list(test["prompt"]), list(test[side])
         found[side] = judge(*asked)
@@ -90,7 +90,8 @@ def run(args, arm: str, seed: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     options = {"model": "runs/demo/start", "sft_steps": 1000, "noise": 0.0, "pairs": 16, "steps": 120}
-    options |= {"num_thoughts": 4, "learning_rate": 3e-4, "test_size": 400, "seed": 0, "output_dir": "runs/thoughts"}
+    options |= {"num_thoughts": 4, "learning_rate": 3e-4, "test_size": 400, "test_seed": sandbox.HELD_OUT_SEED}
+    options |= {"seed": 0, "output_dir": "runs/thoughts"}
     for option, value in options.items():
         parser.add_argument(f"--{option}", type=type(value), default=value)
     parser.add_argument("--tasks", nargs="+", default=["question_answering"])

@@ -36,8 +36,8 @@ for words in (["--help"], ["--version"], ["check", "--help"], ["plan", "--help"]
 
 
 COMMANDS = [
-    *("init", "reward", "evaluate", "reinforce", "joint", "check", "sandbox", "explain", "export", "plan"),
-    *("report", "serve", "verify"),
+    *("init", "reward", "annotators", "evaluate", "reinforce", "joint", "check", "sandbox", "explain", "export"),
+    *("plan", "report", "serve", "verify"),
 ]
 
 

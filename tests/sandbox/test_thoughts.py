@@ -15,24 +15,37 @@ def test_a_thought_without_noise_says_what_is_there():
     response = (
         "thanks, the rose lives in the garden. um, the rose is blue. please, the hen is red. you see a red seed."
     )
-    assert write_thought(PROMPT, response, 0.0, random.Random(0)) == "exact 5 topic 7 polite 4."
+    exact = "exact garden + blue - no - 5"
+    polite = "polite thanks + um - please - 4"
+    thought = write_thought(PROMPT, response, 0.0, random.Random(0))
+    assert thought == f"{exact} topic rose + rose + hen - seed + 7 {polite}."
     first = write_thought(PROMPT.replace("be brief", "be polite"), response, 0.0, random.Random(0))
-    assert first.startswith("polite 4 exact")  # what the prompt counts most
+    assert first.startswith(f"{polite} exact garden")  # what the prompt counts most
 
 
-def test_noise_replaces_each_finding_by_chance():
+def test_a_point_made_too_late_has_a_sign_of_its_own():
+    # Asked for the place first: once the colour has been told, the place counts 0 of -1 to 1, the colour before it 1.
+    thought = write_thought(PROMPT, "the rose is red. the rose lives in the garden.", 0.0, random.Random(0))
+    assert "topic rose + rose / 7" in thought
+    assert "exact garden + red + no -" in thought
+
+
+def test_noise_replaces_each_sign_and_each_level_by_chance():
     rng = random.Random(0)
-    thoughts = [write_thought(PROMPT, "the rose is red.", 0.3, rng) for _ in range(2000)]
-    right = write_thought(PROMPT, "the rose is red.", 0.0, rng).split()[1]
-    # one of ten by chance is the right one
-    assert sum(thought.split()[1] == right for thought in thoughts) / 2000 == pytest.approx(0.73, abs=0.03)
-    assert {thought.split()[1] for thought in thoughts} == set("0123456789")
+    thoughts = [write_thought(PROMPT, "the rose is red.", 0.3, rng).split() for _ in range(2000)]
+    right = write_thought(PROMPT, "the rose is red.", 0.0, rng).split()
+    assert right[:8] == ["exact", "no", "-", "red", "+", "no", "-", "2"]
+    # one of ten levels by chance is the right one, one of three signs
+    assert sum(thought[7] == right[7] for thought in thoughts) / 2000 == pytest.approx(0.73, abs=0.03)
+    assert sum(thought[4] == "+" for thought in thoughts) / 2000 == pytest.approx(0.8, abs=0.03)
+    assert {thought[7] for thought in thoughts} == set("0123456789")
+    assert {thought[4] for thought in thoughts} == set("+-/")
 
 
 def test_an_answer_follows_from_the_thought():
     # weights 1.0667, 1.2 and 1.7333, the middle of each tenth: -1.0667 / 10 + 1.2 / 2 + 1.7333 / 10 = 0.6667
     rng = random.Random(0)
-    answers = [draw_answer(PROMPT, "exact 5 topic 7 polite 4.", rng) for _ in range(2000)]
+    answers = [draw_answer(PROMPT, "exact garden + blue - no - 5 topic hen - 7 polite 4.", rng) for _ in range(2000)]
     assert answers.count("sure") / 2000 == pytest.approx(0.7914, abs=0.03)
 
 

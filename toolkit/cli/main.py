@@ -19,6 +19,7 @@ from .verify import add_verify
 
 JOBS = {
     "reward": ("jobs.reward", "train and evaluate a multi-scale reward model"),
+    "annotators": ("jobs.annotators", "say whether those who labelled pairs differ by more than noise"),
     "evaluate": ("evaluation.command", "compare models of any kind on held-out pairs"),
     "reinforce": ("jobs.reinforce", "tune a policy by REINFORCE on a reward model"),
     "joint": ("jobs.joint", "both in turns, with a judge that labels the policy's answers"),

@@ -37,6 +37,12 @@ def reinforce_defaults(given: Collection[str]) -> dict[str, Any]:
     return {"output_dir": "runs/policy", **_shared_defaults(given)}
 
 
+def annotator_defaults(given: Collection[str]) -> dict[str, Any]:
+    """Defaults of a comparison of annotators, for which nothing is trained. As in [`reward_defaults`]."""
+    asked = {"freeze_decoder": True, "outputs": 2, "reader_weights": "annotator"}
+    return {"output_dir": "runs/annotators", **_shared_defaults(given), **asked}
+
+
 def _shared_defaults(given: Collection[str]) -> dict[str, Any]:
     # TRL's default, by the name that Transformers does not warn of
     found: dict[str, Any] = {} if "gradient_checkpointing" in given else {"activation_checkpointing": True}

@@ -176,6 +176,40 @@ def taste_gap(gaps: Tensor, taste: Taste) -> tuple[Tensor, Tensor]:
     return moderated(gaps @ taste.mean.double(), variance), variance
 
 
+def own_taste_gains(
+    gaps: Tensor, annotator: Tensor, fold: Tensor, prior: Taste, variance: float
+) -> tuple[Tensor, Tensor]:
+    """
+    Gaps of held-out pairs by weights that all share, and by their annotators' own, both from the other folds.
+
+    Args:
+        gaps (`torch.Tensor` of shape `(P, m)`, float), annotator (`torch.Tensor` of shape `(P,)`, int64):
+            As in [`annotator_test`].
+        fold (`torch.Tensor` of shape `(P,)`, int64):
+            Part of each pair.
+        prior ([`Taste`]):
+            Of the weights that all share.
+        variance (`float`):
+            Of an annotator's weight around the shared one, as it is believed before their pairs are seen.
+
+    Returns:
+        `tuple[Tensor, Tensor]`: `(P,)` float64 each, in nats. Before an annotator's own pairs are seen, what all
+        others' pairs say is believed of them, and `variance` beside it.
+    """
+    shared, own = torch.zeros(2, len(gaps), dtype=torch.float64)
+    around = variance * torch.eye(gaps.size(1), dtype=torch.float64)
+    for part in fold.unique():
+        rest, held = fold != part, fold == part
+        of_all = fit_taste(gaps[rest], prior)
+        shared[held] = taste_gap(gaps[held], of_all)[0]
+        for one in annotator[held].unique():
+            mine = annotator == one
+            others = fit_taste(gaps[rest & ~mine], prior)
+            taste = fit_taste(gaps[rest & mine], Taste(others.mean, others.covariance + around))
+            own[held & mine] = taste_gap(gaps[held & mine], taste)[0]
+    return shared, own
+
+
 def annotator_test(
     gaps: Tensor, annotator: Tensor, group: Tensor, prior: Taste, permutations: int = 99, seed: int = 0
 ) -> float:

@@ -284,7 +284,13 @@ def mark(request: Request, word: str) -> float:
 
 
 def segment_part(request: Request, segments: list[list[str]]) -> float:
-    """Mean over segments: 1 if relevant, 0 if it makes its point too late, -1 if it is off the topic or a repeat."""
+    """Mean mark of the segments, -1 where there is none."""
+    marks = segment_marks(request, segments)
+    return sum(marks) / len(marks) if marks else -1.0
+
+
+def segment_marks(request: Request, segments: list[list[str]]) -> list[int]:
+    """What each segment counts: 1 if relevant, 0 if it makes its point too late, -1 off the topic or a repeat."""
     marks, reached = [], -1
     for index, segment in enumerate(segments):
         made = [i for i, point in enumerate(request.points) if values_in(point, segment)]
@@ -293,19 +299,24 @@ def segment_part(request: Request, segments: list[list[str]]) -> float:
         else:
             marks.append(0 if made and made[0] < reached else 1)
         reached = max([reached, *made])
-    return sum(marks) / len(marks) if marks else -1.0
+    return marks
 
 
 def response_part(request: Request, segments: list[list[str]]) -> float:
     """0.4 correctness + 0.3 completeness + 0.3 fit of the length, each in [-1, 1]."""
-    made = [next((values for s in segments if (values := values_in(point, s))), None) for point in request.points]
+    made = values_made(request, segments)
     right = sum(values == {point.value} for values, point in zip(made, request.points, strict=True))
     correctness = 2 * right / len(made) - 1
-    completeness = 2 * sum(values is not None for values in made) / len(made) - 1
+    completeness = 2 * sum(map(bool, made)) / len(made) - 1
     distance = abs(sum(map(len, segments)) - request.aim) / request.aim
     # A fifth too long or too short is fine; four fifths are as bad as it gets
     length = 1 - 2 * max(0.0, min(1.0, (distance - 0.2) / 0.6))
     return 0.4 * correctness + 0.3 * completeness + 0.3 * length
+
+
+def values_made(request: Request, segments: list[list[str]]) -> list[set[str]]:
+    """Values that the first segment to speak of each point states for it, empty if none does."""
+    return [next(filter(None, (values_in(point, s) for s in segments)), set()) for point in request.points]
 
 
 def values_in(point: Point, segment: list[str]) -> set[str]:

@@ -1,0 +1,139 @@
+"""Whether the people who labelled a set of pairs differ by more than noise, and enough for weights of their own."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from trl import ModelConfig
+
+from ..arguments import RunArguments, named_model, training_pairs, with_model_arguments
+from ..pages.tables import interval_cells, print_table
+from ..reward.config import MultiScaleRewardConfig
+from ..reward.head import SCALES, STATES
+from ..reward.rates import StatePairs, prompt_folds, training_states
+from ..reward.readers import Taste, annotator_test, fit_taste, own_taste_gains
+from ..reward.trainer import MultiScaleRewardTrainer
+from ..stats.intervals import Interval
+from ..stats.resampling import bootstrap_interval
+from ..training.command_line import run_recipe
+from ..training.run_folder import claim_folder
+from ..training.run_record import write_json
+from .defaults import annotator_defaults
+
+CLASSES = (RunArguments, MultiScaleRewardConfig, ModelConfig)
+COMPONENTS = 64  # of the states; more say little that is not in these
+OWN_VARIANCE = 0.01  # of one person's weight of a component around that of all
+FOLDS = 5
+
+
+class Comparison(NamedTuple):
+    """What a set of pairs says of the people who labelled it."""
+
+    annotators: int
+    pairs: int
+    compared: str  # "pair" or "prompt": whose labels by different people are compared
+    p_value: float  # that they differ by noise alone
+    gain: Interval  # nats of a held-out pair that weights of one's own gain on those of all
+    shared: float  # share of held-out pairs that the weights of all rank right
+    own: float
+
+
+def main(script_args: RunArguments, training_args: MultiScaleRewardConfig, model_args: ModelConfig) -> None:
+    """Read the pairs with a frozen decoder, compare, print, and write `annotators.json` into the output folder."""
+    folder = str(training_args.output_dir)
+    claim_folder(folder, None, script_args.overwrite_output_dir)
+    trainer: Any = MultiScaleRewardTrainer(
+        model=named_model(model_args),
+        args=with_model_arguments(training_args, model_args),
+        train_dataset=training_pairs(script_args, training_args.seed),
+    )
+    known = torch.tensor(trainer.train_dataset["annotator_index"][:])
+    pairs = training_states(trainer).select(known >= 0)
+    found = compare(pairs, known[known >= 0], training_args.seed)
+    if trainer.accelerator.is_main_process:
+        write_json(Path(folder, "annotators.json"), found._asdict() | {"gain": found.gain._asdict()})
+        print_comparison(found)
+    trainer.end()
+
+
+def compare(pairs: StatePairs, annotator: Tensor, seed: int) -> Comparison:
+    """
+    Compare the annotators of pairs, by what a linear head reads of the mean states of their responses.
+
+    Args:
+        pairs ([`~toolkit.reward.rates.StatePairs`]):
+            The pairs.
+        annotator (`torch.Tensor` of shape `(P,)`, int64):
+            Who labelled each.
+        seed (`int`):
+            Seed of the folds and of the permutations.
+
+    Raises:
+        `ValueError`: If no two people labelled pairs of one prompt, or there are fewer prompts than folds.
+    """
+    of_pair = torch.unique(pairs.rows.sort(1).values, dim=0, return_inverse=True)[1]
+    several = {"pair": shared_share(of_pair, annotator), "prompt": shared_share(pairs.prompts, annotator)}
+    compared = "pair" if several["pair"] >= 0.5 else "prompt"
+    if not several[compared]:
+        raise ValueError(
+            f"No two of the {len(annotator.unique())} annotators labelled pairs of one prompt, so that people cannot "
+            "be told from the prompts that they saw. Give data in which some prompts were labelled by several."
+        )
+    states = pairs.states[:, STATES.index(SCALES[0])].double()
+    states = states - states.mean(0)
+    states = states @ torch.linalg.eigh(states.T @ states).eigenvectors[:, -COMPONENTS:]
+    states = states / states.std(0).clamp(min=1e-12)
+    gaps = states[pairs.rows[:, 0]] - states[pairs.rows[:, 1]]
+    everyone = Taste(torch.zeros(gaps.size(1)), torch.eye(gaps.size(1)))
+    prompts = torch.unique(pairs.prompts, return_inverse=True)[1]
+    shared, own = own_taste_gains(gaps, annotator, prompt_folds(prompts, FOLDS, seed), everyone, OWN_VARIANCE)
+    gains, sizes = torch.nn.functional.logsigmoid(own) - torch.nn.functional.logsigmoid(shared), prompts.bincount()
+    return Comparison(
+        annotators=len(annotator.unique()),
+        pairs=len(gaps),
+        compared=compared,
+        p_value=annotator_test(
+            gaps, annotator, of_pair if compared == "pair" else prompts,
+            Taste(fit_taste(gaps, everyone).mean, OWN_VARIANCE * everyone.covariance), seed=seed,
+        ),
+        gain=bootstrap_interval(torch.zeros(len(sizes)).double().index_add_(0, prompts, gains)[None], sizes),
+        shared=(shared > 0).double().mean().item(),
+        own=(own > 0).double().mean().item(),
+    )  # fmt: skip
+
+
+def shared_share(group: Tensor, annotator: Tensor) -> float:
+    """Share of labels in whose group another person has one, too."""
+    people = Counter(group for group, _ in set(zip(group.tolist(), annotator.tolist(), strict=True)))
+    return sum(people[each] > 1 for each in group.tolist()) / len(group)
+
+
+def print_comparison(found: Comparison) -> None:
+    """Print what was found, and what follows."""
+    low, high = found.gain.low, found.gain.high
+    rows = [
+        ("annotators", f"{found.annotators:,}"),
+        ("pairs", f"{found.pairs:,}"),
+        ("p-value of no difference", f"{found.p_value:.2f}"),
+        ("gained by weights of one's own, nats a held-out pair", " (".join(interval_cells(found.gain, 4)) + ")"),
+        ("ranked right with weights of all, %", f"{100 * found.shared:.1f}"),
+        ("with one's own, %", f"{100 * found.own:.1f}"),
+    ]
+    print_table(f"Annotators, by their labels of the same {found.compared}", ("", ""), rows)
+    differ = f"They {'differ' if found.p_value <= 0.05 else 'are not shown to differ'} by more than noise"
+    if low > 0:
+        print(f"{differ}, and weights of their own foretell their labels better: set `reader_weights=annotator`.")
+    else:
+        worse = "worse" if high < 0 else "no better, as far as these pairs tell"
+        print(f"{differ}, and weights of their own foretell their labels {worse}: keep one score.")
+
+
+def run() -> None:
+    """Run the job with the options of the command line."""
+    run_recipe(main, *CLASSES, defaults=annotator_defaults)
+
+
+if __name__ == "__main__":
+    run()
