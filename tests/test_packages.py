@@ -56,6 +56,7 @@ ONLY_TORCH = [
 PUBLIC_NAMES = [
     "PREFERENCE_MODELS",
     "AutoModelForMultiScaleReward",
+    "GroupRewardFunction",
     "MultiScaleRewardConfig",
     "MultiScaleRewardOutput",
     "MultiScaleRewardTrainer",

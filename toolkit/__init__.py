@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .policy.trainer import ReinforceTrainer
     from .reward.config import PREFERENCE_MODELS, MultiScaleRewardConfig
     from .reward.evaluation import evaluate_pairs
+    from .reward.group_reward import GroupRewardFunction
     from .reward.head import MultiScaleSettings
     from .reward.loading import AutoModelForMultiScaleReward
     from .reward.output import MultiScaleRewardOutput
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PREFERENCE_MODELS",
     "AutoModelForMultiScaleReward",
+    "GroupRewardFunction",
     "MultiScaleRewardConfig",
     "MultiScaleRewardOutput",
     "MultiScaleRewardTrainer",
@@ -57,6 +59,7 @@ __all__ = [
 _MODULES = {
     "PREFERENCE_MODELS": "reward.config",
     "AutoModelForMultiScaleReward": "reward.loading",
+    "GroupRewardFunction": "reward.group_reward",
     "MultiScaleRewardConfig": "reward.config",
     "MultiScaleRewardOutput": "reward.output",
     "MultiScaleRewardTrainer": "reward.trainer",

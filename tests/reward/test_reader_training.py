@@ -58,20 +58,6 @@ def train_on(reward_config, tiny_folder, labelled_pairs):
     return make
 
 
-@pytest.fixture
-def several(tiny_folder, tokenizer):
-    """A reward model with several outputs, its head spread."""
-    from toolkit.data.tokens import segment_boundary_ids
-
-    def make(**options):
-        settings = MultiScaleSettings(context="gate", annotators=["Ann", "Bo"], **options)
-        model = AutoModelForMultiScaleReward.from_pretrained(tiny_folder(), settings)
-        model.set_layout([], segment_boundary_ids(tokenizer), True)
-        return spread_head(model).eval()
-
-    return make
-
-
 def batch_of(trainer, count=4):
     return trainer.data_collator([trainer.train_dataset[i] for i in range(count)])
 

@@ -118,6 +118,17 @@ def score_weights(weights: Tensor | None, reader: str, outputs: int) -> Tensor:
     return weights
 
 
+def group_scores(outputs: Tensor, weights: Tensor | None, reader: str) -> Tensor:
+    """
+    Mean gap `(k,)` of each response of a group to the others, from their outputs `(k, m)` and the reader's weights.
+
+    Of a linear reader it is the score less the mean of the others' scores; one that can go in circles has no scores
+    of its own, and with this it can rank a group. In a circle all are 0. `k` is at least 2.
+    """
+    gaps = read_gap(outputs[:, None], outputs[None], weights, reader)
+    return gaps.sum(1) / (len(outputs) - 1)  # the gap to itself is 0
+
+
 class Taste(NamedTuple):
     """Weights of a linear reader that one annotator has, as far as they are known: a normal distribution."""
 

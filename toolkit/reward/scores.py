@@ -31,6 +31,7 @@ class ResponseScore(NamedTuple):
     head_tokens: int = 0  # with `same_tokens`, those before them that the template wrote, such as an empty thought
     cut_tokens: int = 0  # tokens that the prompt lost from its left to fit
     z: Tensor | None = None  # (m,) float32, what a head with several outputs says, its scales mixed by the gate
+    weights: Tensor | None = None  # (K,) float32, with which its reader reads responses to this prompt
 
 
 def rewards_of(scores: list[ResponseScore | None]) -> list[float | None]:
@@ -52,6 +53,7 @@ def response_score(output: Any, k: int, ends: list[int]) -> ResponseScore:
         segment_ends=output.segment_ends[k][response],
         ends=ends,
         z=None if output.outputs is None else (output.outputs[k] * gate[:, None]).sum(0),
+        weights=None if output.weights is None else output.weights[k],
     )
 
 
