@@ -11,9 +11,10 @@ from trl import ModelConfig
 from ..arguments import RunArguments, named_model, training_pairs, with_model_arguments
 from ..pages.tables import interval_cells, print_table
 from ..reward.config import MultiScaleRewardConfig
-from ..reward.head import SCALES, STATES
+from ..reward.head import STATES
 from ..reward.rates import StatePairs, prompt_folds, training_states
 from ..reward.readers import Taste, annotator_test, fit_taste, own_taste_gains
+from ..reward.scales import SCALES
 from ..reward.trainer import MultiScaleRewardTrainer
 from ..stats.intervals import Interval
 from ..stats.resampling import bootstrap_interval
