@@ -5,7 +5,8 @@ beside TRL's trainers as they come and with FlashAttention.
 
 It needs no network: torch for CUDA and this package, FlashAttention (`flash-attn`) if that is to be measured, folders
 of decoders with their weights and tokenizers, smallest first (without them, Qwen3's shapes with random weights), and a
-file of pairs of about 1,000 tokens. It ends within 25 minutes; what has ended is kept, and the same command goes on.
+file of pairs of about 1,000 tokens. With `--lora_data` the first cells of the LoRA grid are trained on the smallest.
+It ends within 25 minutes; what has ended is kept, and the same command goes on.
 `--device cpu --quick true` runs a tiny version of everything.
 """
 
@@ -29,6 +30,7 @@ class GpuHourArguments(GpuHour):
 
     models: list[str] = field(default_factory=list, metadata={"help": "Folders of decoders, smallest first."})
     dataset_name: str = field(default="sandbox", metadata={"help": "Pairs, named as in the other recipes."})
+    lora_data: str = field(default="", metadata={"help": "Folder of the LoRA grid's data, docs/lora_grid.md."})
     device: str = field(default="cuda", metadata={"help": "'cuda', or 'cpu' with `quick`."})
     quick: bool = field(default=False, metadata={"help": "Whether to run a tiny version of everything."})
     output_dir: str = field(default="runs/gpu_hour", metadata={"help": "Folder of the results."})
@@ -50,7 +52,9 @@ def check(args: GpuHourArguments) -> None:
 def main(args: GpuHourArguments) -> None:
     check(args)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # with several GPUs Transformers would share out each batch
-    study = Study(Path(args.output_dir), GpuHour(args.models, args.dataset_name, args.device, args.quick))
+    study = Study(
+        Path(args.output_dir), GpuHour(args.models, args.dataset_name, args.lora_data, args.device, args.quick)
+    )
     print(
         f"Attention: {', '.join(study.settings.kernels)}. FlashAttention is measured where `flash-attn` is installed."
     )

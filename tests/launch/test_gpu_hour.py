@@ -1,13 +1,17 @@
 """The first hour on a GPU, in its tiny version on the CPU, cell by cell in this process."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.experiments.study.test_decoder import HALVES, write
 from tests.helpers import load_recipe
 from toolkit.experiments.gpu_hour import GpuHour, stages
-from toolkit.experiments.study.grid import Study
+from toolkit.experiments.study.decoder import BEST, MIX, TRL
+from toolkit.experiments.study.grid import Study, cell_name
+from toolkit.experiments.study.lora import LoraStudy
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -29,6 +33,20 @@ def test_every_stage_runs_in_its_tiny_version_and_is_kept(tmp_path, capsys, monk
     printed = capsys.readouterr().out
     assert printed.count("times TRL") == 6
     assert f"{ours['items_per_second'] / theirs['items_per_second']:.2f}" in printed
+
+
+@pytest.mark.training
+def test_the_first_cells_of_the_lora_grid_are_kept_where_there_are_data(tmp_path, monkeypatch):
+    monkeypatch.setattr("toolkit.experiments.study.lora.TASKS", [HALVES])
+    monkeypatch.setattr("toolkit.experiments.gpu_hour.LoraStudy", partial(LoraStudy, tasks=["halves"]))
+    write(tmp_path, "halves", 310, 1)
+    study = Study(tmp_path / "study", GpuHour(lora_data=str(tmp_path), device="cpu", quick=True))
+    *_, cells = [cells for _, cells in stages(study)]
+    assert [cell.name for cell in cells] == [cell_name("lora", "halves", model) for model in (TRL, BEST, MIX)]
+    study.keep(cells[-1])
+    found = study.result(cells[-1].name)
+    assert found["test_pairs"] == 8
+    assert found["ranked_right"] in [i / 16 for i in range(17)]
 
 
 def test_what_has_not_ended_in_its_time_is_named_and_not_kept(tmp_path):

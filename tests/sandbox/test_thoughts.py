@@ -46,7 +46,7 @@ def test_an_answer_follows_from_the_thought():
     # weights 1.0667, 1.2 and 1.7333, the middle of each tenth: -1.0667 / 10 + 1.2 / 2 + 1.7333 / 10 = 0.6667
     rng = random.Random(0)
     answers = [draw_answer(PROMPT, "exact garden + blue - no - 5 topic hen - 7 polite 4.", rng) for _ in range(2000)]
-    assert answers.count("sure") / 2000 == pytest.approx(0.7914, abs=0.03)
+    assert answers.count("sure") / 2000 == pytest.approx(0.5826, abs=0.03)
 
 
 def test_conversations_are_asked_as_the_judge_is_and_in_known_words():

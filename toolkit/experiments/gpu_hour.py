@@ -4,7 +4,7 @@ import os
 import re
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -43,6 +43,8 @@ from .benchmarks.policy import PolicyBenchmarkArguments, fitting_prompts, policy
 from .benchmarks.reward import TrainingBenchmarkArguments, fitting_pairs, response_scale_model, train_rounds
 from .benchmarks.rounds import Round
 from .study.grid import Cell, Study, cell_name
+from .study.lora import MODELS, LoraStudy, lora_cell
+from .study.models import ranked_right
 
 # Qwen3's, for models that are not given: their weights are random, their vocabulary is small
 _LARGE = {"num_key_value_heads": 8, "head_dim": 128}
@@ -65,6 +67,7 @@ class GpuHour:
 
     models: list[str] = field(default_factory=list)  # folders; random weights where there is none
     dataset_name: str = SANDBOX
+    lora_data: str = ""  # folder of the tasks' files; without it no reward model is fine-tuned on them
     device: str = "cuda"
     quick: bool = False
 
@@ -110,6 +113,15 @@ def stages(study: Study) -> Iterator[tuple[float, list[Cell]]]:
             ]
             yield 4 + 4 * i, reward  # larger models take longer; sampling does not
             yield 4, [Cell(cell_name("policy", name, arm), policy_speed, {**given, "arm": arm}) for arm in POLICY_ARMS]
+    if hour.lora_data:
+        grid = [(task, model) for task in LoraStudy(hour.lora_data, "").tasks for model in MODELS]
+        yield (
+            12,
+            [
+                Cell(cell_name("lora", *names), lora, dict(zip(("task", "model"), names, strict=True)))
+                for names in grid
+            ],
+        )
 
 
 def run_stages(study: Study, minutes: float) -> list[str]:
@@ -271,6 +283,21 @@ def memory(folder: Path, hour: GpuHour, name: str, way: str) -> dict[str, Any]:
     peaks = training_peaks(model, run, hour.device)
     planned = plan_memory(empty, run).total - CUDA_CONTEXT
     return {"planned": planned, "off_by": planned / max(peaks) - 1, **peaks._asdict()}
+
+
+def lora(folder: Path, hour: GpuHour, task: str, model: str) -> dict[str, Any]:
+    """
+    The first cells of the LoRA grid on the smallest model: pairs of a task ranked right, by one of its rows.
+
+    The learning rate is the middle one of the grid's for each row alike, one seed, the fewer pairs.
+    """
+    grid = LoraStudy(hour.lora_data, model_folder(folder, hour, next(iter(hour.names))))
+    if hour.quick:
+        grid = replace(grid, numbers=[16], rank=2, pairs_per_step=4, pairs_seen=16, test_pairs=8)
+    rate, number = grid.rates[len(grid.rates) // 2], grid.numbers[0]
+    began, found = monotonic(), lora_cell(folder, grid, task, model, number, grid.seeds[0], rate)
+    right = ranked_right(found["gaps"]).mean().item()
+    return {"ranked_right": right, "test_pairs": len(found["gaps"]), "seconds": monotonic() - began}
 
 
 def reward_arms(hour: GpuHour) -> dict[str, Arm]:

@@ -72,10 +72,15 @@ def _subject(segment: list[str]) -> str:
 
 
 def draw_answer(prompt: Text, thought: str, rng: random.Random) -> str:
-    r"""The answer that follows from a thought: the good one with probability $\sigma(2u)$, `u` its total in nats."""
+    r"""
+    The answer that follows from a thought: the good one with probability $\sigma(u / 2)$, `u` its total in nats.
+
+    It is less sure than labels are, since a judge's own thoughts will be wrong at times: where its answers are surer
+    than its thoughts are right, the likelihood of pairs asks first of all for answers that no longer listen to them.
+    """
     levels, weights = dict(re.findall(rf"({'|'.join(FINDINGS)})\b\D*(\d)", thought)), parse_prompt(prompt).weights
     total = sum(weight * ((int(levels[name]) + 0.5) / 5 - 1) for name, weight in zip(FINDINGS, weights, strict=True))
-    return str(JUDGE_OPTIONS["answers"][rng.random() > 1 / (1 + math.exp(-2 * total))])
+    return str(JUDGE_OPTIONS["answers"][rng.random() > 1 / (1 + math.exp(-total / 2))])
 
 
 def sample_thoughts(size: int, seed: int, noise: float = 0.0, tasks: Sequence[str] = TASKS) -> Dataset:
