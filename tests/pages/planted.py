@@ -20,6 +20,7 @@ from toolkit.training.run_record import save_pair_examples, write_json
 SCALES = ["token", "segment", "response"]
 PAIRS, LOGS, LOGGED = 800, 60, 256  # held out; logs of a training; pairs or responses in a log
 REWARD_RUNS = ("good", "chance", "overfitted", "length hack", "collapsed gate", "mix below its scale")
+JUDGE_RUNS = ("good", "no better", "forgets", "deaf", "cut off")
 POLICY_RUNS = ("good", "hacked", "flat", "collapsed", "repeating", "far away")
 
 
@@ -132,10 +133,29 @@ def policy_run(folder: Path, kind: str, seed: int) -> Path:
     return folder
 
 
+def judge_run(folder: Path, kind: str, seed: int) -> Path:
+    """A judge's training: its log, in which the mean log-probability of the good answer falls, as it may."""
+    rng, log = np.random.default_rng(seed), []
+    for i in range(LOGS):
+        progress, noise = i / (LOGS - 1), rng.normal(size=3) / np.sqrt(LOGGED)
+        loss = {"no better": 0.72, "forgets": 0.55 + 0.1 * progress}.get(kind, 0.65 - 0.15 * progress)
+        row = {"step": i + 1, "loss": 0.1 * noise[0], "reward": -1 - 3 * progress, "reward_std": 1.0}
+        row |= {"pair_loss": loss + 0.3 * noise[1], "accuracy": 0.5 + 0.7 * (0.72 - loss) + noise[2]}
+        row |= {"thoughts/effective": 3.999 if kind == "deaf" else 3.2, "answers/good": 0.4, "entropy": 0.5}
+        row |= {"completions/clipped_ratio": 0.6 if kind == "cut off" else 0.01, "completions/mean_length": 30.0}
+        log.append(row)
+    write_json(folder / "trainer_state.json", {"global_step": LOGS, "log_history": log})
+    options = {"ThoughtConfig": {"default": {}, "changed": {"num_thoughts": 4}}}
+    run = {"trainer": "ThoughtTrainer", "command": "", "started": ["2026-01-01T00:00:00+00:00"], "versions": {}}
+    run |= {"seed": seed, "data_seed": None, "options": options}
+    write_json(folder / "run.json", run)
+    return folder
+
+
 def main(folder: str, seed: str = "0") -> None:
     from toolkit.pages.run_page import write_run_report
 
-    for make, kinds in ((reward_run, REWARD_RUNS), (policy_run, POLICY_RUNS)):
+    for make, kinds in ((reward_run, REWARD_RUNS), (policy_run, POLICY_RUNS), (judge_run, JUDGE_RUNS)):
         for kind in kinds:
             run = make(Path(folder, f"{make.__name__}-{kind.replace(' ', '-')}"), kind, int(seed))
             print(write_run_report(run))

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from tests.pages.planted import PAIRS, policy_run, reward_run
+from tests.pages.planted import PAIRS, judge_run, policy_run, reward_run
 from toolkit.pages.policy_verdicts import repeated, untrained_rewards
 from toolkit.pages.reward_verdicts import overfitting, paired_interval
 from toolkit.pages.run_files import read_run
@@ -21,6 +21,10 @@ FAULTS = {
     (policy_run, "collapsed"): "The entropy collapsed",
     (policy_run, "repeating"): "It repeats itself",
     (policy_run, "far away"): "It left the reference behind",
+    (judge_run, "no better"): "It ranks no better than chance",
+    (judge_run, "forgets"): "It ranks worse",
+    (judge_run, "deaf"): "The answers do not listen to the thoughts: 4.00 of 4",
+    (judge_run, "cut off"): "60% of the thoughts were cut off",
 }
 # A model that knows nothing is no better than length, either, nor is one that has forgotten
 ALSO = {"chance": 2, "overfitted": 2}
@@ -37,11 +41,11 @@ def test_a_planted_fault_is_named_and_no_other(tmp_path, make, kind):
     assert any(FAULTS[make, kind] in text for text in found)
 
 
-@pytest.mark.parametrize("make", [reward_run, policy_run])
+@pytest.mark.parametrize("make", [reward_run, policy_run, judge_run])
 def test_no_good_run_is_called_bad(tmp_path, make):
     for seed in range(20):
         verdicts = verdicts_of(read_run(make(tmp_path / str(seed), "good", seed)))
-        assert len(verdicts) >= 4
+        assert len(verdicts) >= 3
         assert {verdict.outcome for verdict in verdicts} == {"good"}, seed
 
 

@@ -27,7 +27,7 @@ from .page import (
 from .policy_verdicts import PARTS, series, untrained_rewards
 from .reward_verdicts import difference_of, held_out_accuracy, paired_interval, right
 from .run_files import RunRecord, read_run
-from .run_page import POLICY_CURVES, footer, is_policy, matters, ranks_pairs, verdicts_of
+from .run_page import JUDGE_CURVES, POLICY_CURVES, footer, is_judge, is_policy, matters, ranks_pairs, verdicts_of
 from .tables import interval_cells
 from .verdicts import Verdict, less, percent, points, rounded
 
@@ -68,6 +68,8 @@ def write_comparison(folders: Sequence[str | Path]) -> Path:
 
 
 def _kind(run: RunRecord) -> str:
+    if is_judge(run):
+        return "is a judge's"
     return "is a policy's" if is_policy(run) else "ranks pairs" if ranks_pairs(run) else "does neither rank nor sample"
 
 
@@ -195,7 +197,7 @@ def _results(runs: Runs, figures: Mapping[str, Mapping[str, Interval]], of_pairs
     keys = ["eval_loss", "eval_margin", "eval_length_correlation", "eval_accuracy/longer_wins"]
     last = {name: run.evaluation if of_pairs else run.training[-1] for name, run in runs.items()}
     if not of_pairs:
-        keys = ["reward", *POLICY_CURVES, "num_tokens"]
+        keys = ["reward", *(JUDGE_CURVES if any(map(is_judge, runs.values())) else POLICY_CURVES), "num_tokens"]
     rows = [(key, *(number(row.get(key)) for row in last.values())) for key in keys]
     rows = [row for row in rows if set(row[1:]) != {"–"}]
     steps = ("steps", *(number(max(row.get("step", 0) for row in run.log)) for run in runs.values()))
@@ -214,6 +216,8 @@ def _curves(runs: Runs) -> list[Picture]:
         rewards = dict.fromkeys(f"rewards/{name}/mean" for run in runs.values() for name in untrained_rewards(run))
         titles = {"reward": ("Reward that it is trained on", "mean")}
         titles |= {key: (f"Reward by {key.split('/')[1]}", "mean") for key in rewards} | POLICY_CURVES
+    if any(map(is_judge, runs.values())):
+        titles = JUDGE_CURVES
     pictures = []
     for i, (key, (title, unit)) in enumerate(titles.items(), 1):
         rows = {name: run.evaluations if key.startswith("eval") else run.training for name, run in runs.items()}

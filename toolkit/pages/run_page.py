@@ -10,6 +10,7 @@ from typing import Any
 from ..reward.scales import SCALES
 from ..training.run_record import EXAMPLES_NAME, RUN_NAME
 from .held_out import headline, held_out_section
+from .judge_verdicts import judge_verdicts
 from .page import (
     Block,
     Example,
@@ -40,10 +41,12 @@ _TITLES = {
     "RewardTrainer": "Reward model",
     "ReinforceTrainer": "REINFORCE",
     "SFTTrainer": "Supervised fine-tuning",
+    "ThoughtTrainer": "Judge that thinks",
 }
 # Figures of the table, in order; `*` is any name.
 _FIGURES = (
-    "loss reward accuracy accuracy/* rewards/accuracies rewards/margins loss/* margin gate/* rewards/*/mean kl "
+    "loss pair_loss pair_weight reward accuracy accuracy/* thoughts/* answers/* rewards/accuracies rewards/margins "
+    "loss/* margin gate/* rewards/*/mean kl "
     "entropy mean_token_accuracy baseline advantage_std prefix/explained clip_ratio completions/mean_length "
     "completions/clipped_ratio length_correlation grad_norm"
 )
@@ -53,6 +56,14 @@ POLICY_CURVES = {
     "completions/mean_length": ("Response length", "tokens"),
     "grad_norm": ("Gradient norm", ""),
     "prefix/explained": ("Explained by the prefix baseline", "share"),
+}
+JUDGE_CURVES = {
+    "pair_loss": ("Loss of the pairs; 0.693 is chance", "nats"),
+    "accuracy": ("Pairs ranked right, of those that are trained on", "share"),
+    "thoughts/effective": ("Effective thoughts about a response", "thoughts"),
+    "answers/good": ("Responses that it calls good", "share"),
+    "completions/mean_length": ("Length of a thought", "tokens"),
+    "entropy": ("Entropy of the judge", "nats a token"),
 }
 _MODEL_FIGURES = {
     "model_type": "architecture",
@@ -99,15 +110,21 @@ def write_run_report(folder: str | Path) -> Path:
     return write_page(_build_page(read_run(Path(folder))), Path(folder, "report"))
 
 
+def is_judge(record: RunRecord) -> bool:
+    """Whether a run was trained to think about responses, which is logged as a policy's training is."""
+    return any("thoughts/effective" in row for row in record.log)
+
+
 def is_policy(record: RunRecord) -> bool:
     """Whether a run was trained by rewards of its own responses."""
-    return any("reward" in row for row in record.log)
+    return any("reward" in row for row in record.log) and not is_judge(record)
 
 
 def ranks_pairs(record: RunRecord) -> bool:
     """Whether a run learnt to rank pairs: a reward model's, and DPO."""
     keys = {key for row in record.log for key in row} | record.evaluation.keys()
-    return bool(keys & {"accuracy", "eval_accuracy", "rewards/accuracies", "eval_rewards/accuracies"})
+    own = {"accuracy", "eval_accuracy", "rewards/accuracies", "eval_rewards/accuracies"}
+    return bool(keys & own) and not is_judge(record)
 
 
 def run_name(record: RunRecord) -> str:
@@ -122,12 +139,13 @@ def footer() -> str:
 
 def verdicts_of(record: RunRecord) -> list[Verdict]:
     """All verdicts on a run, of both models in the demonstration, faults first."""
+    of_judge = judge_verdicts(record) if is_judge(record) else []
     of_pairs = reward_verdicts(record) if ranks_pairs(record) else []
     of_policy = policy_verdicts(record) if is_policy(record) else []
     if of_pairs and of_policy:
         of_pairs = [verdict._replace(text=f"Reward model: {verdict.text}") for verdict in of_pairs]
         of_policy = [verdict._replace(text=f"Policy: {verdict.text}") for verdict in of_policy]
-    found = [*of_pairs, *of_policy] or [verdict for verdict in [overfitting(record)] if verdict]
+    found = [*of_judge, *of_pairs, *of_policy] or [verdict for verdict in [overfitting(record)] if verdict]
     return sorted(found, key=lambda verdict: ("bad", "open", "good").index(verdict.outcome))
 
 
@@ -170,6 +188,10 @@ def _what_happened(record: RunRecord) -> str:
             f"The judge gives the policy {judged.before.value:.2f} before REINFORCE and {judged.after.value:.2f} "
             f"after {last} of it, on {judged.win_rate.pairs:,} prompts."
         )
+    if is_judge(record):
+        rows, some = record.training, max(1, len(record.training) // 10)
+        ends = [number(_mean(part, "pair_loss")) for part in (rows[:some], rows[-some:])]
+        return f"In {last} the loss of the pairs went from {ends[0]} to {ends[1]}; 0.693 is chance."
     if is_policy(record):
         rows, some = record.training, max(1, len(record.training) // 10)
         ends = [number(_mean(part, "reward")) for part in (rows[:some], rows[-some:])]
@@ -205,7 +227,10 @@ def _training(record: RunRecord) -> Section:
         text = f"The loss was no finite number in {len(broken)} of {len(rows)} logs, first at step {broken[0]:,}."
         blocks.append(Paragraph(text))
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    pictures = _policy_pictures(record, rows, keys) if is_policy(record) else _pair_pictures(record, rows, keys)
+    if is_judge(record):
+        pictures = _curves(record, rows, JUDGE_CURVES)
+    else:
+        pictures = _policy_pictures(record, rows, keys) if is_policy(record) else _pair_pictures(record, rows, keys)
     some = max(1, len(rows) // 10)
     parts = {"first log": rows[:1], "last log": rows[-1:]}
     parts |= {f"mean of the last {some}": rows[-some:]} if some > 1 else {}
@@ -231,10 +256,16 @@ def _policy_pictures(record: RunRecord, rows: list[dict[str, Any]], keys: list[s
             held_out = {0: record.comparison.before, rows[-1]["step"]: record.comparison.after}
         title = f"Reward by {source}"
         pictures.append(curve_picture(rows, title, curves, "mean", f"reward-{i}", held_out, record.kept))
-    for key, (title, unit) in POLICY_CURVES.items():
-        if any(row.get(key) for row in rows):
-            pictures.append(curve_picture(rows, title, {"": key}, unit, key.replace("/", "-"), kept=record.kept))
-    return pictures
+    return pictures + _curves(record, rows, POLICY_CURVES)
+
+
+def _curves(record: RunRecord, rows: list[dict[str, Any]], curves: Mapping[str, tuple[str, str]]) -> list[Picture]:
+    """A picture of each figure that was logged."""
+    return [
+        curve_picture(rows, title, {"": key}, unit, key.replace("/", "-"), kept=record.kept)
+        for key, (title, unit) in curves.items()
+        if any(row.get(key) for row in rows)
+    ]
 
 
 def _pair_pictures(record: RunRecord, rows: list[dict[str, Any]], keys: list[str]) -> list[Picture]:
@@ -279,8 +310,10 @@ def _answers(record: RunRecord, most: int = 4) -> list[Section]:
 def _examples(record: RunRecord) -> list[Section]:
     if record.examples:
         return [Section("Examples", [Examples(list(map(_example, record.examples)))])]
-    if record.comparison or not (is_policy(record) or ranks_pairs(record)):
+    if record.comparison or not (is_judge(record) or is_policy(record) or ranks_pairs(record)):
         return []
+    if is_judge(record):
+        return [Section("Examples", [Paragraph("The run kept no thoughts. recipes/train_judge.py does.")])]
     recipe = "train_reinforce.py" if is_policy(record) else "train_reward.py"
     text = f"The run kept no examples. recipes/{recipe} leaves them in {EXAMPLES_NAME}, without an option."
     return [Section("Examples", [Paragraph(text)])]
