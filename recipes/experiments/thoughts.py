@@ -89,8 +89,8 @@ def run(args, arm: str, seed: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    options = {"model": "runs/demo/start", "sft_steps": 1000, "noise": 0.0, "pairs": 16, "steps": 120}
-    options |= {"num_thoughts": 4, "learning_rate": 3e-4, "test_size": 400, "test_seed": sandbox.HELD_OUT_SEED}
+    options = {"model": "runs/demo/start", "sft_steps": 1000, "noise": 0.2, "pairs": 16, "steps": 100}
+    options |= {"num_thoughts": 4, "learning_rate": 1e-4, "test_size": 1000, "test_seed": sandbox.HELD_OUT_SEED}
     options |= {"seed": 0, "output_dir": "runs/thoughts"}
     for option, value in options.items():
         parser.add_argument(f"--{option}", type=type(value), default=value)
