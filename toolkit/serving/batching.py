@@ -19,7 +19,10 @@ class _Waiting(NamedTuple):
 
 class Batcher:
     """
-    One thread that scores, so that the model is never entered twice, and takes as many waiting requests as fit.
+    One thread that scores, so that the model is never entered twice, and takes several waiting requests together.
+
+    It takes half of what waits. Clients ask again when they have their answers, and if all of them had theirs at once,
+    the model would wait for all of them; so one half waits while the other is scored.
 
     Args:
         score (`Callable`):
@@ -27,10 +30,12 @@ class Batcher:
         most_rows (`int`):
             Most rows that requests are put together to; a request is never divided. With 0 each is scored alone, and
             its scores do not depend on what else waits.
+        pass_rows (`int`):
+            Rows of a forward pass, which are taken however little waits.
     """
 
-    def __init__(self, score: Callable[[Rows], list[ResponseScore]], most_rows: int) -> None:
-        self._score, self._most_rows = score, most_rows
+    def __init__(self, score: Callable[[Rows], list[ResponseScore]], most_rows: int, pass_rows: int) -> None:
+        self._score, self._most_rows, self._pass_rows = score, most_rows, pass_rows
         self._queue = SimpleQueue[_Waiting]()
         Thread(target=self._work, name="scoring", daemon=True).start()
 
@@ -61,8 +66,8 @@ class Batcher:
 
     def _fill(self, batch: list[_Waiting]) -> _Waiting | None:
         """Put what waits into a batch, up to its size; the first that does not fit begins the next one."""
-        count = len(batch[0].rows)
-        while count < self._most_rows:
+        count, half = len(batch[0].rows), (self._queue.qsize() + 2) // 2
+        while count < self._most_rows and (count < self._pass_rows or len(batch) < half):
             try:
                 found = self._queue.get_nowait()
             except Empty:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..reward.scores import ResponseScore
 
 TENSORS = ("scale_scores", "gate", "prompt_value", "prefix_values", "token_scores", "segment_scores", "segment_ends")
+OF_READERS = ("z", "weights")  # of heads with several outputs
 OF_TOKENS = TENSORS[3:]  # one entry a token of the response; the others have one a response
 
 
@@ -28,7 +29,7 @@ def pack_scores(scores: Sequence[ResponseScore]) -> bytes:
         "reward": torch.tensor([score.reward for score in scores], dtype=torch.float64),
         "tokens": torch.tensor([len(score.token_scores) for score in scores]),
     }
-    for name in (*TENSORS, *(["z"] if scores[0].z is not None else [])):
+    for name in (*TENSORS, *(name for name in OF_READERS if getattr(scores[0], name) is not None)):
         parts = [getattr(score, name) for score in scores]
         tensors[name] = torch.cat(parts) if name in OF_TOKENS else torch.stack(parts)
     return save({name: tensor.contiguous() for name, tensor in tensors.items()})
@@ -56,7 +57,7 @@ def unpack_scores(content: bytes, ends: Sequence[list[int]]) -> list[ResponseSco
         raise ValueError(f"The reward server returned {len(counts)} scores for {len(ends)} responses.")
     columns: dict[str, Any] = {
         name: tensors[name].split(counts) if name in OF_TOKENS else tensors[name].unbind()
-        for name in (*TENSORS, *({"z"} & tensors.keys()))
+        for name in (*TENSORS, *(tensors.keys() & OF_READERS))
     }
     rewards = tensors["reward"].tolist()
     return [

@@ -1,0 +1,34 @@
+"""How requests that wait are put together."""
+
+import threading
+
+import pytest
+
+from toolkit.serving.batching import Batcher
+
+
+@pytest.mark.parametrize(
+    ("most", "a_pass", "batches"),
+    [
+        (100, 1, [1, 5, 3, 1, 1]),  # of ten that wait half, of five three with the one that was taken, and so on
+        (100, 4, [1, 5, 4, 1]),  # a pass is filled
+        (4, 1, [1, 4, 3, 2, 1]),
+        (0, 1, [1] * 11),
+    ],
+)
+def test_half_of_what_waits_is_scored_together_and_a_pass_at_least(most, a_pass, batches):
+    entered, gate, sizes = threading.Event(), threading.Event(), []
+
+    def score(rows):
+        sizes.append(len(rows))
+        entered.set()
+        gate.wait()
+        return list(rows)
+
+    batcher = Batcher(score, most, a_pass)
+    first = batcher.submit([0])
+    entered.wait()
+    others = [batcher.submit([i]) for i in range(1, 11)]
+    gate.set()
+    assert [future.result() for future in (first, *others)] == [[i] for i in range(11)]
+    assert sizes == batches
