@@ -81,11 +81,8 @@ def make_app(reward: RewardFunction, name: str, key: str | None = None, most_row
     Returns:
         `fastapi.FastAPI`
     """
-    about, numbers, batcher = (
-        _about(reward, name),
-        _Numbers(),
-        Batcher(reward.score_encoded, most_rows, reward.batch_size),
-    )
+    about, numbers = _about(reward, name), _Numbers()
+    batcher = Batcher(reward.score_encoded, most_rows, reward.batch_size)
     numbers.waiting.set_function(batcher.waiting)
     app = FastAPI(title="prefscale reward server", description=f"Scores of '{about['model']}'.")
     app.middleware("http")(numbers.count)
