@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from trl import ModelConfig
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from ..arguments import RunArguments, named_model, training_pairs, with_model_arguments
 from ..pages.tables import interval_cells, print_table
@@ -49,6 +49,8 @@ def main(script_args: RunArguments, training_args: MultiScaleRewardConfig, model
         model=named_model(model_args),
         args=with_model_arguments(training_args, model_args),
         train_dataset=training_pairs(script_args, training_args.seed),
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),  # which a frozen decoder refuses
     )
     known = torch.tensor(trainer.train_dataset["annotator_index"][:])
     pairs = training_states(trainer).select(known >= 0)
@@ -108,7 +110,7 @@ def compare(pairs: StatePairs, annotator: Tensor, seed: int) -> Comparison:
 def shared_share(group: Tensor, annotator: Tensor) -> float:
     """Share of labels in whose group another person has one, too."""
     people = Counter(group for group, _ in set(zip(group.tolist(), annotator.tolist(), strict=True)))
-    return sum(people[each] > 1 for each in group.tolist()) / len(group)
+    return sum(people[each] > 1 for each in group.tolist()) / max(1, len(group))
 
 
 def print_comparison(found: Comparison) -> None:
