@@ -172,7 +172,7 @@ class RewardFunction:
         """
         rows = self._rows(prompts, completions, completion_ids, columns)
         found = self._score_rows({i: row._replace(followed=None) for i, row in rows.items()})
-        scores = [found.get(i) for i in range(len(prompts))]
+        scores = self._of_batch(prompts, found)
         if log_metric is not None:
             self.report(scores, log_metric)
         return rewards_of(scores)
@@ -207,7 +207,10 @@ class RewardFunction:
             or a response alone is longer than `max_length`.
         """
         scores = self._score_rows(self._rows(prompts, completions, completion_ids, columns))
-        return [scores.get(i) for i in range(len(prompts))]
+        return self._of_batch(prompts, scores)
+
+    def _of_batch(self, prompts: Sequence[Any], found: dict[int, ResponseScore]) -> list[ResponseScore | None]:
+        return [found.get(i) for i in range(len(prompts))]
 
     def report(self, scores: list[ResponseScore | None], log_metric: Callable[[str, float], None]) -> None:
         """
