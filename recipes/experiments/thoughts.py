@@ -1,6 +1,7 @@
 """What trained thoughts are worth in the sandbox: arms from one cold start, and models without thoughts on its pairs.
 
-Every cell is a file in the output folder with its accuracy on held-out pairs; what is there is not run again."""
+Every cell is a file in the output folder with its accuracy on held-out pairs; what is there is not run again. The
+table is of all seeds that are there."""
 
 import argparse
 import json
@@ -12,34 +13,12 @@ import torch
 from trl import SFTConfig, SFTTrainer
 
 import toolkit
-from toolkit import ThoughtTrainer, sandbox
+from toolkit import sandbox
+from toolkit.experiments.thoughts import JUDGES, print_arms, read_cells
 from toolkit.generative.turns import JudgeSettings
-from toolkit.generative.weights import ThoughtWeights
 from toolkit.sandbox.thoughts import JUDGE_OPTIONS, sample_thoughts, write_thought
 from toolkit.stats.metrics import pair_accuracy
 
-
-class Unweighted(ThoughtTrainer):
-    """Without the pair's weight: the gap of the utilities is pushed alike however large it is."""
-
-    def _loss(self, inputs):
-        return lambda values: values[:, 1] - values[:, 0]
-
-
-class Verdicts(ThoughtTrainer):
-    """Drawn verdicts: the i-th on both responses are compared, rewarded, and normalised in the group as GRPO does."""
-
-    def _weights(self, loss):
-        omega, chance = self._log_answers.exp(), torch.Generator().manual_seed((self.args.seed << 31) + self._step)
-        good = (torch.rand(omega.shape, generator=chance) < omega).float()
-        rewards = ((1 + good[:, :1] - good[:, 1:]) / 2).expand_as(good)
-        spread, mean = torch.std_mean(rewards, -1, keepdim=True)
-        advantages = (rewards - mean) / (spread + 1e-4) / omega.size(-1)
-        other = -omega / (1 - omega).clamp(min=1e-6)  # slope of log(1 - omega), of the other answer, by log omega
-        return ThoughtWeights(advantages, advantages * torch.where(good > 0, 1.0, other))
-
-
-JUDGES = {"dwrl": ThoughtTrainer, "verdicts": Verdicts, "unweighted": Unweighted, "frozen": ThoughtTrainer}
 SHARED = {"use_cpu": True, "bf16": False, "activation_checkpointing": False, "report_to": "none", "disable_tqdm": True}
 SHARED |= {"save_strategy": "no", "lr_scheduler_type": "cosine", "warmup_steps": 10, "logging_steps": 10}
 
@@ -98,3 +77,4 @@ if __name__ == "__main__":
     parser.add_argument("--arms", nargs="+", default=["start", "simple contrast", "multi-scale", *JUDGES])
     for name in (given := parser.parse_args()).arms:
         run(given, name, given.seed)
+    print_arms(read_cells(given.output_dir))
