@@ -15,18 +15,32 @@ def test_without_the_pairs_weight_a_gap_is_pushed_alike_however_large():
     assert values.grad.tolist() == [[-1.0, 1.0], [-1.0, 1.0]]
 
 
-@pytest.mark.parametrize(("omega", "thoughts"), [([[1.0, 1.0], [0.0, 0.0]], 0.0), ([[1.0, 0.0], [0.5, 0.5]], None)])
-def test_verdicts_that_agree_with_the_label_are_pushed_and_the_others_held_down(omega, thoughts):
-    log_answers = torch.tensor(omega)[None].log()  # one pair, two thoughts a response
-    judge = SimpleNamespace(_log_answers=log_answers, args=SimpleNamespace(seed=0), _step=0)
-    found = Verdicts._weights(judge, None)
-    if thoughts == 0.0:  # all say what the label says: there is nothing to compare
-        assert found.thoughts.tolist() == [[[0.0, 0.0], [0.0, 0.0]]]
-        assert found.answers.abs().max() == 0
-    else:  # the first thought on the chosen response says yes and the second no, whatever is said of the other
-        first, second = found.thoughts[0, 0].tolist()
-        assert first >= 0 >= second
-        assert first == pytest.approx(-second)
+@pytest.fixture(scope="module")
+def weights_of():
+    """Weights that the baseline gives to answers of these probabilities `(P, 2, N)`."""
+
+    def weigh(omega: torch.Tensor):
+        trainer = SimpleNamespace(args=SimpleNamespace(seed=0), _step=0, _log_answers=omega.log())
+        return Verdicts._weights(trainer, None)
+
+    return weigh
+
+
+def test_verdicts_climb_towards_right_ones(weights_of):
+    # With one parameter a side, the logit of the good answer, the expected push is up on the chosen response and down
+    # on the other one; d log omega / d logit = 1 - omega
+    omega = torch.tensor([0.4, 0.7])
+    weights = weights_of(omega[None, :, None].expand(4000, 2, 8))
+    push = (weights.answers.sum(2) * (1 - omega)).mean(0)
+    assert push[0] > 0.1
+    assert push[1] < -0.1
+    torch.testing.assert_close(weights.thoughts.sum(2), torch.zeros(4000, 2))
+
+
+def test_verdicts_that_are_always_right_teach_nothing(weights_of):
+    weights = weights_of(torch.tensor([[[1.0] * 3, [1e-30] * 3]]))
+    assert not weights.thoughts.any()
+    assert not weights.answers.any()
 
 
 def test_the_table_is_of_the_seeds_that_are_there(tmp_path, capsys):
