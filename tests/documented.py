@@ -59,7 +59,7 @@ TESTED = {
     "recipes/experiments/study.py --grid real": "tests/experiments/study/test_real.py",
     "recipes/experiments/study.py --grid text": "tests/experiments/study/test_text_policy.py",
     "recipes/experiments/sweep_architectures.py": "tests/experiments/architectures/test_trial.py",
-    "recipes/experiments/thoughts.py": "needs hours; tests/generative/test_experiment.py holds what is its own",
+    "recipes/experiments/thoughts.py": "needs hours; tests/experiments/test_thoughts.py holds what is its own",
     "recipes/pretrain_decoder.py": "needs ten minutes; tests/test_recipes.py reads its options",
     "recipes/train": "tests/launch/test_recipes.py",
     "make": "CI makes `check` and `test`; the others make what their pages say",
