@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from tests.pages.planted import policy_run, reward_run
+from tests.pages.planted import judge_run, policy_run, reward_run
 from tests.pages.test_page import assert_stands_alone, drawings, read
 from toolkit.cli.main import main
 from toolkit.pages.comparison_page import write_comparison
@@ -102,3 +102,12 @@ def test_what_cannot_be_compared_is_refused(runs, tmp_path, capsys):
     assert "'ours' ranks pairs, 'policy' is a policy's. Compare runs of one kind." in capsys.readouterr().err
     assert main(["report", str(runs["ours"]), str(runs["ours"])]) == 2
     assert "A run is given twice" in capsys.readouterr().err
+
+
+def test_judges_are_compared_with_judges_and_by_their_own_curves(tmp_path):
+    folders = [judge_run(tmp_path / kind, kind, seed=0) for kind in ("good", "deaf")]
+    page = read(write_comparison(folders))
+    assert any("The answers do not listen to the thoughts" in text for texts in page.texts.values() for text in texts)
+    assert len(drawings(page)) == 6  # loss, accuracy, effective thoughts, answers, length, entropy
+    with pytest.raises(ValueError, match="'good' is a judge's, 'policy' is a policy's"):
+        write_comparison([folders[0], policy_run(tmp_path / "policy", "good", seed=0)])

@@ -13,7 +13,7 @@ from ..pages.tables import interval_cells, print_table
 from ..reward.config import MultiScaleRewardConfig
 from ..reward.head import STATES
 from ..reward.rates import StatePairs, prompt_folds, training_states
-from ..reward.readers import Taste, annotator_test, fit_taste, own_taste_gains
+from ..reward.readers import Taste, annotator_test, fit_taste, own_taste_gaps
 from ..reward.scales import SCALES
 from ..reward.trainer import MultiScaleRewardTrainer
 from ..stats.intervals import Interval
@@ -91,7 +91,7 @@ def compare(pairs: StatePairs, annotator: Tensor, seed: int) -> Comparison:
     gaps = states[pairs.rows[:, 0]] - states[pairs.rows[:, 1]]
     everyone = Taste(torch.zeros(gaps.size(1)), torch.eye(gaps.size(1)))
     prompts = torch.unique(pairs.prompts, return_inverse=True)[1]
-    shared, own = own_taste_gains(gaps, annotator, prompt_folds(prompts, FOLDS, seed), everyone, OWN_VARIANCE)
+    shared, own = own_taste_gaps(gaps, annotator, prompt_folds(prompts, FOLDS, seed), everyone, OWN_VARIANCE)
     gains, sizes = torch.nn.functional.logsigmoid(own) - torch.nn.functional.logsigmoid(shared), prompts.bincount()
     return Comparison(
         annotators=len(annotator.unique()),

@@ -187,7 +187,7 @@ def taste_gap(gaps: Tensor, taste: Taste) -> tuple[Tensor, Tensor]:
     return moderated(gaps @ taste.mean.double(), variance), variance
 
 
-def own_taste_gains(
+def own_taste_gaps(
     gaps: Tensor, annotator: Tensor, fold: Tensor, prior: Taste, variance: float
 ) -> tuple[Tensor, Tensor]:
     """
