@@ -23,6 +23,7 @@ ALL_SCALES = ("token", "segment", "response")
 LAUNCH = ROOT / "tests" / "launch"
 # Nine tenths of the time of what starts no process
 TRAINING = {
+    "evaluation/test_multi_scale",
     "evaluation/test_scorers",
     "experiments/benchmarks/test_policy",
     "experiments/benchmarks/test_scaling",
@@ -224,5 +225,22 @@ def reinforce_config(tmp_path, cpu_options):
         defaults = {"learning_rate": 1e-3, "per_device_train_batch_size": 4, "max_steps": 3, "num_generations": 2}
         defaults |= {"max_completion_length": 8}
         return config_class(output_dir=str(tmp_path / "policy"), **{**cpu_options, **defaults, **options})
+
+    return make
+
+
+@pytest.fixture
+def several(tiny_folder, tokenizer):
+    """A reward model with several outputs, its head spread."""
+
+    from tests.tiny import spread_head
+    from toolkit import AutoModelForMultiScaleReward, MultiScaleSettings
+    from toolkit.data.tokens import segment_boundary_ids
+
+    def make(**options):
+        settings = MultiScaleSettings(context="gate", annotators=["Ann", "Bo"], **options)
+        model = AutoModelForMultiScaleReward.from_pretrained(tiny_folder(), settings)
+        model.set_layout([], segment_boundary_ids(tokenizer), True)
+        return spread_head(model).eval()
 
     return make

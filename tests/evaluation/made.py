@@ -3,8 +3,8 @@
 import torch
 from datasets import Dataset
 
-from toolkit.evaluation.pairs import PairReader
-from toolkit.evaluation.scorers import STOCK, Scored
+from toolkit.evaluation.pairs import PairReader, Scored
+from toolkit.evaluation.scorers import STOCK
 
 
 def pairs_of(*tables):

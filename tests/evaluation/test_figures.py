@@ -8,8 +8,9 @@ import torch
 from tests.evaluation.made import pairs_of, scored_by
 from toolkit.evaluation.command import score_lines
 from toolkit.evaluation.figures import figures_of
+from toolkit.evaluation.pairs import Scored
 from toolkit.evaluation.report import all_tables
-from toolkit.evaluation.scorers import RULE, Scored, longer_wins
+from toolkit.evaluation.scorers import RULE, longer_wins
 from toolkit.evaluation.verdict import verdict
 
 

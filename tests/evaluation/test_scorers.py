@@ -8,12 +8,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from trl import RewardConfig, RewardTrainer
 
 from toolkit import RewardFunction, ThoughtReward
+from toolkit.evaluation.multi_scale import MIX
 from toolkit.evaluation.pairs import PairReader
 from toolkit.evaluation.scorers import (
     CAUSAL,
     JUDGE,
     MEAN,
-    MIX,
     OURS,
     STOCK,
     SUM,

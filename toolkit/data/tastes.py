@@ -91,6 +91,28 @@ def add_tastes(dataset: Dataset, name: str, known: Any, train: bool) -> Dataset:
     return dataset
 
 
+def attribute_gaps(value: Any) -> dict[str, float]:
+    """
+    By how much the chosen response exceeds the rejected one in each attribute.
+
+    Args:
+        value (`Any`):
+            `attributes` of a pair: an object of numbers for each response, or one of gaps.
+
+    Returns:
+        `dict[str, float]`: By name; without those that are not finite numbers of both.
+    """
+    sides = _sides(value)
+    if len(sides) > len(SIDES) or not all(isinstance(side, dict) for side in sides):
+        return {}
+    numbers = [{name: float(x) for name, x in side.items() if _is_number(x)} for side in sides]
+    return {name: x - sum(side[name] for side in numbers[1:]) for name, x in numbers[0].items() if name in numbers[-1]}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _sides(value: Any) -> list[Any]:
     """The objects of numbers of the two responses, or the one of gaps that there is."""
     if isinstance(value, dict) and value.keys() == set(SIDES):

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..arguments import EVAL_SIZE, SANDBOX, names_files
 from ..data.files import check_json_name
 from ..data.loading import named_tables
+from ..data.tastes import ATTRIBUTES
 from ..pages.page import render_page, write_page
 from ..pages.tables import print_table
 from ..reward.loading import check_place
@@ -21,10 +22,10 @@ from ..training.command_line import run_recipe
 from ..training.options import check_counts, check_number, help_from_docstring
 from ..training.run_record import options_of, read_json, write_json, write_text
 from .figures import Figures, figures_of
-from .pairs import PairReader, ScoredPairs
+from .pairs import PairReader, Scored, ScoredPairs
 from .report import build_page, plain, print_figures
 from .rewardbench import result_files, section_results, subset_results, write_results
-from .scorers import RULE, Scored, kind_of, longer_wins, open_scorer, score
+from .scorers import RULE, kind_of, longer_wins, open_scorer, score
 
 
 @help_from_docstring
@@ -202,7 +203,9 @@ def write_outputs(args: EvaluationArguments, figures: Figures, scored: list[Scor
         else:
             write_page(page, args.page)
     if args.rewardbench_dir:
-        write_rewardbench(Path(args.rewardbench_dir), [each for each in scored if each.kind != RULE], pairs)
+        write_rewardbench(
+            Path(args.rewardbench_dir), [each for each in scored if each.kind != RULE and each.gaps is None], pairs
+        )
 
 
 def write_rewardbench(folder: Path, scored: list[Scored], pairs: ScoredPairs) -> None:
@@ -225,21 +228,26 @@ def score_lines(scored: list[Scored], pairs: ScoredPairs) -> list[dict[str, Any]
             The pairs.
 
     Returns:
-        `list[dict[str, Any]]`: An object a pair: its `id`, number of the `prompt`, labels, lengths in characters, and
-        scores of both sides by model; then one a set, with `correct`, the number of right responses, which come first;
-        then one a ranked list, with its `ranks`.
+        `list[dict[str, Any]]`: An object a pair: its `id`, number of the `prompt`, labels, gaps of its `attributes`,
+        lengths in characters, scores of both sides by model, and in `gaps` what readers say of it; then one a set,
+        with `correct`, the number of right responses, which come first; then one a ranked list, with its `ranks`.
     """
-    values = {each.name: each.scores for each in scored}
-    values |= {f"{each.name}: {scale}": found for each in scored for scale, found in each.scales.items()}
+    values = {each.name: each.scores for each in scored if each.gaps is None}
+    values |= {
+        f"{each.name}: {k}": found for each in scored for k, found in {**each.scales, **each.attributes}.items()
+    }
     lines: list[dict[str, Any]] = []
     for i, places in enumerate(zip(pairs.chosen.tolist(), pairs.rejected.tolist(), strict=True)):
         line = {"id": pairs.ids[i], "prompt": int(pairs.prompt_numbers[i])}
         line |= {group: labels[i] for group, labels in pairs.groups.items()}
+        line |= {ATTRIBUTES: {name: more[i].item() for name, more in pairs.attributes.items() if not more[i].isnan()}}
         line |= {"lengths": _of_sides(pairs.lengths, places)}
-        lines.append(line | {"scores": {name: _of_sides(found, places) for name, found in values.items()}})
-    for each in pairs.sets:
-        scores = {name: found[each.responses].tolist() for name, found in values.items()}
-        lines.append({"id": each.id, "subset": each.subset, "correct": each.correct, "scores": scores})
+        line |= {"scores": {name: _of_sides(found, places) for name, found in values.items()}}
+        gaps = {each.name: each.gaps[i].item() for each in scored if each.gaps is not None}
+        lines.append(line | ({"gaps": gaps} if gaps else {}))
+    for choice in pairs.sets:
+        scores = {name: found[choice.responses].tolist() for name, found in values.items()}
+        lines.append({"id": choice.id, "subset": choice.subset, "correct": choice.correct, "scores": scores})
     for ranked in pairs.lists:
         scores = {name: found[ranked.responses].tolist() for name, found in values.items()}
         lines.append({"id": ranked.id, "prompt": ranked.prompt, "ranks": ranked.ranks, "scores": scores})

@@ -24,8 +24,7 @@ from ..stats.metrics import correlation, pair_accuracy
 from ..stats.multiple import holm
 from ..stats.rankings import best_found, kendall_tau
 from ..stats.resampling import bootstrap_interval
-from .pairs import TIES, RankedList, ResponseSet, ScoredPairs
-from .scorers import Scored
+from .pairs import TIES, RankedList, ResponseSet, Scored, ScoredPairs
 
 
 class Calibration(NamedTuple):
@@ -74,6 +73,7 @@ class ModelFigures(NamedTuple):
     accuracy: PairAccuracy
     scales: dict[str, PairAccuracy]
     groups: dict[str, dict[str, PairAccuracy]]
+    attributes: dict[str, PairAccuracy]  # of the pairs that differ in it, of which the side with more is to be higher
     calibration: Calibration
     length: LengthControl
     best_of: BestOf | None
@@ -128,8 +128,9 @@ def figures_of(scored: list[Scored], pairs: ScoredPairs) -> Figures:
 
 
 def _figures_of_one(scored: Scored, pairs: ScoredPairs) -> ModelFigures:
-    gap = scored.scores[pairs.chosen] - scored.scores[pairs.rejected]
-    sets = [each for each in pairs.sets if not is_ties(each.subset)]
+    gap = scored.gaps_of(pairs)
+    alone = scored.gaps is None  # a reader of two responses orders no more than these
+    sets = [each for each in pairs.sets if alone and not is_ties(each.subset)]
     subsets = {each.subset for each in sets if each.subset is not None}
     return ModelFigures(
         kind=scored.kind,
@@ -141,13 +142,14 @@ def _figures_of_one(scored: Scored, pairs: ScoredPairs) -> ModelFigures:
         groups={
             name: _accuracies_by(labels, gap, pairs) for name, labels in pairs.groups.items() if len(set(labels)) > 1
         },
+        attributes=_accuracies_by_attribute(scored, gap, pairs),
         calibration=_calibration(gap, pairs.prompt_numbers),
         length=_length_control(scored.scores, gap, pairs),
         best_of=_best_of([set_of(scored, each) for each in sets]) if sets else None,
         best_of_subsets={
             name: _best_of([set_of(scored, each) for each in sets if each.subset == name]) for name in sorted(subsets)
         },
-        lists=_of_lists(scored.scores, pairs.lists) if pairs.lists else None,
+        lists=_of_lists(scored.scores, pairs.lists) if alone and pairs.lists else None,
     )
 
 
@@ -171,6 +173,17 @@ def _accuracies_by(labels: list[str | None], gap: Tensor, pairs: ScoredPairs) ->
     for name in sorted({label for label in labels if label is not None}):
         some = torch.tensor([label == name for label in labels])
         found[name] = accuracy_of(gap[some], pairs.prompt_numbers[some])
+    return found
+
+
+def _accuracies_by_attribute(scored: Scored, gap: Tensor, pairs: ScoredPairs) -> dict[str, PairAccuracy]:
+    found = {}
+    for name, more in pairs.attributes.items():
+        own = scored.attributes.get(name)
+        said = (gap if own is None else own[pairs.chosen] - own[pairs.rejected]) * more.sign()
+        differ = more.abs() > 0  # not where it is not known
+        if differ.any():
+            found[name] = accuracy_of(said[differ], pairs.prompt_numbers[differ])
     return found
 
 
@@ -223,7 +236,7 @@ def _differences(scored: list[Scored], pairs: ScoredPairs) -> list[Difference]:
     sizes = torch.bincount(numbers)
     right = {}
     for each in scored:
-        outcomes = ((each.scores[pairs.chosen] - each.scores[pairs.rejected]).sign() + 1) / 2
+        outcomes = (each.gaps_of(pairs).sign() + 1) / 2
         right[each.name] = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, numbers, outcomes)
     found = []
     for first, second in combinations(right, 2):

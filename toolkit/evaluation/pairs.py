@@ -1,9 +1,11 @@
 """What models are compared on: responses to score, and the pairs and sets that they make."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -18,11 +20,12 @@ from ..data.lists import pairs_of
 from ..data.messages import Messages, text_of
 from ..data.prompts import REJECTED_PROMPT
 from ..data.row_errors import RowError, describe
+from ..data.tastes import ANNOTATOR, ATTRIBUTES, attribute_gaps
 from ..data.templates import TEMPLATE_COLUMNS
 
 logger = get_logger(__name__)
 
-GROUPS = ("file", "task", "subset", "annotator")  # by which accuracy is broken down, where the data have them
+GROUPS = ("file", "task", "subset", ANNOTATOR)  # by which accuracy is broken down, where the data have them
 TIES = "ties"  # RewardBench 2's subset with many right answers, in any case of its letters
 
 
@@ -55,10 +58,26 @@ class ScoredPairs(NamedTuple):
     rejected: Tensor  # (P,) int64
     prompt_numbers: Tensor  # (P,) int64, from 0 on, of the chosen side; pairs of one prompt have one number
     groups: dict[str, list[str | None]]  # (P,) each, by the names in `GROUPS`; None where a row does not say it
+    attributes: dict[str, Tensor]  # (P,) float64 each, by how much the chosen side has more of it; NaN where not known
     ids: list[Any]  # (P,) the column `id`, else the number of the pair in its file
     sets: list[ResponseSet]
     lists: list[RankedList]  # whose every two responses that are not tied are among the pairs
     undecided: int  # prompts with three responses or more of which no best one is known
+
+
+class Scored(NamedTuple):
+    """One score of `R` responses that is compared with others, or what a reader says of `P` pairs of them."""
+
+    name: str
+    kind: str
+    scores: Tensor  # (R,) float64
+    scales: dict[str, Tensor]  # (R,) float64 each; of a multi-scale model
+    attributes: Mapping[str, Tensor] = MappingProxyType({})  # (R,) float64 each; outputs that were taught these
+    gaps: Tensor | None = None  # (P,) float64, in nats; where they are no differences of scores
+
+    def gaps_of(self, pairs: ScoredPairs) -> Tensor:
+        """By how much the chosen response of each pair is preferred, `(P,)` float64."""
+        return self.scores[pairs.chosen] - self.scores[pairs.rejected] if self.gaps is None else self.gaps
 
 
 class PairReader:
@@ -77,6 +96,7 @@ class PairReader:
         self._rows: list[tuple[Any, Any, dict[str, Any]]] = []
         self._pairs: list[tuple[int, int, int]] = []
         self._told: list[tuple[dict[str, str | None], Any]] = []
+        self._attributes: list[dict[str, float]] = []
         self._sets: list[ResponseSet] = []
         self._lists: list[RankedList] = []
         self._undecided = 0
@@ -135,6 +155,10 @@ class PairReader:
             rejected=rejected,
             prompt_numbers=prompts,
             groups={name: labels for name, labels in told.items() if any(label is not None for label in labels)},
+            attributes={
+                name: torch.tensor([gaps.get(name, math.nan) for gaps in self._attributes], dtype=torch.float64)
+                for name in sorted(set(chain.from_iterable(self._attributes)))
+            },
             ids=[id for _, id in self._told],
             sets=self._sets,
             lists=self._lists,
@@ -163,6 +187,7 @@ class PairReader:
         self._pairs.append((*places, self._number(row["prompt"])))
         told = {group: None if row.get(group) is None else str(row[group]) for group in GROUPS}
         self._told.append((told | {"file": Path(name).name}, id))
+        self._attributes.append(attribute_gaps(row.get(ATTRIBUTES)))
 
     def _number(self, prompt: Any) -> int:
         return self._prompts.setdefault(json.dumps(prompt), len(self._prompts))

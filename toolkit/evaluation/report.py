@@ -10,8 +10,8 @@ from ..pages.pair_pictures import length_picture, reliability_picture, score_his
 from ..pages.tables import interval_cells, print_table
 from ..stats.intervals import Interval, PairAccuracy
 from .figures import BestOf, Figures
-from .pairs import ScoredPairs
-from .scorers import RULE, Scored
+from .pairs import Scored, ScoredPairs
+from .scorers import RULE
 from .verdict import points, ranking, verdict
 
 _DIGITS = 12  # of a figure in JSON: what is beyond them hangs on the order of a sum
@@ -58,6 +58,9 @@ def all_tables(figures: Figures) -> dict[str, list[Table]]:
     groups = list(dict.fromkeys(group for model in models.values() for group in model.groups))
     if groups:
         found["Parts of the data"] = [_by_group(figures, group) for group in groups]
+    if any(model.attributes for model in models.values()):
+        parts = {name: model.attributes for name, model in models.items()}
+        found["Attributes"] = [_by_part(parts, "attribute", "Pairs of which the side with more of it is higher")]
     if any(model.best_of for model in models.values()):
         found["Best of several"] = _best_of(figures)
     if any(model.lists for model in models.values()):
@@ -113,6 +116,8 @@ _EXPLAINED = {
     "Length": "What is ranked right where length cannot tell: among pairs of like length, and after the part of each "
     "gap that goes with the logarithm of the ratio of lengths is taken out.",
     "Parts of the data": "Accuracy on parts, with intervals. Among many parts some lie high and some low by chance.",
+    "Attributes": "Of the pairs whose sides differ in an attribute, the share in which the one with more of it is the "
+    "higher one: by the output that was taught this attribute where the model has one, else by the score.",
     "Ranked lists": "Kendall's rank correlation of scores and ranking (1 is the same order), and how often the "
     "response with the highest score is one of the best rank, with intervals of a bootstrap over prompts.",
     "Best of several": "How often the response with the highest score is a right one, of three or more to one prompt.",
@@ -162,12 +167,19 @@ def _length(figures: Figures) -> Table:
 
 
 def _by_group(figures: Figures, group: str) -> Table:
-    parts = [model.groups[group] for model in figures.models.values()]
+    return _by_part(
+        {name: model.groups[group] for name, model in figures.models.items()}, group, f"Accuracy by {group}"
+    )
+
+
+def _by_part(parts: dict[str, dict[str, PairAccuracy]], column: str, caption: str) -> Table:
+    """Accuracy of every model on each part, `parts` by model and label."""
     rows = []
-    for label, found in parts[0].items():
-        cells = [f"{100 * part[label].value:.1f} ({' to '.join(_bounds(part[label]))})" for part in parts]
+    for label, found in next(iter(parts.values())).items():
+        each = [part[label] for part in parts.values()]
+        cells = [f"{100 * part.value:.1f} ({' to '.join(_bounds(part))})" for part in each]
         rows.append((label, f"{found.pairs:,}", *cells))
-    return Table((group, "pairs", *figures.models), rows, f"Accuracy by {group}, %, with 95% intervals")
+    return Table((column, "pairs", *parts), rows, f"{caption}, %, with 95% intervals")
 
 
 def _bounds(found: PairAccuracy) -> Iterable[str]:
@@ -232,14 +244,14 @@ def _reliability(figures: Figures) -> Picture:
 
 def _length_pictures(scored: list[Scored], pairs: ScoredPairs) -> list[Picture]:
     pictures = []
-    for i, each in enumerate(each for each in scored if each.kind != RULE):
+    for i, each in enumerate(each for each in scored if each.kind != RULE and each.gaps is None):
         sides = [(pairs.lengths[side].tolist(), each.scores[side].tolist()) for side in (pairs.chosen, pairs.rejected)]
         pictures.append(length_picture(*sides[0], *sides[1], title=each.name, name=f"length-{i + 1}"))
     return pictures
 
 
 def _histograms(scored: list[Scored], pairs: ScoredPairs) -> list[Picture]:
-    models = [each for each in scored if each.kind != RULE]
+    models = [each for each in scored if each.kind != RULE and each.gaps is None]
     return [
         score_histogram(
             each.scores[pairs.chosen].tolist(), each.scores[pairs.rejected].tolist(), each.name, f"scores-{i + 1}"

@@ -9,8 +9,8 @@ from ..data.messages import Messages
 from ..stats.best_of import best_of, ties_score
 from ..training.run_record import write_text
 from .figures import is_ties, set_of
-from .pairs import ResponseSet, ScoredPairs
-from .scorers import STOCK, Scored
+from .pairs import ResponseSet, Scored, ScoredPairs
+from .scorers import STOCK
 
 # Sections of RewardBench and how much each of their subsets counts, as in the package `rewardbench` 0.1.4: as many as
 # it has prompts, and mathematics as much as code

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -31,28 +31,20 @@ from ..reward.loading import load_tokenizer, loading_options, options_of_base, w
 from ..reward.record import ADAPTER_PREFIX, ADAPTER_SETTINGS_NAME
 from ..reward.scorer import RewardFunction
 from ..training.command_line import check_path
-from .pairs import ScoredPairs
+from .multi_scale import MultiScaleScorer
+from .pairs import Scored, ScoredPairs
 
 logger = get_logger(__name__)
 
 OURS, STOCK, CAUSAL, RULE = "multi-scale reward model", "stock reward model", "causal LM", "rule"
 JUDGE = "judge that thinks"
-MIX, SCORE, SUM, MEAN = "mix", "score", "log-probability", "log-probability per token"
+SCORE, SUM, MEAN = "score", "log-probability", "log-probability per token"
 BATCHES_AT_ONCE = 16  # in a block, which one process scores; the same blocks whatever the number of processes
 
 # Scores of some responses by name, from prompts, responses and the template's columns
 Scorer = Callable[[Sequence[str | Messages], Sequence[str | Messages], dict[str, list[Any]]], dict[str, list[float]]]
 # The same from a model, rows and their padded inputs
 Read = Callable[[Any, list[EncodedResponse], dict[str, Tensor]], dict[str, list[float]]]
-
-
-class Scored(NamedTuple):
-    """One score of `R` responses that is compared with others."""
-
-    name: str
-    kind: str
-    scores: Tensor  # (R,) float64
-    scales: dict[str, Tensor]  # (R,) float64 each; of a multi-scale model
 
 
 def score(name: str, label: str, pairs: ScoredPairs, scorer: Scorer, kind: str, batch_size: int) -> list[Scored]:
@@ -71,7 +63,8 @@ def score(name: str, label: str, pairs: ScoredPairs, scorer: Scorer, kind: str, 
             pass, and with them the last bits of a score, are the same for any number of processes.
 
     Returns:
-        `list[Scored]`: On every process. A causal LM has two scores, others one.
+        `list[Scored]`: On every process. A causal LM has two scores, a model whose reader compares responses one more,
+        others one.
 
     Raises:
         `ValueError`: If a response cannot be scored, naming the model and its place.
@@ -94,7 +87,8 @@ def score(name: str, label: str, pairs: ScoredPairs, scorer: Scorer, kind: str, 
             raise ValueError(f"Model '{name}' gives {key} {values[~values.isfinite()][0].item()} to a response.")
     if kind == CAUSAL:
         return [Scored(f"{label} ({key})", kind, values, {}) for key, values in scores.items()]
-    return [Scored(label, kind, scores.pop(names[0]), scores)]
+    whole = Scored(label, kind, scores.pop(names[0]), scores)
+    return scorer.with_reader(whole, pairs) if isinstance(scorer, MultiScaleScorer) else [whole]
 
 
 def longer_wins(pairs: ScoredPairs) -> Scored:
@@ -182,7 +176,7 @@ def open_scorer(
     options = loading_options({} if dtype is None else {"dtype": dtype}, device)
     if kind == OURS:
         reward = RewardFunction(name, batch_size=batch_size, max_length=max_length, model_init_kwargs=options)
-        return lambda prompts, responses, columns: _scales_of(reward, prompts, responses, columns)
+        return MultiScaleScorer(reward)
     auto: Any = AutoModelForSequenceClassification if kind == STOCK else AutoModelForCausalLM
     model = _load(auto, name, options).to(device).eval()
     tokenizer = load_tokenizer(name)
@@ -265,17 +259,6 @@ class StockScorer:
         if cut:
             logger.warning_once(f"Some prompts are shortened from the left to fit into {self.max_length} tokens.")
         return row
-
-
-def _scales_of(
-    reward: RewardFunction, prompts: Any, responses: Any, columns: dict[str, Any]
-) -> dict[str, list[float]]:
-    found = reward.score(prompts, responses, **columns)
-    scores = [each for each in found if each is not None]
-    if len(scores) < len(found):
-        raise ValueError(f"Response {found.index(None) + 1} of the batch is empty. Leave its pair out.")
-    scales = {name: [each.scale_scores[i].item() for each in scores] for i, name in enumerate(reward.settings.scales)}
-    return {MIX: [each.reward for each in scores], **scales}
 
 
 def _pooled(model: Any, rows: list[EncodedResponse], inputs: dict[str, Tensor]) -> dict[str, list[float]]:

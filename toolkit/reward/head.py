@@ -332,6 +332,11 @@ class MultiScaleHead(nn.Linear):
                 **self._reader_weights(prompt, annotator),
             )
 
+    def weights_of_annotators(self, annotator: Tensor) -> Tensor:
+        """Weights `(R, K)` of a reader with `reader_weights="annotator"`, of places `(R,)` as [`forward`] has them."""
+        weights: Tensor = self._reader_weights(annotator[:, None], annotator)["weights"]
+        return weights
+
     def _reader_weights(self, prompt: Tensor, annotator: Tensor | None) -> dict[str, Tensor]:
         """Weights of the reader for rows, from their prompts `(R, H)` and annotators; none where it has none."""
         settings, found = self.settings, dict[str, Tensor]()
