@@ -2,7 +2,7 @@
 
 python recipes/experiments/measure_readers.py --data data --states runs/states --output_dir runs/readers
 
-The states are of `cache_states.py --tasks UKP LAMP CoNaLa SQuALITY USR SummEval`. What is measured is not measured
+The states are of `cache_states.py --tasks UKP LAMP CoNaLa SQuALITY PandaLM USR SummEval`. What is measured is not measured
 again: each measurement of a seed has a file.
 """
 
@@ -17,7 +17,7 @@ from transformers import set_seed
 from toolkit.experiments.readers import attributes, features, people, styles
 
 PEOPLE = {"UKP": "ukp_convarg_by_worker", "LAMP": "lamp_writer_rankings", "CoNaLa": "conala_by_grader"}
-PEOPLE |= {"SQuALITY": "squality_by_worker"}
+PEOPLE |= {"SQuALITY": "squality_by_worker", "PandaLM": "pandalm_by_annotator"}
 ATTRIBUTES = {"USR": "usr_topicalchat", "SummEval": "summeval_attr", "SQuALITY": "squality_by_worker"}
 
 

@@ -386,6 +386,7 @@ def test_one_thought_cannot_be_trained(thought_config):
             {"list_size": 3, "protocol": "pair", "per_device_train_batch_size": 6},
             "`list_size` is 3, and `protocol='pair'`",
         ),
+        ({"rationale_weight": 0.1, "list_size": 3, "per_device_train_batch_size": 6}, "goes with pairs"),
         ({"normalize_rewards": True}, "`normalize_rewards=True` does not apply"),
         ({"mask_truncated_completions": True}, "`mask_truncated_completions=True` does not apply"),
         ({"beta": 0.1, "train_thoughts": False}, "`beta` is 0.1, and thoughts that are not trained do not depart"),
@@ -438,3 +439,60 @@ def says_yes(trainer):
         return found, None, None
 
     return logps
+
+
+# Thoughts that are given
+
+
+def with_rationales(chat_pairs, protocol="point"):
+    """Every second pair has one of its preferred response alone."""
+    texts = [None if i % 2 else f"It names {i} of them." for i in range(len(chat_pairs))]
+    given = texts if protocol == "pair" else [{"chosen": text, "rejected": None} for text in texts]
+    return chat_pairs.add_column("rationale", given)
+
+
+@pytest.mark.parametrize("options", [{}, {"protocol": "pair"}, {"two_answers": True}], ids=str)
+def test_a_given_thought_costs_its_mean_nats(judge_trainer, chat_pairs, options):
+    pairs = with_rationales(chat_pairs, options.get("protocol"))
+    options = {**options, "max_completion_length": 20}
+    with_them, without = judge_trainer(pairs, rationale_weight=0.3, **options), judge_trainer(pairs, **options)
+    tokenizer = with_them.processing_class
+    (_, output), (_, same) = (torch.manual_seed(0) and generate(trainer) for trainer in (with_them, without))
+    found = gradient_of(with_them, output)
+    for name in ("completion_ids", "advantages"):
+        assert torch.equal(same[name], output[name])
+    costs = []  # by hand, of the first pair's: of two pairs with two responses each, or with two orders
+    sides = 2 if options.get("protocol") == "pair" else 1
+    for side in range(sides):
+        asked = with_them._first_turn(pairs[0], side)
+        prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True)["input_ids"]
+        ids = [*tokenizer("It names 0 of them.")["input_ids"], tokenizer.eos_token_id]
+        costs.append(-plain_log_probs(with_them.model, prompt, ids).mean())
+    assert with_them._metrics["train"]["rationale_loss"] == pytest.approx([sum(costs).item() / sides], abs=1e-5)
+    expected = torch.autograd.grad(0.3 * sum(costs) / 4, list(with_them.model.parameters()))
+    expected = torch.cat([gradient.flatten() for gradient in expected]) + gradient_of(without, same)
+    assert (found - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_given_thoughts_are_learnt(judge_trainer, chat_pairs):
+    pairs = with_rationales(chat_pairs)
+    trainer = judge_trainer(pairs, rationale_weight=1.0, max_steps=12, learning_rate=3e-3, max_completion_length=20)
+    trainer.train()
+    losses = logged(trainer, "rationale_loss")
+    assert losses[-1] < losses[0] - 0.5
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        (None, {}, "`rationale_weight` is 1.0, and the pairs have no column `rationale`"),
+        ("Because.", {}, r"Row 1: `rationale` is 'Because\.'\. Write texts under `chosen` and `rejected`"),
+        ({"chosen": "a", "rejected": "b"}, {"protocol": "pair"}, r"Row 1: .* Write one text"),
+        ({"chosen": "word " * 40, "rejected": "b"}, {}, r"Row 1: `rationale` has \d+ tokens"),
+    ],
+    ids=str,
+)
+def test_given_thoughts_that_cannot_be_read_are_refused(judge_trainer, chat_pairs, given, options, message):
+    pairs = chat_pairs if given is None else chat_pairs.add_column("rationale", [given] * len(chat_pairs))
+    with pytest.raises(ValueError, match=message):
+        judge_trainer(pairs, rationale_weight=1.0, **options)

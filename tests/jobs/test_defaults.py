@@ -24,6 +24,11 @@ def test_on_a_cpu_it_runs_without_an_option():
     assert (args.eval_strategy, args.save_strategy, args.load_best_model_at_end) == ("steps", "steps", True)
 
 
+def test_the_cpu_by_name_is_the_same_cpu():
+    assert parse("--use_cpu", "true").bf16 is False
+    assert parse("--use_cpu", "true", "--bf16", "true").bf16 is True
+
+
 def test_what_is_given_stays(tmp_path):
     (tmp_path / "run.yaml").write_text("save_strategy: 'no'\nbf16: true\n")
     args = parse("--config", str(tmp_path / "run.yaml"), "--output-dir", "mine")

@@ -35,6 +35,10 @@ class ThoughtConfig(JudgeSettings, ReinforceConfig):
             Whether thoughts are trained, and not the answers alone.
         weight_by_strength (`bool`, *optional*, defaults to `True`):
             Whether a pair's loss is weighted by its `strength` over the data set's mean, where it has such a column.
+        rationale_weight (`float`, *optional*, defaults to `0.0`):
+            What thoughts that are given cost beside a pair's loss, by the mean nats of their tokens, after
+            https://huggingface.co/papers/2407.14477. They are the column `rationale`: texts under `chosen` and
+            `rejected`, or one of both responses with `protocol='pair'`; where a row has none it costs nothing.
         list_size (`int`, *optional*, defaults to `2`):
             Responses of the longest ranked list, whose loss is the mean over its comparisons. With 2 lists are pairs.
             In places that a shorter list leaves empty its last response is judged again, which trains nothing.
@@ -45,12 +49,16 @@ class ThoughtConfig(JudgeSettings, ReinforceConfig):
     crossed_weights: bool = False
     train_thoughts: bool = True
     weight_by_strength: bool = True
+    rationale_weight: float = 0.0
     list_size: int = 2
 
     def __post_init__(self) -> None:
         JudgeSettings.__post_init__(self)
         check_number("label_smoothing_factor", self.label_smoothing_factor, 0, 0.5)
         check_number("list_size", self.list_size, 2, whole=True)
+        check_number("rationale_weight", self.rationale_weight, 0)
+        if self.rationale_weight and self.list_size > 2:
+            raise ValueError("`rationale_weight` goes with pairs, and `list_size` is more than 2. Leave one out.")
         if self.list_size > 2 and self.protocol == "pair":
             raise ValueError(f"`list_size` is {self.list_size}, and `protocol='pair'` shows pairs. Leave one out.")
         group, given = self.list_size * self.num_thoughts, self.num_generations

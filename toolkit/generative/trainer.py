@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from accelerate.utils import gather
 from torch import Tensor
+from trl.trainer.utils import pad
 
+from ..data.batches import SIDES
 from ..data.formats import pairs_of_one_prompt
 from ..data.positions import last_kept
 from ..policy.reductions import mean_and_std
@@ -61,6 +63,8 @@ class ThoughtTrainer(ReinforceTrainer):
         self._mean_strength = fmean(train["strength"][:]) if weighs else None
         self._thought_lengths = torch.empty(0)
         super().__init__(model, self.log_answer, args, train_dataset=train, eval_dataset=eval_dataset, **kw)
+        if args.rationale_weight:
+            self._check_rationales(train)
         _ = self.turns  # which refuses answers of several tokens
 
     @cached_property
@@ -143,6 +147,8 @@ class ThoughtTrainer(ReinforceTrainer):
             output["sampling_per_token_logps"].masked_fill_(put, torch.nan)
         if not self.model.training:
             self._log_judgements(inputs, self._loss(inputs))
+        elif self.args.rationale_weight:
+            output |= self._rationales(inputs, places)
         return output
 
     def _token_advantages(self, inputs: list[dict[str, Any]], output: dict[str, Any], kl: Tensor) -> Tensor:
@@ -169,6 +175,60 @@ class ThoughtTrainer(ReinforceTrainer):
 
     def _weights(self, loss: Loss) -> ThoughtWeights:
         return (crossed_weights if self.args.crossed_weights else likelihood_weights)(self._log_answers, loss)
+
+    def _rationale(self, row: dict[str, Any], side: int) -> str | None:
+        """The thought that is given about a response, or about both in this order."""
+        given = row["rationale"]
+        if self.args.protocol == "point" and given is not None:
+            given = given[SIDES[side]]
+        return given or None
+
+    def _check_rationales(self, pairs: Any) -> None:
+        if "rationale" not in pairs.column_names:
+            found = f"`rationale_weight` is {self.args.rationale_weight}, and the pairs have no column `rationale`"
+            raise ValueError(f"{found}. Add it, or leave the option out.")
+        most = int(self.args.max_completion_length or 0)
+        for number, row in enumerate(pairs.select_columns("rationale")):
+            try:
+                given = [self._rationale(row, side) or "" for side in (0, 1)]
+                lengths = [len(self.turns.written(text)) for text in given]
+            except (TypeError, KeyError, ValueError):
+                wanted = "one text" if self.args.protocol == "pair" else "texts under `chosen` and `rejected`"
+                raise ValueError(f"Row {number + 1}: `rationale` is {row['rationale']!r}. Write {wanted}.") from None
+            if max(lengths) > most:
+                found = f"`rationale` has {max(lengths)} tokens, and `max_completion_length` is {most}"
+                raise ValueError(f"Row {number + 1}: {found}. Make it shorter, or raise the option.")
+
+    def _rationales(self, inputs: list[dict[str, Any]], places: list[tuple[int, int]]) -> dict[str, Tensor]:
+        """Token ids `(B, T)` of thoughts that are given, and 1 over their number: one a response, in a row of its own.
+
+        Where there is none the end of a turn stands, and weighs nothing."""
+        texts = [
+            self._rationale(row, side) if thought == 0 else None
+            for row, (side, thought) in zip(inputs, places, strict=True)
+        ]
+        ids = [torch.tensor(self.turns.written(text or "")) for text in texts]
+        ones = [torch.ones(len(own)) for own in ids]
+        weights = [one / len(one) if text else 0 * one for one, text in zip(ones, texts, strict=True)]
+        found = {"rationale_ids": pad(ids), "rationale_mask": pad(ones).long(), "rationale_weights": pad(weights)}
+        return {name: values.to(self.accelerator.device) for name, values in found.items()}
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        loss: Tensor = super()._compute_loss(model, inputs)
+        if (weights := inputs.get("rationale_weights")) is None:
+            return loss
+        rows = weights.sum(1).nonzero()[:, 0]
+        rows = rows if len(rows) else rows.new_zeros(1)  # under ZeRO-3 every process passes as often
+        ids, mask = (
+            torch.cat([inputs[f"prompt_{kind}"], inputs[f"rationale_{kind}"]], dim=1)[rows] for kind in ("ids", "mask")
+        )
+        logps = super()._get_per_token_logps_and_entropies(model, ids, mask, weights.size(1))[0]
+        total: Tensor = -(weights[rows] * logps).sum()
+        count, said = self.accelerator.reduce(torch.stack([weights.sum(), total.detach()]))
+        if count:
+            self._metrics["train"]["rationale_loss"].append((said / count).item())
+        loss = loss + self.args.rationale_weight * self._num_thoughts * total / len(weights)
+        return loss
 
     def _ranks(self, inputs: list[dict[str, Any]]) -> Tensor:
         """Ranks `(P, K)` of the responses to every process's prompts, -1 in places that a list leaves empty."""

@@ -133,6 +133,11 @@ class JudgeTurns:
         right = side if self.settings.protocol == "pair" else 0
         return self._endings[right, self.settings.swap_answers and thought % 2 == 1]
 
+    def written(self, thought: str) -> list[int]:
+        """A thought that is given, with the end of its turn."""
+        ids: list[int] = self._tokenizer(thought, add_special_tokens=False)["input_ids"]
+        return [*ids, self.ending(0, 0).turn[0]]
+
     def up_to_end(self, sampled: list[int]) -> list[int]:
         """What was sampled, until it ends."""
         return next((sampled[: i + 1] for i, token in enumerate(sampled) if token in self._end_ids), sampled)

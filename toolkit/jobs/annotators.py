@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from ..arguments import RunArguments, named_model, training_pairs, with_model_arguments
@@ -13,7 +14,7 @@ from ..pages.tables import interval_cells, print_table
 from ..reward.config import MultiScaleRewardConfig
 from ..reward.head import STATES
 from ..reward.rates import StatePairs, prompt_folds, training_states
-from ..reward.readers import Taste, annotator_test, fit_taste, own_taste_gaps
+from ..reward.readers import Taste, annotator_test, exchanged, fit_taste, own_taste_gaps
 from ..reward.scales import SCALES
 from ..reward.trainer import MultiScaleRewardTrainer
 from ..stats.intervals import Interval
@@ -27,6 +28,7 @@ CLASSES = (RunArguments, MultiScaleRewardConfig, ModelConfig)
 COMPONENTS = 64  # of the states; more say little that is not in these
 OWN_VARIANCE = 0.01  # of one person's weight of a component around that of all
 FOLDS = 5
+EXCHANGES = 5  # of names, with whose weights one's own are compared
 
 
 class Comparison(NamedTuple):
@@ -37,6 +39,9 @@ class Comparison(NamedTuple):
     compared: str  # "pair" or "prompt": whose labels by different people are compared
     p_value: float  # that they differ by noise alone
     gain: Interval  # nats of a held-out pair that weights of one's own gain on those of all
+    by_names: (
+        Interval  # and on weights of one's own where names have changed places: what is not owed to whose they are
+    )
     shared: float  # share of held-out pairs that the weights of all rank right
     own: float
 
@@ -56,7 +61,8 @@ def main(script_args: RunArguments, training_args: MultiScaleRewardConfig, model
     pairs = training_states(trainer).select(known >= 0)
     found = compare(pairs, known[known >= 0], training_args.seed)
     if trainer.accelerator.is_main_process:
-        write_json(Path(folder, "annotators.json"), found._asdict() | {"gain": found.gain._asdict()})
+        intervals = {"gain": found.gain._asdict(), "by_names": found.by_names._asdict()}
+        write_json(Path(folder, "annotators.json"), found._asdict() | intervals)
         print_comparison(found)
     trainer.end()
 
@@ -84,27 +90,43 @@ def compare(pairs: StatePairs, annotator: Tensor, seed: int) -> Comparison:
             f"No two of the {len(annotator.unique())} annotators labelled pairs of one prompt, so that people cannot "
             "be told from the prompts that they saw. Give data in which some prompts were labelled by several."
         )
-    states = pairs.states[:, STATES.index(SCALES[0])].double()
-    states = states - states.mean(0)
-    states = states @ torch.linalg.eigh(states.T @ states).eigenvectors[:, -COMPONENTS:]
-    states = states / states.std(0).clamp(min=1e-12)
-    gaps = states[pairs.rows[:, 0]] - states[pairs.rows[:, 1]]
+    gaps = _components(pairs)
     everyone = Taste(torch.zeros(gaps.size(1)), torch.eye(gaps.size(1)))
     prompts = torch.unique(pairs.prompts, return_inverse=True)[1]
-    shared, own = own_taste_gaps(gaps, annotator, prompt_folds(prompts, FOLDS, seed), everyone, OWN_VARIANCE)
-    gains, sizes = torch.nn.functional.logsigmoid(own) - torch.nn.functional.logsigmoid(shared), prompts.bincount()
+    group, sizes = of_pair if compared == "pair" else prompts, prompts.bincount()
+    folds, generator = prompt_folds(prompts, FOLDS, seed), torch.Generator().manual_seed(seed)
+    shared, own = own_taste_gaps(gaps, annotator, folds, everyone, OWN_VARIANCE)
+    others = [
+        own_taste_gaps(gaps, exchanged(annotator, group, generator), folds, everyone, OWN_VARIANCE)[1]
+        for _ in range(EXCHANGES)
+    ]
+
+    around = Taste(fit_taste(gaps, everyone).mean, OWN_VARIANCE * everyone.covariance)
+
+    def gained(on: list[Tensor]) -> Interval:
+        nats = logsigmoid(own) - logsigmoid(torch.stack(on)).mean(0)
+        return bootstrap_interval(torch.zeros(len(sizes)).double().index_add_(0, prompts, nats)[None], sizes)
+
     return Comparison(
         annotators=len(annotator.unique()),
         pairs=len(gaps),
         compared=compared,
-        p_value=annotator_test(
-            gaps, annotator, of_pair if compared == "pair" else prompts,
-            Taste(fit_taste(gaps, everyone).mean, OWN_VARIANCE * everyone.covariance), seed=seed,
-        ),
-        gain=bootstrap_interval(torch.zeros(len(sizes)).double().index_add_(0, prompts, gains)[None], sizes),
+        p_value=annotator_test(gaps, annotator, group, around, seed=seed),
+        gain=gained([shared]),
+        by_names=gained(others),
         shared=(shared > 0).double().mean().item(),
         own=(own > 0).double().mean().item(),
-    )  # fmt: skip
+    )
+
+
+def _components(pairs: StatePairs) -> Tensor:
+    """Principal components of the mean states, of chosen less rejected, `(P, C)` float64."""
+    states = pairs.states[:, STATES.index(SCALES[0])].double()
+    states = states - states.mean(0)
+    states = states @ torch.linalg.eigh(states.T @ states).eigenvectors[:, -COMPONENTS:]
+    states = states / states.std(0).clamp(min=1e-12)
+    gaps: Tensor = states[pairs.rows[:, 0]] - states[pairs.rows[:, 1]]
+    return gaps
 
 
 def shared_share(group: Tensor, annotator: Tensor) -> float:
@@ -115,12 +137,13 @@ def shared_share(group: Tensor, annotator: Tensor) -> float:
 
 def print_comparison(found: Comparison) -> None:
     """Print what was found, and what follows."""
-    low, high = found.gain.low, found.gain.high
+    low, high = min(found.gain.low, found.by_names.low), found.gain.high
     rows = [
         ("annotators", f"{found.annotators:,}"),
         ("pairs", f"{found.pairs:,}"),
         ("p-value of no difference", f"{found.p_value:.2f}"),
         ("gained by weights of one's own, nats a held-out pair", " (".join(interval_cells(found.gain, 4)) + ")"),
+        ("of it by whose they are", " (".join(interval_cells(found.by_names, 4)) + ")"),
         ("ranked right with weights of all, %", f"{100 * found.shared:.1f}"),
         ("with one's own, %", f"{100 * found.own:.1f}"),
     ]

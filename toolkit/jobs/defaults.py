@@ -46,6 +46,7 @@ def annotator_defaults(given: Collection[str]) -> dict[str, Any]:
 def _shared_defaults(given: Collection[str]) -> dict[str, Any]:
     # TRL's default, by the name that Transformers does not warn of
     found: dict[str, Any] = {} if "gradient_checkpointing" in given else {"activation_checkpointing": True}
-    if not torch.accelerator.is_available() and "use_cpu" not in given:
-        found |= {"use_cpu": True, "bf16": False}  # TRL's own are refused there
+    if not torch.accelerator.is_available():
+        # TRL's own are refused there; and many processors have no bfloat16, where it takes many times as long
+        found |= {"use_cpu": True, "bf16": False}
     return found

@@ -251,11 +251,13 @@ def annotator_test(
             total += (better.sum() - off @ precision @ off / 2).item()
         return total
 
-    generator = torch.Generator().manual_seed(seed)
-    observed, places, as_large = gain(annotator), group.argsort(stable=True), 1
-    for _ in range(permutations):
-        order = torch.randperm(len(group), generator=generator)
-        moved = annotator.clone()
-        moved[places] = annotator[order[group[order].argsort(stable=True)]]
-        as_large += gain(moved) >= observed
-    return as_large / (permutations + 1)
+    generator, observed = torch.Generator().manual_seed(seed), gain(annotator)
+    as_large = sum(gain(exchanged(annotator, group, generator)) >= observed for _ in range(permutations))
+    return (1 + as_large) / (permutations + 1)
+
+
+def exchanged(annotator: Tensor, group: Tensor, generator: torch.Generator) -> Tensor:
+    """The annotators `(P,)` of pairs, of which those of each group have changed places at random."""
+    moved, order = annotator.clone(), torch.randperm(len(group), generator=generator)
+    moved[group.argsort(stable=True)] = annotator[order[group[order].argsort(stable=True)]]
+    return moved
