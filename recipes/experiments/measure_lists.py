@@ -1,9 +1,12 @@
 """Ranked lists against the same labels as pairs: lists a second, tokens, and accuracy; docs/lists.md has the figures.
 
 python recipes/experiments/measure_lists.py --output_dir runs/lists
+
+What is measured is not measured again: each way and seed has a file. `--speed` measures nothing but the speed.
 """
 
 import argparse
+import json
 import math
 import random
 import time
@@ -70,30 +73,42 @@ def speeds(trainers, rounds=12):
     return {name: {"lists/s": lists / spent[name], "tokens/list": tokens[name] / lists} for name in trainers}
 
 
+def start(out):
+    if not (out / "decoder" / "model.safetensors").is_file():
+        options = {"max_steps": 400, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
+        config, tokenizer = SFTConfig(str(out / "decoder"), **options, **COMMON), sandbox.sandbox_tokenizer()
+        data = sandbox.sample_demonstrations(6400, 0)
+        sft = SFTTrainer(sandbox.sandbox_decoder(), config, train_dataset=data, processing_class=tokenizer)
+        sft.train()
+        sft.save_model()
+
+
 def main(args):
     torch.set_num_threads(1)
-    out, tokenizer = Path(args.output_dir), sandbox.sandbox_tokenizer()
-    options = {"max_steps": 400, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
-    config, data = SFTConfig(str(out / "decoder"), **options, **COMMON), sandbox.sample_demonstrations(6400, 0)
-    sft = SFTTrainer(sandbox.sandbox_decoder(), config, train_dataset=data, processing_class=tokenizer)
-    sft.train()
-    sft.save_model()
-    test = sample_lists(500, sandbox.HELD_OUT_SEED)
-    for seed in range(2):
+    start(out := Path(args.output_dir))
+    cells, test = {name: [] for name in WAYS}, sample_lists(500, sandbox.HELD_OUT_SEED)
+    for seed in range(args.seeds):
         lists = sample_lists(args.lists, seed)
         rows = {"pairs": normalize_pairs(lists, "lists"), "lists": lists}
-        if seed == 0:
-            print(speeds({name: trainer_of(out, data, None, 0) for name, data in rows.items()}))
+        if args.speed:
+            return print(speeds({name: trainer_of(out, data, None, 0) for name, data in rows.items()}))
         for name, options in WAYS.items():
-            trainer = trainer_of(out, rows[name.split(",")[0]], test, seed, **options)
-            trainer.train()
-            metrics = trainer.evaluate()
-            shown = [f"{key}{end}" for key in ("accuracy", "kendall_tau", "top_1") for end in ("", "_low", "_high")]
-            print(seed, name, {key: round(metrics[f"eval_{key}"], 3) for key in shown}, flush=True)
+            if not (cell := out / f"{name} {seed}.json").is_file():
+                trainer = trainer_of(out, rows[name.split(",")[0]], test, seed, **options)
+                trainer.train()
+                cell.write_text(json.dumps(trainer.evaluate()))
+            cells[name].append(json.loads(cell.read_text()))
+    for key in ("accuracy", "kendall_tau", "top_1"):
+        found = {name: torch.tensor([cell[f"eval_{key}"] for cell in own]).double() for name, own in cells.items()}
+        for name, values in found.items():
+            both = values, values - found["pairs"]
+            print(key, name, *(f"{each.mean():.4f} ± {each.std() / len(each) ** 0.5:.4f}" for each in both), sep="; ")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", default="runs/lists")
     parser.add_argument("--lists", type=int, default=800)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--speed", action="store_true")
     main(parser.parse_args())

@@ -2,8 +2,8 @@
 
 python recipes/experiments/measure_readers.py --data data --states runs/states --output_dir runs/readers
 
-The states are of `cache_states.py --tasks UKP LAMP CoNaLa SQuALITY PandaLM USR SummEval`. What is measured is not measured
-again: each measurement of a seed has a file.
+The states are of `cache_states.py --tasks UKP LAMP CoNaLa SQuALITY PandaLM USR SummEval`. What is measured is not
+measured again: each measurement of a seed has a file.
 """
 
 import argparse
