@@ -9,7 +9,6 @@ import argparse
 import json
 import math
 import random
-import time
 from pathlib import Path
 
 import torch
@@ -17,19 +16,16 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from toolkit import MultiScaleRewardConfig, MultiScaleRewardTrainer, sandbox
+from toolkit.arguments import make_once
 from toolkit.data.formats import normalize_pairs
+from toolkit.experiments.benchmarks.lists import list_speeds
 from toolkit.sandbox.world import write_response
 
 RESPONSES, LISTS_A_STEP = 4, 8
 COMMON = {"use_cpu": True, "bf16": False, "activation_checkpointing": False, "report_to": "none"}
 COMMON |= {"save_strategy": "no", "logging_steps": 50, "disable_tqdm": True}
-WAYS = {
-    "pairs": {},
-    "lists, pairwise": {},
-    "lists, reach growing over half": {"list_reach_warmup": 0.5},
-    "lists, Plackett-Luce": {"loss_type": "plackett_luce"},
-    "lists, log-sum-exp": {"loss_type": "log_sum_exp"},
-}
+WAYS = {"pairs": {}, "lists, pairwise": {}, "lists, reach growing over half": {"list_reach_warmup": 0.5}}
+WAYS |= {"lists, Plackett-Luce": {"loss_type": "plackett_luce"}, "lists, log-sum-exp": {"loss_type": "log_sum_exp"}}
 
 
 def sample_lists(size, seed):
@@ -55,43 +51,26 @@ def trainer_of(out, rows, test, seed, **options):
     return MultiScaleRewardTrainer(str(out / "decoder"), config, rows, test)
 
 
-def speeds(trainers, rounds=12):
-    """Lists a second of processor time and tokens a list, each trainer's steps in turn with the others'."""
-    spent, tokens = dict.fromkeys(trainers, 0.0), dict.fromkeys(trainers, 0)
-    loaders = {name: iter(trainer.get_train_dataloader()) for name, trainer in trainers.items()}
-    optimizers = {name: torch.optim.AdamW(trainer.model.parameters(), 1e-5) for name, trainer in trainers.items()}
-    for turn in range(rounds + 2):
-        for name, trainer in trainers.items():
-            batch, start = next(loaders[name]), time.process_time()
-            trainer.compute_loss(trainer.model.train(), batch).backward()
-            optimizers[name].step()
-            optimizers[name].zero_grad()
-            if turn >= 2:  # after what the first steps set up
-                spent[name] += time.process_time() - start
-                tokens[name] += batch["pair_tokens"].sum().item()
-    lists = rounds * LISTS_A_STEP
-    return {name: {"lists/s": lists / spent[name], "tokens/list": tokens[name] / lists} for name in trainers}
-
-
-def start(out):
-    if not (out / "decoder" / "model.safetensors").is_file():
-        options = {"max_steps": 400, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
-        config, tokenizer = SFTConfig(str(out / "decoder"), **options, **COMMON), sandbox.sandbox_tokenizer()
-        data = sandbox.sample_demonstrations(6400, 0)
-        sft = SFTTrainer(sandbox.sandbox_decoder(), config, train_dataset=data, processing_class=tokenizer)
-        sft.train()
-        sft.save_model()
+def start(folder):
+    options = {"max_steps": 400, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
+    config, data = SFTConfig(str(folder), **options, **COMMON), sandbox.sample_demonstrations(6400, 0)
+    decoder, tokenizer = sandbox.sandbox_decoder(), sandbox.sandbox_tokenizer()
+    trainer = SFTTrainer(decoder, config, train_dataset=data, processing_class=tokenizer)
+    trainer.train()
+    trainer.save_model()
 
 
 def main(args):
     torch.set_num_threads(1)
-    start(out := Path(args.output_dir))
+    out = Path(args.output_dir)
+    make_once(out / "decoder", start)
     cells, test = {name: [] for name in WAYS}, sample_lists(500, sandbox.HELD_OUT_SEED)
     for seed in range(args.seeds):
         lists = sample_lists(args.lists, seed)
         rows = {"pairs": normalize_pairs(lists, "lists"), "lists": lists}
         if args.speed:
-            return print(speeds({name: trainer_of(out, data, None, 0) for name, data in rows.items()}))
+            trainers = {name: trainer_of(out, data, None, 0) for name, data in rows.items()}
+            return print(list_speeds(trainers, LISTS_A_STEP))
         for name, options in WAYS.items():
             if not (cell := out / f"{name} {seed}.json").is_file():
                 trainer = trainer_of(out, rows[name.split(",")[0]], test, seed, **options)
@@ -100,15 +79,14 @@ def main(args):
             cells[name].append(json.loads(cell.read_text()))
     for key in ("accuracy", "kendall_tau", "top_1"):
         found = {name: torch.tensor([cell[f"eval_{key}"] for cell in own]).double() for name, own in cells.items()}
-        for name, values in found.items():
-            both = values, values - found["pairs"]
-            print(key, name, *(f"{each.mean():.4f} ± {each.std() / len(each) ** 0.5:.4f}" for each in both), sep="; ")
+        for name, own in found.items():
+            both = (f"{each.mean():.4f} ± {each.std() / len(each) ** 0.5:.4f}" for each in (own, own - found["pairs"]))
+            print(key, name, *both, sep="; ")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", default="runs/lists")
-    parser.add_argument("--lists", type=int, default=800)
-    parser.add_argument("--seeds", type=int, default=5)
+    for option, value in {"output_dir": "runs/lists", "lists": 800, "seeds": 5}.items():
+        parser.add_argument(f"--{option}", type=type(value), default=value)
     parser.add_argument("--speed", action="store_true")
     main(parser.parse_args())
