@@ -14,6 +14,7 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM
 
 from toolkit import ReinforceConfig, ReinforceTrainer, RewardFunction, ThoughtReward, compare_policies, sandbox
+from toolkit.experiments.thoughts import print_policies
 from toolkit.generative.turns import is_judge
 
 
@@ -52,3 +53,4 @@ if __name__ == "__main__":
     parser.add_argument("--tasks", nargs="+", default=["question_answering"])
     for name in (given := parser.parse_args()).rewards:
         run(given, name)
+    print_policies(given.output_dir)

@@ -26,6 +26,7 @@ COMMON = {"use_cpu": True, "bf16": False, "activation_checkpointing": False, "re
 COMMON |= {"save_strategy": "no", "logging_steps": 50, "disable_tqdm": True}
 WAYS = {"pairs": {}, "lists, pairwise": {}, "lists, reach growing over half": {"list_reach_warmup": 0.5}}
 WAYS |= {"lists, Plackett-Luce": {"loss_type": "plackett_luce"}, "lists, log-sum-exp": {"loss_type": "log_sum_exp"}}
+WAYS |= {"lists, four a step": {"per_device_train_batch_size": 4}, "lists, six epochs": {"num_train_epochs": 6}}
 
 
 def sample_lists(size, seed):
@@ -45,9 +46,9 @@ def sample_lists(size, seed):
 def trainer_of(out, rows, test, seed, **options):
     pairs = "chosen" in rows.column_names
     batch = LISTS_A_STEP * (RESPONSES * (RESPONSES - 1) // 2 if pairs else 1)
-    options |= {"lr_scheduler_type": "cosine", "warmup_steps": 20, "num_train_epochs": 2, "weight_decay": 0.01}
-    options |= {"per_device_train_batch_size": batch, "learning_rate": 1e-3, "seed": seed, **COMMON}
-    config = MultiScaleRewardConfig(str(out / "run"), **options)
+    usual = {"lr_scheduler_type": "cosine", "warmup_steps": 20, "num_train_epochs": 2, "weight_decay": 0.01}
+    usual |= {"per_device_train_batch_size": batch, "learning_rate": 1e-3, "seed": seed, **COMMON}
+    config = MultiScaleRewardConfig(str(out / "run"), **{**usual, **options})
     return MultiScaleRewardTrainer(str(out / "decoder"), config, rows, test)
 
 
@@ -86,7 +87,7 @@ def main(args):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for option, value in {"output_dir": "runs/lists", "lists": 800, "seeds": 5}.items():
+    for option, value in {"output_dir": "runs/lists", "lists": 800, "seeds": 3}.items():
         parser.add_argument(f"--{option}", type=type(value), default=value)
     parser.add_argument("--speed", action="store_true")
     main(parser.parse_args())

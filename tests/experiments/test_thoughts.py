@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from toolkit.experiments.thoughts import Unweighted, Verdicts, print_arms, ranked_right, read_cells
+from toolkit.experiments.thoughts import Unweighted, Verdicts, print_arms, print_policies, ranked_right, read_cells
 
 
 def test_without_the_pairs_weight_a_gap_is_pushed_alike_however_large():
@@ -55,3 +55,14 @@ def test_the_table_is_of_the_seeds_that_are_there(tmp_path, capsys):
     assert "75.0" in row
     assert "37.5" in row  # 75 less 37.5 of the same seed, and not less the 43.75 of both
     assert "43.8" in said
+
+
+def test_policies_are_put_together_by_the_arm_of_their_reward(tmp_path, capsys):
+    for name, gain in {"multi-scale-1-0": 0.5, "multi-scale-2-0": 0.75, "dwrl-1-0": 0.25}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"gain": [gain, 0, 1]}))
+    print_policies(tmp_path)
+    said = capsys.readouterr().out
+    row = next(line for line in said.splitlines() if "multi-scale" in line)
+    assert "0.62" in row
+    assert "0.50, 0.75" in row
+    assert "dwrl" in said

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -75,3 +76,15 @@ def print_arms(cells: Cells, beside: tuple[str, ...] = ("start", "dwrl")) -> Non
             rows.append((f"{arm}, after parsed thoughts", ", ".join(map(str, own)), *found, *[""] * 2 * len(beside)))
     header = ("arm", "seeds", "right, %", "95%", *(part for other in beside for part in (f"above {other}", "95%")))
     print_table("Held-out pairs ranked right", header, rows)
+
+
+def print_policies(folder: str | Path) -> None:
+    """Print what policies gained in gold reward by the arm of their reward, over its seeds."""
+    gains: dict[str, list[float]] = {}
+    for file in sorted(Path(folder).glob("*.json")):
+        gains.setdefault(file.stem.rsplit("-", 2)[0], []).append(json.loads(file.read_text())["gain"][0])
+    rows = [
+        (arm.replace("_", " "), f"{fmean(own):.2f}", ", ".join(f"{gain:.2f}" for gain in own))
+        for arm, own in gains.items()
+    ]
+    print_table("Gold reward gained by policies", ("reward", "mean", "each"), rows)
