@@ -156,6 +156,30 @@ def test_other_calls_of_generate_are_transformers_own(policy):
     assert torch.equal(model.generate(**inputs), searched)
 
 
+def test_generation_without_a_cache_is_transformers_own(policy):
+    model = policy()
+    ids, mask, _ = padded(PROMPTS, [[0]] * 6)
+    config = GenerationConfig(max_new_tokens=4, do_sample=False, pad_token_id=0)
+    inputs = {"input_ids": ids[:, :-1], "attention_mask": mask[:, :-1], "generation_config": config}
+    expected = model.generate(**inputs)
+    prefill_once(model)
+    model.generation_config.use_cache = False
+    assert torch.equal(model.generate(**inputs), expected)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gpt2"])
+def test_a_trainer_runs_a_prompt_once_in_generation(reinforce_config, tiny_folder, chat_pairs, architecture):
+    prompts, config = chat_pairs.select_columns("prompt"), reinforce_config(num_generations=4, max_steps=1)
+    trainer = ReinforceTrainer(tiny_folder(architecture), nothing, config, train_dataset=prompts)
+    rows: list[int] = []
+    trainer._decoder.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(args[0] if args else kwargs["input_ids"])), with_kwargs=True
+    )
+    trainer.model.train()
+    trainer._generate([trainer.train_dataset[i // 4]["prompt"] for i in range(8)])
+    assert rows[:2] == [2, 8]  # two distinct prompts, and then a token for each of eight responses
+
+
 @pytest.mark.parametrize(("beta", "passes"), [(0.0, 0), (0.1, 2)])
 def test_no_pass_without_use(reinforce_config, tiny_folder, reward_folder, chat_pairs, beta, passes):
     config = reinforce_config(beta=beta, max_steps=1)

@@ -35,9 +35,11 @@ def nothing(completions, **kwargs):
     ("config", "prefilled"),
     [
         (LlamaConfig(num_hidden_layers=2), True),
+        (LlamaConfig(num_hidden_layers=2, use_cache=False), True),  # as a trainer leaves it
         (GPT2Config(n_layer=2), True),
         (MistralConfig(sliding_window=None, num_hidden_layers=2), True),
         (MistralConfig(num_hidden_layers=2), False),
+        (MistralConfig(num_hidden_layers=2, use_cache=False), False),
         # local layers count their window in places of the cache
         (GPTNeoConfig(num_layers=2, attention_types=[[["global", "local"], 1]]), False),
     ],

@@ -205,7 +205,10 @@ def prefill_once(model: PreTrainedModel) -> None:
 
     def fits(generation_config: GenerationConfig) -> bool:
         sequences = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
-        return bool(generation_config.max_new_tokens) and sequences == 1 and not generation_config.cache_implementation
+        asked = (generation_config.use_cache, model.generation_config.use_cache)  # what stands in the first counts
+        cached = next((each for each in asked if each is not None), True)
+        plain = sequences == 1 and not generation_config.cache_implementation
+        return bool(generation_config.max_new_tokens and cached and plain)
 
     @wraps(generate)
     def generate_from_copies(*args: Any, **kwargs: Any) -> Any:
@@ -249,6 +252,8 @@ def _generates_otherwise(model: Any) -> str:
     mask = torch.ones_like(ids)
     mask[2:, : width - len(short)] = 0
     model.generation_config.eos_token_id = None  # so that no row ends early
+    # A trainer has turned it off in the policy's configuration, where it is of passes and not of generation
+    model.generation_config.use_cache = True
     config = GenerationConfig(
         max_new_tokens=10, do_sample=False, pad_token_id=0, disable_compile=True, return_dict_in_generate=True,
         output_logits=True,

@@ -29,6 +29,13 @@ def check_arguments(model: Any, reward_funcs: Any, peft_config: Any) -> None:
             check_adapter(config)
 
 
+def is_saved(what: str, reason: str | None) -> bool:
+    """Whether nothing stands against running a prompt once for several responses; else it is said what does."""
+    if reason is not None:
+        logger.warning(f"{what} runs a prompt anew for each response, since {reason}.")
+    return reason is None
+
+
 def checked(func: Any, name: str) -> Any:
     """
     A reward function that refuses what cannot be a reward, before it becomes a tensor.

@@ -35,7 +35,15 @@ from .returns import (
     update_moments,
     whiten,
 )
-from .setup import check_arguments, check_policy, check_prompts, checked, leave_out_long_prompts, turn_off_dropout
+from .setup import (
+    check_arguments,
+    check_policy,
+    check_prompts,
+    checked,
+    is_saved,
+    leave_out_long_prompts,
+    turn_off_dropout,
+)
 from .vllm import SampledLogProbs
 
 logger = get_logger(__name__)
@@ -98,9 +106,9 @@ class ReinforceTrainer(ModelCards, ExactResume, RLOOTrainer):
             self._leave_out_long_prompts(args.max_prompt_length)
         corrects = args.use_vllm and args.vllm_importance_sampling_correction
         self._sampled = SampledLogProbs(self.vllm_generation) if corrects else None
-        self._shared_prompts = why_not_shared(self._decoder) is None
+        self._shared_prompts = is_saved("Training", why_not_shared(self._decoder))
         plain = not args.use_vllm and not args.use_transformers_continuous_batching and not args.cache_implementation
-        if plain and why_not_prefilled(self._decoder) is None:
+        if plain and is_saved("Generation", why_not_prefilled(self._decoder)):
             prefill_once(self._decoder)
         # One optimizer step uses up whole generation batches, so the policy that is trained is the one that sampled.
         uses = self.args.steps_per_generation * args.num_iterations
