@@ -76,6 +76,13 @@ def served(remotes: list, rows: list, args: ServingBenchmarkArguments) -> tuple[
     return len(took) * args.rows / (time.perf_counter() - begin), torch.tensor(took)
 
 
+def as_asked(rows: list, args: ServingBenchmarkArguments) -> list:
+    """The rows in the order in which clients ask that have their answers at the same time."""
+    each = len(rows) // args.clients
+    starts = (first + k for k in range(0, each, args.rows) for first in range(0, each * args.clients, each))
+    return [row for start in starts for row in rows[start : start + args.rows]]
+
+
 def main(args: ServingBenchmarkArguments) -> None:
     reward, pairs = RewardFunction(args.reward_model), load_pairs(args.dataset_name)
     rows = [reward.encode(pair["prompt"], pair[side]) for pair in pairs for side in ("chosen", "rejected")]
@@ -86,7 +93,7 @@ def main(args: ServingBenchmarkArguments) -> None:
     server = subprocess.Popen([*command, args.reward_model, "--port", port])
     try:
         remotes = [RemoteRewardFunction(url, None, reward.processing_class) for _ in range(args.clients)]
-        turn = (reward, rows, args.clients * args.rows, args.seconds / 2)
+        turn = (reward, as_asked(rows, args), args.clients * args.rows, args.seconds / 2)
         before, (rate, took), after = alone(*turn), served(remotes, rows, args), alone(*turn)
     finally:
         server.terminate()

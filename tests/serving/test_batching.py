@@ -10,13 +10,13 @@ from toolkit.serving.batching import Batcher
 @pytest.mark.parametrize(
     ("most", "a_pass", "batches"),
     [
-        (100, 1, [1, 5, 3, 1, 1]),  # of ten that wait half, of five three with the one that was taken, and so on
-        (100, 4, [1, 5, 4, 1]),  # a pass is filled
-        (4, 1, [1, 4, 3, 2, 1]),
+        (100, 1, [1, 6, 4]),  # of ten that wait and one just answered; then all four, who are less than half of ten
+        (100, 8, [1, 8, 2]),  # a pass is filled
+        (4, 1, [1, 4, 4, 2]),
         (0, 1, [1] * 11),
     ],
 )
-def test_half_of_what_waits_is_scored_together_and_a_pass_at_least(most, a_pass, batches):
+def test_half_of_the_clients_are_scored_together_and_a_pass_at_least(most, a_pass, batches):
     entered, gate, sizes = threading.Event(), threading.Event(), []
 
     def score(rows):

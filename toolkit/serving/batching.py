@@ -21,8 +21,9 @@ class Batcher:
     """
     One thread that scores, so that the model is never entered twice, and takes several waiting requests together.
 
-    It takes half of what waits. Clients ask again when they have their answers, and if all of them had theirs at once,
-    the model would wait for all of them; so one half waits while the other is scored.
+    It takes no more than half of the clients that wait or were just answered. Clients ask again when they have their
+    answers, and if all of them had theirs at once, the model would wait for all of them; so one half waits while the
+    other is scored.
 
     Args:
         score (`Callable`):
@@ -51,9 +52,10 @@ class Batcher:
 
     def _work(self) -> None:
         kept: _Waiting | None = None
+        batch: list[_Waiting] = []
         while True:
-            batch = [kept or self._queue.get()]
-            kept = self._fill(batch)
+            answered, batch = len(batch), [kept or self._queue.get()]
+            kept = self._fill(batch, answered)
             try:
                 scores = self._score([row for waiting in batch for row in waiting.rows])
             except Exception as error:  # of this batch, and not of the server
@@ -64,9 +66,9 @@ class Batcher:
                 waiting.result.set_result(scores[: len(waiting.rows)])
                 scores = scores[len(waiting.rows) :]
 
-    def _fill(self, batch: list[_Waiting]) -> _Waiting | None:
+    def _fill(self, batch: list[_Waiting], answered: int) -> _Waiting | None:
         """Put what waits into a batch, up to its size; the first that does not fit begins the next one."""
-        count, half = len(batch[0].rows), (self._queue.qsize() + 2) // 2
+        count, half = len(batch[0].rows), (self._queue.qsize() + 2 + answered) // 2
         while count < self._most_rows and (count < self._pass_rows or len(batch) < half):
             try:
                 found = self._queue.get_nowait()
