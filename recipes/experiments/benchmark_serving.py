@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import cycle, islice
 from threading import Event
 
@@ -17,34 +16,8 @@ import torch
 from trl import TrlParser
 
 from toolkit import RemoteRewardFunction, RewardFunction, load_pairs
+from toolkit.experiments.benchmarks.serving import ServingBenchmarkArguments, as_asked
 from toolkit.pages.tables import print_table
-from toolkit.training.options import help_from_docstring
-
-
-@help_from_docstring
-@dataclass
-class ServingBenchmarkArguments:
-    """
-    A server's turn and a process's.
-
-    Args:
-        reward_model (`str`):
-            Folder or hub name of a multi-scale reward model.
-        dataset_name (`str`):
-            Pairs whose responses are scored.
-        clients (`int`, *optional*, defaults to `32`):
-            Threads that ask, each again when it has its answer.
-        rows (`int`, *optional*, defaults to `4`):
-            Responses of a request.
-        seconds (`float`, *optional*, defaults to `60`):
-            Time of the server's turn; the process alone has half of it before, half after.
-    """
-
-    reward_model: str
-    dataset_name: str
-    clients: int = 32
-    rows: int = 4
-    seconds: float = 60.0
 
 
 def alone(reward: RewardFunction, rows: list, size: int, seconds: float) -> float:
@@ -76,23 +49,16 @@ def served(remotes: list, rows: list, args: ServingBenchmarkArguments) -> tuple[
     return len(took) * args.rows / (time.perf_counter() - begin), torch.tensor(took)
 
 
-def as_asked(rows: list, args: ServingBenchmarkArguments) -> list:
-    """The rows in the order in which clients ask that have their answers at the same time."""
-    each = len(rows) // args.clients
-    starts = (first + k for k in range(0, each, args.rows) for first in range(0, each * args.clients, each))
-    return [row for start in starts for row in rows[start : start + args.rows]]
-
-
 def main(args: ServingBenchmarkArguments) -> None:
     reward, pairs = RewardFunction(args.reward_model), load_pairs(args.dataset_name)
     rows = [reward.encode(pair["prompt"], pair[side]) for pair in pairs for side in ("chosen", "rejected")]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-c", "from toolkit.cli.main import main; main()", "serve"]
     server = subprocess.Popen([*command, args.reward_model, "--port", port])
     try:
-        remotes = [RemoteRewardFunction(url, None, reward.processing_class) for _ in range(args.clients)]
+        asking = (f"http://127.0.0.1:{port}", None, reward.processing_class)
+        remotes = [RemoteRewardFunction(*asking) for _ in range(args.clients)]
         turn = (reward, as_asked(rows, args), args.clients * args.rows, args.seconds / 2)
         before, (rate, took), after = alone(*turn), served(remotes, rows, args), alone(*turn)
     finally:
