@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from trl import RLOOTrainer
 
+from ..data.kernels import on_cpu
 from ..data.packing import why_not_shared
 from ..reward.loading import keep_gradients_in_4bit
 from ..reward.scorer import RewardFunction
@@ -243,7 +244,6 @@ class ReinforceTrainer(ModelCards, ExactResume, RLOOTrainer):
         rewards = self._shape(rewards, moments)
         returns = rewards - self.beta * gather((kl * mask).sum(1))
         baseline = self._baseline(returns)
-        metrics["baseline"].append(baseline.nanmean().item())
 
         to_go = reward_to_go(rewards[local], kl, mask, self.beta)
         # A response that was not scored, or has no other one to compare with, moves nothing.
@@ -254,7 +254,9 @@ class ReinforceTrainer(ModelCards, ExactResume, RLOOTrainer):
             metrics["prefix/explained"].append(explained)
         if self.normalize_advantages:
             advantages = whiten(advantages, *mean_and_std(advantages, scored), scored)
-        metrics["advantage_std"].append(mean_and_std(advantages, scored)[1].item())
+        mean, std = on_cpu([baseline.nanmean(), mean_and_std(advantages, scored)[1]])
+        metrics["baseline"].append(mean.item())
+        metrics["advantage_std"].append(std.item())
         self._log_advantages(advantages[:, 0])
         return advantages
 
