@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather
 from torch import Tensor
-from trl.trainer.utils import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from ..data.batches import SIDES
 from ..data.formats import pairs_of_one_prompt
@@ -208,10 +208,9 @@ class ThoughtTrainer(ReinforceTrainer):
             for row, (side, thought) in zip(inputs, places, strict=True)
         ]
         ids = [torch.tensor(self.turns.written(text or "")) for text in texts]
-        ones = [torch.ones(len(own)) for own in ids]
-        weights = [one / len(one) if text else 0 * one for one, text in zip(ones, texts, strict=True)]
-        found = {"rationale_ids": pad(ids), "rationale_mask": pad(ones).long(), "rationale_weights": pad(weights)}
-        return {name: values.to(self.accelerator.device) for name, values in found.items()}
+        weights = [torch.full(own.shape, 1 / len(own) if text else 0.0) for own, text in zip(ids, texts, strict=True)]
+        found = {"rationale_ids": ids, "rationale_mask": list(map(torch.ones_like, ids)), "rationale_weights": weights}
+        return {name: pad_sequence(rows, True).to(self.accelerator.device) for name, rows in found.items()}
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         loss: Tensor = super()._compute_loss(model, inputs)
