@@ -51,6 +51,14 @@ def test_a_cache_is_filled_once_where_a_small_copy_generates_the_same(config, pr
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_what_is_run_anew_is_said_with_its_reason(tiny_folder, reinforce_config, chat_pairs, monkeypatch, caplog):
+    monkeypatch.setattr("toolkit.policy.trainer.why_not_prefilled", lambda model: "it slides")
+    prompts = chat_pairs.select_columns("prompt")
+    ReinforceTrainer(tiny_folder(), nothing, reinforce_config(), train_dataset=prompts)
+    assert "Generation runs a prompt anew for each response, since it slides." in caplog.text
+    assert "Training runs a prompt anew" not in caplog.text
+
+
 def test_an_encoder_is_no_policy(tokenizer):
     with pytest.raises(ValueError, match="BertLMHeadModel cannot be a policy: a token's hidden state depends on"):
         check_policy(weightless(BertConfig(num_hidden_layers=2)), tokenizer, 8)

@@ -240,7 +240,8 @@ def score_lines(scored: list[Scored], pairs: ScoredPairs) -> list[dict[str, Any]
     for i, places in enumerate(zip(pairs.chosen.tolist(), pairs.rejected.tolist(), strict=True)):
         line = {"id": pairs.ids[i], "prompt": int(pairs.prompt_numbers[i])}
         line |= {group: labels[i] for group, labels in pairs.groups.items()}
-        line |= {ATTRIBUTES: {name: more[i].item() for name, more in pairs.attributes.items() if not more[i].isnan()}}
+        more = {name: gaps[i].item() for name, gaps in pairs.attributes.items() if not gaps[i].isnan()}
+        line |= {ATTRIBUTES: more} if more else {}
         line |= {"lengths": _of_sides(pairs.lengths, places)}
         line |= {"scores": {name: _of_sides(found, places) for name, found in values.items()}}
         gaps = {each.name: each.gaps[i].item() for each in scored if each.gaps is not None}

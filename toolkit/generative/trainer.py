@@ -200,9 +200,11 @@ class ThoughtTrainer(ReinforceTrainer):
                 raise ValueError(f"Row {number + 1}: {found}. Make it shorter, or raise the option.")
 
     def _rationales(self, inputs: list[dict[str, Any]], places: list[tuple[int, int]]) -> dict[str, Tensor]:
-        """Token ids `(B, T)` of thoughts that are given, and 1 over their number: one a response, in a row of its own.
+        """
+        Token ids `(B, T)` of thoughts that are given, and 1 over their number: one a response, in a row of its own.
 
-        Where there is none the end of a turn stands, and weighs nothing."""
+        Where there is none the end of a turn stands, and weighs nothing.
+        """
         texts = [
             self._rationale(row, side) if thought == 0 else None
             for row, (side, thought) in zip(inputs, places, strict=True)
