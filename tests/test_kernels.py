@@ -91,9 +91,9 @@ def test_attention_that_cannot_share_needs_no_mask_either(tiny_folder):
 def test_flex_attention_gets_rows_as_one_where_it_may(tiny_folder, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tiny_folder(), attn_implementation="flex_attention")
     inputs = policy_batch(model, [[5, 6], [5]], [[7], [8, 9]], 0, share=True).inputs
-    assert {inputs[name].shape for name in ("input_ids", "shift_labels", "position_ids")} == {(1, 256)}
+    assert {inputs[name].shape for name in ("input_ids", "position_ids")} == {(1, 256)}
     assert inputs["input_ids"][0, :5].tolist() == [5, 6, 5, 8, 0]
-    assert inputs["shift_labels"][0, :5].tolist() == [-100, 7, 8, 9, -100]
+    assert inputs["shift_labels"].tolist() == [[7, 8, 9]]
     seen = create_mask(inputs["attention_mask"].mask_mod, 1, None, 256, 256, "cpu")[0, 0, :4, :4]
     assert seen.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
     model = sliding_decoder(tmp_path, AutoModelForCausalLM, attn_implementation="flex_attention")

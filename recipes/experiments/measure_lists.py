@@ -73,7 +73,7 @@ def main(args):
             trainers = {name: trainer_of(out, data, None, 0) for name, data in rows.items()}
             return print(list_speeds(trainers, LISTS_A_STEP))
         for name, options in WAYS.items():
-            if not (cell := out / f"{name} {seed}.json").is_file():
+            if not (cell := out / f"{name}, {args.lists} of seed {seed}.json").is_file():
                 trainer = trainer_of(out, rows[name.split(",")[0]], test, seed, **options)
                 trainer.train()
                 cell.write_text(json.dumps(trainer.evaluate()))

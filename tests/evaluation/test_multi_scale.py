@@ -106,7 +106,7 @@ def test_an_attribute_is_ranked_by_the_output_that_was_taught_it(saved, rows, tm
     z = [torch.stack([each.z for each in reward.score(rows["prompt"], rows[side])]) for side in ("chosen", "rejected")]
     gaps = {"brief": (z[0] - z[1])[:, 0], "true": said[0] - said[1]}
     for name, differ in (("brief", 16), ("true", 24)):
-        more = torch.tensor([row[name] for row in (attribute_gaps(row["attributes"]) for row in rows)])
+        more = torch.tensor([row[name] for row in (attribute_gaps(row["attributes"])[0] for row in rows)])
         right = (gaps[name] * more.sign())[more != 0] > 0
         found = figures["model"]["attributes"][name]
         assert (found["pairs"], found["value"]) == (differ, pytest.approx(right.double().mean().item()))
@@ -131,15 +131,26 @@ def test_scores_files_have_the_gaps_of_readers(saved, rows, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "gaps"),
+    ("value", "gaps", "odd"),
     [
-        ({"chosen": {"a": 3, "b": None}, "rejected": {"a": 1.5, "b": 2}}, {"a": 1.5}),
-        ([{"a": 1}, {"a": 4, "c": 2}], {"a": -3.0}),
-        ({"a": 2, "topic": "tea", "is": True, "odd": float("nan")}, {"a": 2.0}),
-        ([{"a": 1}, {"a": 2}, {"a": 3}], {}),
-        ("true", {}),
-        (None, {}),
+        ({"chosen": {"a": 3, "b": None}, "rejected": {"a": 1.5, "b": 2}}, {"a": 1.5}, []),
+        ([{"a": 1}, {"a": 4, "c": 2}], {"a": -3.0}, []),
+        ({"a": 2, "topic": "tea", "odd": float("nan")}, {"a": 2.0}, ["attributes.odd", "attributes.topic"]),
+        ([{"a": 1, "is": True}, {"a": "2"}], {}, ["attributes.a", "attributes.is"]),
+        ([{"a": 1}, {"a": 2}, {"a": 3}], {}, ["attributes"]),
+        ("true", {}, ["attributes"]),
+        ({"chosen": None, "rejected": {"a": 2}}, {}, []),
+        (None, {}, []),
     ],
 )
-def test_attributes_that_are_numbers_have_gaps(value, gaps):
-    assert attribute_gaps(value) == gaps
+def test_attributes_that_are_numbers_have_gaps(value, gaps, odd):
+    assert attribute_gaps(value) == (gaps, odd)
+
+
+def test_attributes_that_are_no_numbers_are_counted(caplog):
+    pairs = PairReader()
+    row = {"prompt": "p", "chosen": "c", "rejected": "r"}
+    told = [{"a": 1.0, "b": "x"}, {"a": 2.0, "b": "y"}, {"a": 3.0, "b": None}]
+    pairs.add("rows", Dataset.from_list([{**row, "prompt": f"p{i}", "attributes": a} for i, a in enumerate(told)]))
+    assert pairs.result().attributes["a"].tolist() == [1.0, 2.0, 3.0]
+    assert "Of 3 pairs these are no finite numbers, by which nothing is evaluated: `attributes.b` of 2." in caplog.text

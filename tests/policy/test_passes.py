@@ -68,9 +68,21 @@ def test_layout_by_hand(policy):
     batch = policy_batch(policy(), [[5, 6], [5, 6]], [[7], [8, 9]], pad_token_id=0, share=True)
     # the prompt but its last token, and a branch of that token with each response but its last
     assert batch.inputs["input_ids"].tolist() == [[5, 6, 6, 8]]
-    assert batch.inputs["shift_labels"].tolist() == [[-100, 7, 8, 9]]
+    assert batch.inputs["shift_labels"].tolist() == [[7, 8, 9]]
     assert batch.inputs["position_ids"].tolist() == [[0, 1, 1, 2]]
-    assert batch.index.tolist() == [[1, -1], [2, 3]]
+    assert batch.read.tolist() == [1, 2, 3]
+    assert batch.index.tolist() == [[0, -1], [1, 2]]
+
+
+def test_the_head_scores_what_is_read_alone(policy):
+    model, seen = policy(), []
+    model.register_forward_hook(lambda module, args, output: seen.append(output.log_probs.shape))
+    options = {"width": 4, "batch_size": 6, "pad_token_id": 0, "share": True}
+    response_log_probs(model, PROMPTS, RESPONSES, **options)
+    empty, _ = response_log_probs(model, PROMPTS[:2], [[], []], **options)
+    assert seen == [(1, sum(map(len, RESPONSES))), (1, 1)]
+    assert empty.tolist() == [[0] * 4] * 2
+    assert empty.requires_grad  # all processes go backward
 
 
 def test_padding_is_taken_off():
@@ -84,7 +96,7 @@ def test_padding_is_taken_off():
 def test_log_probabilities_are_those_of_each_response_alone(policy, architecture, share, batch_size):
     model = policy(architecture)
     options = {"width": 4, "batch_size": batch_size, "pad_token_id": 0, "share": share}
-    logps, entropies = response_log_probs(model, model, PROMPTS, RESPONSES, **options)
+    logps, entropies = response_log_probs(model, PROMPTS, RESPONSES, **options)
     assert logps.shape == entropies.shape == (6, 4)
     for i, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
         logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1] / 0.7
@@ -105,7 +117,7 @@ def test_gradient_is_that_of_trls_pass(policy, tiny_folder, tmp_path, cpu_option
     (theirs * weights).sum().backward()
     model = policy()
     options = {"width": width, "batch_size": 6, "pad_token_id": 0, "share": True}
-    (ours, _), seen = tokens_run(model, lambda: response_log_probs(model, model, PROMPTS, RESPONSES, **options))
+    (ours, _), seen = tokens_run(model, lambda: response_log_probs(model, PROMPTS, RESPONSES, **options))
     (ours * weights).sum().backward()
     torch.testing.assert_close(ours, theirs * mask[:, -width:])
     for name, parameter in model.named_parameters():

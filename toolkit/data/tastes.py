@@ -91,22 +91,26 @@ def add_tastes(dataset: Dataset, name: str, known: Any, train: bool) -> Dataset:
     return dataset
 
 
-def attribute_gaps(value: Any) -> dict[str, float]:
+def attribute_gaps(value: Any) -> tuple[dict[str, float], list[str]]:
     """
-    By how much the chosen response exceeds the rejected one in each attribute.
+    By how much the chosen response exceeds the rejected one in each attribute, and what is no attribute.
 
     Args:
         value (`Any`):
             `attributes` of a pair: an object of numbers for each response, or one of gaps.
 
     Returns:
-        `dict[str, float]`: By name; without those that are not finite numbers of both.
+        `tuple[dict[str, float], list[str]]`: Gaps by name, without those that are not known of both, and the columns
+        that have something else than finite numbers.
     """
-    sides = _sides(value)
-    if len(sides) > len(SIDES) or not all(isinstance(side, dict) for side in sides):
-        return {}
-    numbers = [{name: float(x) for name, x in side.items() if _is_number(x)} for side in sides]
-    return {name: x - sum(side[name] for side in numbers[1:]) for name, x in numbers[0].items() if name in numbers[-1]}
+    sides = [] if value is None else _sides(value)
+    if len(sides) > len(SIDES) or not all(isinstance(side, dict | None) for side in sides):
+        return {}, [ATTRIBUTES]
+    given = [{name: x for name, x in (side or {}).items() if x is not None} for side in sides]
+    odd = sorted({name for side in given for name, x in side.items() if not _is_number(x)})
+    named = [name for name in given[0] if name in given[-1] and name not in odd] if given else []
+    gaps = {name: float(given[0][name]) - sum(side[name] for side in given[1:]) for name in named}
+    return gaps, [f"{ATTRIBUTES}.{name}" for name in odd]
 
 
 def _is_number(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, product
 from pathlib import Path
@@ -97,6 +98,7 @@ class PairReader:
         self._pairs: list[tuple[int, int, int]] = []
         self._told: list[tuple[dict[str, str | None], Any]] = []
         self._attributes: list[dict[str, float]] = []
+        self._no_numbers: Counter[str] = Counter()
         self._sets: list[ResponseSet] = []
         self._lists: list[RankedList] = []
         self._undecided = 0
@@ -141,6 +143,12 @@ class PairReader:
             [`ScoredPairs`]
         """
         chosen, rejected, prompts = torch.tensor(self._pairs, dtype=torch.long).view(-1, 3).unbind(1)
+        if self._no_numbers:
+            found = ", ".join(f"`{name}` of {pairs:,}" for name, pairs in self._no_numbers.items())
+            logger.warning(
+                f"Of {len(self._pairs):,} pairs these are no finite numbers, by which nothing is evaluated: {found}. "
+                "Write an object of numbers for each of the two responses."
+            )
         told = {name: [groups[name] for groups, _ in self._told] for name in GROUPS}
         return ScoredPairs(
             prompts=[prompt for prompt, _, _ in self._rows],
@@ -187,7 +195,9 @@ class PairReader:
         self._pairs.append((*places, self._number(row["prompt"])))
         told = {group: None if row.get(group) is None else str(row[group]) for group in GROUPS}
         self._told.append((told | {"file": Path(name).name}, id))
-        self._attributes.append(attribute_gaps(row.get(ATTRIBUTES)))
+        gaps, odd = attribute_gaps(row.get(ATTRIBUTES))
+        self._attributes.append(gaps)
+        self._no_numbers.update(odd)
 
     def _number(self, prompt: Any) -> int:
         return self._prompts.setdefault(json.dumps(prompt), len(self._prompts))

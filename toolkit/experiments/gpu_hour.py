@@ -242,7 +242,7 @@ def _policy_numbers(base: str, rows: Any, tokenizer: Any, shared: bool, kind: st
     responses = [list(row.input_ids[row.response_start :]) for row in flat]
     width, pad = max(map(len, responses)), tokenizer.pad_token_id
     sizes = {"width": width, "batch_size": len(flat), "pad_token_id": pad, "share": shared}
-    logps, _ = response_log_probs(model, model, prompts, responses, **sizes)
+    logps, _ = response_log_probs(model, prompts, responses, **sizes)
     return _with_gradients(model, logps, logps.sum(1).mean())
 
 

@@ -1,11 +1,14 @@
 """Passes of a policy over responses, several of which answer the same prompt: its tokens go through the model once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import extract_model_from_parallel
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, StaticCache
 from transformers.cache_utils import StaticLayer
@@ -27,8 +30,9 @@ from ..data.probes import TOLERANCE, gap, on_small_copy, probe_rows
 class PolicyBatch(NamedTuple):
     """Inputs of a pass over `B` responses of at most `W` tokens, packed into rows, and where to read its output."""
 
-    inputs: dict[str, Tensor]  # of the model, with `shift_labels`
-    # (B, W) int64, where the log-probability of each token is in the flattened output; -1 on padding
+    inputs: dict[str, Tensor]  # of the model, with `shift_labels` (1, N) of the N hidden states that are read
+    read: Tensor  # (N,) int64, where these are in the flattened rows
+    # (B, W) int64, which of them predicts each token; -1 on padding
     index: Tensor  # type: ignore[assignment]
 
 
@@ -67,7 +71,11 @@ def policy_batch(
         length = len(responses[i])
         index[i, :length] = packed.token_index[row, shared[i] : shared[i] + length]
         labels[index[i, :length]] = torch.tensor(responses[i], dtype=torch.long)
-    inputs = {"input_ids": packed.input_ids, "shift_labels": labels.view_as(packed.input_ids)}
+    known = labels != -100
+    known[0] |= not known.any()  # a pass reads something
+    read, place = known.nonzero()[:, 0], known.cumsum(0) - 1
+    index = torch.where(index < 0, -1, place[index.clamp(min=0)])
+    inputs = {"input_ids": packed.input_ids, "shift_labels": labels[read][None]}
     flex = is_flex(model) and why_masked(model) is None
     if len(groups) < len(rows) or flex:
         mask = branch_mask(model, packed.branch_ids.to(model.device))
@@ -75,9 +83,10 @@ def policy_batch(
     elif why_masked(model) is not None:
         inputs["attention_mask"] = packed.attention_mask
     if flex:
-        paddings = {"input_ids": pad_token_id, "shift_labels": -100, "position_ids": 0}
+        paddings = {"input_ids": pad_token_id, "position_ids": 0}
         inputs |= {name: in_one_row(inputs[name], padding) for name, padding in paddings.items()}
-    return PolicyBatch({key: value.to(model.device) for key, value in inputs.items()}, index.to(model.device))
+    inputs = {key: value.to(model.device) for key, value in inputs.items()}
+    return PolicyBatch(inputs, read.to(model.device), index.to(model.device))
 
 
 def prompts_together(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
@@ -122,9 +131,23 @@ def unpadded(input_ids: Tensor, attention_mask: Tensor, response_width: int) -> 
     return prompts, responses
 
 
+def decoder_of(model: nn.Module) -> PreTrainedModel:
+    """
+    The causal language model inside the wrappers of processes and adapters.
+
+    Args:
+        model ([`~torch.nn.Module`]):
+            Policy or reference, wrapped or not.
+
+    Returns:
+        [`~transformers.PreTrainedModel`]
+    """
+    base = extract_model_from_parallel(model)
+    return cast(PreTrainedModel, base.get_base_model() if isinstance(base, PeftModel) else base)
+
+
 def response_log_probs(
     model: nn.Module,
-    decoder: PreTrainedModel,
     prompts: list[list[int]],
     responses: list[list[int]],
     *,
@@ -138,9 +161,8 @@ def response_log_probs(
 
     Args:
         model ([`~torch.nn.Module`]):
-            Policy as it is wrapped for training, with TRL's fused head ([`trl.trainer.utils.add_fused_lm_head`]).
-        decoder ([`~transformers.PreTrainedModel`]):
-            The same without wrappers.
+            Policy as it is wrapped for training, or its reference, with TRL's fused head
+            ([`trl.trainer.utils.add_fused_lm_head`]).
         prompts (`list[list[int]]` of length `B`):
             Prompt of each response; not empty.
         responses (`list[list[int]]` of length `B`):
@@ -160,15 +182,32 @@ def response_log_probs(
     """
     whole = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
     order = [i for group in group_by_prefix(whole, list(map(len, prompts)), len(whole)) for i in group]
-    found = []
+    decoder, found = decoder_of(model), []
     for first in range(0, len(order), batch_size):
         chunk = order[first : first + batch_size]
         batch = policy_batch(decoder, [prompts[i] for i in chunk], [responses[i] for i in chunk], pad_token_id, share)
-        output = model(**batch.inputs, fused_lm_head=True)
+        with _reading(decoder, batch.read):
+            output = model(**batch.inputs, fused_lm_head=True)
         found.append([_by_response(values, batch.index, width) for values in (output.log_probs, output.entropy)])
     place = torch.tensor(order).argsort()
     logps, entropies = (None if parts[0] is None else torch.cat(parts)[place] for parts in zip(*found, strict=True))
     return logps, entropies  # type: ignore[return-value]  # the head always gives log-probabilities
+
+
+@contextmanager
+def _reading(decoder: PreTrainedModel, places: Tensor) -> Iterator[None]:
+    """Give the head only the hidden states at `places` of the flattened rows, as one row."""
+    # TRL's fused head leaves out what has no label where Triton runs, and elsewhere scores the prompts as well
+
+    def pick(backbone: nn.Module, args: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state.flatten(0, 1).index_select(0, places)[None]
+        return output
+
+    hook = decoder.base_model.register_forward_hook(pick)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _by_response(values: Tensor | None, index: Tensor, width: int) -> Tensor | None:

@@ -1,6 +1,6 @@
 """TRL's `RLOOTrainer` with per-token credit, any baseline, and one generation a prompt where that is enough."""
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate.logging import get_logger
@@ -8,7 +8,6 @@ from accelerate.utils import gather
 from datasets import IterableDataset
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel
 from trl import RLOOTrainer
 
 from ..data.kernels import on_cpu
@@ -23,7 +22,7 @@ from ..training.progress import show_progress
 from .cards import policy_card
 from .config import ReinforceConfig
 from .losses import clipped_policy_loss, reinforce_loss, sampling_weights
-from .passes import prefill_once, prompts_together, response_log_probs, unpadded, why_not_prefilled
+from .passes import decoder_of, prefill_once, prompts_together, response_log_probs, unpadded, why_not_prefilled
 from .prefix_baseline import PrefixBaseline, only_source
 from .reductions import mean_and_std, reduced_sums
 from .returns import (
@@ -100,8 +99,7 @@ class ReinforceTrainer(ModelCards, ExactResume, RLOOTrainer):
             check_targets(self.model, config)
         if args.disable_dropout:
             turn_off_dropout(self.model)
-        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-        self._decoder = cast(PreTrainedModel, base)
+        self._decoder = decoder_of(self.model)
         check_policy(self._decoder, self._tokenizer, self.args.max_completion_length)
         if args.max_prompt_length is not None:
             self._leave_out_long_prompts(args.max_prompt_length)
@@ -195,7 +193,6 @@ class ReinforceTrainer(ModelCards, ExactResume, RLOOTrainer):
             with self.accelerator.autocast():
                 logps, entropies = response_log_probs(
                     model,
-                    self._decoder,
                     prompts,
                     responses,
                     width=logits_to_keep,

@@ -82,7 +82,7 @@ def main() -> None:
         for policy in policies:
             batch = policy_batch(policy, list(prompts), list(responses), 0, share=True)
             del batch.inputs["shift_labels"]
-            logits.append(policy(**batch.inputs).logits.flatten(0, 1)[batch.index.clamp(min=0)][batch.index >= 0])
+            logits.append(policy(**batch.inputs).logits.flatten(0, 1)[batch.read][batch.index[batch.index >= 0]])
         worst = max(worst, off(*logits))
     print(json.dumps({"graphs": counters["stats"]["unique_graphs"], "worst": worst}))
 

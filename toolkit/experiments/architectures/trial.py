@@ -262,7 +262,7 @@ def _log_probs(model: Any, rows: list[Any]) -> str:
     width = max(map(len, responses))
     for share in (False, True) if why_not_shared(model) is None else (False,):
         found, _ = response_log_probs(
-            model, model, prompts, responses, width=width, batch_size=len(rows), pad_token_id=0, share=share
+            model, prompts, responses, width=width, batch_size=len(rows), pad_token_id=0, share=share
         )
         read = torch.cat([row[: len(response)] for row, response in zip(found, responses, strict=True)])
         if difference := apart(read, torch.cat(exact)):
