@@ -13,10 +13,21 @@ from toolkit.data.tokens import end_ids
 from toolkit.experiments.study.decoder import BEST, MIX, TRL
 from toolkit.experiments.study.division import identity
 from toolkit.experiments.study.grid import Study
-from toolkit.experiments.study.lora import LoraStudy, divided, lora_cell, lora_name, lora_rate, lora_stages, lora_table
+from toolkit.experiments.study.lora import (
+    LoraStudy,
+    divided,
+    enough,
+    lora_cell,
+    lora_name,
+    lora_rate,
+    lora_stages,
+    lora_table,
+)
 from toolkit.experiments.study.models import ranked_right
 from toolkit.experiments.study.page import write_study_report
+from toolkit.experiments.study.tables import Estimate
 from toolkit.experiments.study.task_pairs import TaskPairs
+from toolkit.stats.intervals import Interval
 
 
 @pytest.fixture
@@ -43,6 +54,13 @@ def test_pairs_are_divided_as_in_the_frozen_grid(settings):
     _, fitted, held = divided(settings, "halves", 16, search=True)
     assert set(fitted).isdisjoint(held)
     assert {*fitted, *held}.isdisjoint(test)
+
+
+def test_what_would_tell_a_point_from_none():
+    above = Interval(0.01, -0.01, 0.03)  # two points on each side
+    row = {"500 pairs, mean": Estimate(above, above), "500 pairs, halves": Estimate(above, above)}
+    found = enough({TRL: row, MIX: {"500 pairs, mean": Estimate(above, None)}})
+    assert found.rows == [(f"{TRL}, 500 pairs, mean", "2.0", "4.0", "16.0")]
 
 
 @pytest.mark.training

@@ -210,8 +210,22 @@ def lora_page(study: Study) -> tuple[Page, dict[str, Any]]:
     for difference, title in ((False, "Accuracy"), (True, f"{MIX} above the row, in points")):
         columns, rows = estimates(table, difference)
         sections.append(Section(title, [Cells(("model", *columns), rows)] if rows else [Paragraph("To come.")]))
+    if table:
+        sections.append(Section("What would tell more", [enough(table)]))
     sections.append(Section("Rates and time", [_searched(study), _time(study)]))
     return Page("Preference models with LoRA", lead, sections), {"accuracy": table}
+
+
+def enough(table: Table) -> Cells:
+    """How many times as many seeds and test pairs would tell a difference of a point, and of half a one, from none."""
+    rows = []
+    for model, row in table.items():
+        for column, estimate in row.items():
+            if estimate.difference is not None and column.endswith("mean"):
+                half = 50 * (estimate.difference.high - estimate.difference.low)
+                rows.append((f"{model}, {column}", f"{half:.1f}", *(f"{(half / told) ** 2:.1f}" for told in (1, 0.5))))
+    header = (f"{MIX} above", "half of the interval, points", "for one point", "for half a point")
+    return Cells(header, rows, "Times as many seeds and test pairs: an interval's width falls with the root of both.")
 
 
 def _searched(study: Study) -> Cells:
