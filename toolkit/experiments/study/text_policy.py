@@ -77,6 +77,7 @@ class TextPolicyStudy:
     beta: float = 0.05
     evaluation_steps: int = 10
     evaluation_prompts: int = 48
+    ranked_pairs: int = 250  # of the evaluation, by each reward model
     shown: int = 20  # responses that are kept, before and after
 
     @classmethod
@@ -84,8 +85,9 @@ class TextPolicyStudy:
         """The same in little: it shows that everything runs, not how the methods compare."""
         small = cls(data, decoder, rates=[1e-3], seeds=[1, 2], search_steps=1, steps=2, evaluation_steps=1)
         return replace(
-            small, gold_pairs=16, proxy_pairs=16, responses_per_step=4, max_new_tokens=8, evaluation_prompts=4, shown=2
-        )
+            small, gold_pairs=16, proxy_pairs=16, ranked_pairs=8, responses_per_step=4, max_new_tokens=8,
+            evaluation_prompts=4, shown=2,
+        )  # fmt: skip
 
 
 # Names of cells
@@ -142,7 +144,8 @@ def reward_cell(folder: Path, settings: TextPolicyStudy, role: str, model: str) 
     )
     lora = _lora(settings, "SEQ_CLS")
     start = (settings.gold_decoder if gold else None) or settings.decoder
-    train_rows, ranked = (pairs.pairs.select(numbers) for numbers in (train, of_role["evaluation"][:250]))
+    held_out = of_role["evaluation"][: settings.ranked_pairs]
+    train_rows, ranked = (pairs.pairs.select(numbers) for numbers in (train, held_out))
     trainer, result = train_reward_model(start, config, train_rows, ranked, lora)
     trainer.save_model()
     return result
