@@ -236,6 +236,9 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
     "transformers.Qwen3ForSequenceClassification": {
         "config_class": ("class", "Transformers' own, on every class of a model"),
     },
+    "transformers.MixtralConfig": {
+        "output_router_logits": ("value", "policy/passes: no loss of routers where none is read"),
+    },
     "transformers.PreTrainedConfig": {
         "_attn_implementation": ("property", "data/packing: the form of a mask; reward/shared_base: that of the base"),
     },
@@ -335,6 +338,7 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
     },
     "accelerate.logging": {"get_logger": ("takes name", "trainers: one warning for all processes")},
     "accelerate.Accelerator": {"backward": ("takes loss", "benchmarks: time it")},
+    "datasets.fingerprint": {"Hasher": ("class", "data/preparation: the key of tokenized rows in the cache")},
     "datasets.exceptions": {"DatasetsError": ("class", "data/loading: what cannot be read")},
     "bitsandbytes.nn.modules": {
         "support_avx512bf16_for_cpu": ("it sets and reads", "reward/model: 4-bit weights keep their gradients"),

@@ -4,8 +4,9 @@ import logging
 import operator
 
 import pytest
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, concatenate_datasets, load_dataset
 
+from toolkit.data import tokens
 from toolkit.data.preparation import group_by_prompt, tokenize_pairs
 
 
@@ -133,3 +134,24 @@ def test_rows_by_prompts_are_no_longer_than_the_longest_pair(tokenizer):
 def test_a_template_that_makes_most_pairs_equal_is_refused(forgetful):
     with pytest.raises(ValueError, match=r"'pairs.jsonl': 2 of 3 pairs .* Look what the chat template leaves"):
         tokenized(forgetful, pair(*THOUGHT, 0), pair(*GOOD, 1), pair(*THOUGHT, 2))
+
+
+def test_rows_are_made_anew_when_what_makes_them_has_changed(tokenizer, tmp_path, monkeypatch):
+    Dataset.from_list([pair(*GOOD, number) for number in range(3)]).to_json(tmp_path / "pairs.jsonl")
+
+    def rows():
+        pairs = load_dataset("json", data_files=str(tmp_path / "pairs.jsonl"), cache_dir=str(tmp_path), split="train")
+        options = {"max_length": 64, "needs_prompt": True, "drop_long": False, "length_column_name": "length"}
+        return tokenize_pairs(pairs, "pairs.jsonl", tokenizer, **options)
+
+    first, again = rows(), rows()
+    assert first.cache_files == again.cache_files != []
+    encode = tokens.encode_text
+
+    def longer(*args, **options):
+        row = encode(*args, **options)
+        return row._replace(input_ids=[*row.input_ids, 7])
+
+    monkeypatch.setattr(tokens, "encode_text", longer)
+    monkeypatch.setattr("toolkit.data.preparation._code", lambda: b"another version")
+    assert rows()["chosen_ids"][0] != first["chosen_ids"][0]

@@ -15,6 +15,7 @@ from toolkit.generative.weights import (
     likelihood_weights,
     slopes,
     utilities,
+    verdict_loss,
 )
 from toolkit.reward.losses import pairwise_logistic_loss
 
@@ -110,6 +111,23 @@ def test_utility_is_the_logarithm_of_the_mean_answer():
     # one half and one quarter: their mean is three eighths
     found = utilities(torch.tensor([[[0.5, 0.25]]]).log())
     torch.testing.assert_close(found, torch.tensor([[math.log(3 / 8)]]))
+
+
+def test_many_certain_answers_make_no_more_than_certain():
+    for count in range(1, 60):  # for some of which the rounded mean is more than 1
+        assert utilities(torch.zeros(1, 1, count)).item() <= 0
+
+
+def test_a_verdicts_loss_by_hand():
+    # right with 3/4 and 1/2, one label in ten wrong: 0.9 log p + 0.1 log (1 - p), mean of both
+    expected = -(0.9 * math.log(3 / 4) + 0.1 * math.log(1 / 4) + math.log(1 / 2)) / 2
+    values = torch.tensor([[3 / 4, 1 / 2]]).log()
+    torch.testing.assert_close(verdict_loss(values, 0.1), torch.tensor([expected]))
+    torch.testing.assert_close(verdict_loss(values), torch.tensor([-(math.log(3 / 4) + math.log(1 / 2)) / 2]))
+    certain = torch.zeros(1, 2, requires_grad=True)
+    loss = verdict_loss(certain, 0.1).sum()
+    assert loss.isfinite()
+    assert torch.autograd.grad(loss, certain)[0].isfinite().all()
 
 
 def test_weights_by_hand():

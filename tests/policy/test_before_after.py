@@ -76,3 +76,9 @@ def test_nothing_is_sampled_where_a_process_has_not_all_weights(trainer, monkeyp
     trainer.is_fsdp_enabled = where == "fsdp"
     run(trainer, 5, main=where != "another process")
     assert list(tmp_path.rglob("before_after.json")) == []
+
+
+def test_of_several_held_out_sets_the_first_is_answered(trainer, plain_pairs):
+    trainer.eval_dataset = {"one": plain_pairs.select([5]), "two": plain_pairs.select([6])}
+    run(trainer, 5, prompts=1)
+    assert [card["prompt"] for card in cards_of(trainer)] == [plain_pairs["prompt"][5]]

@@ -67,6 +67,15 @@ def test_clipped_loss_by_hand():
     assert clipped.tolist() == [[False, True, True, False, False]]
 
 
+@pytest.mark.parametrize("advantage", [1.0, 0.0, -1.0])
+def test_a_ratio_beyond_all_numbers_leaves_the_gradient_one(advantage):
+    logprobs = torch.tensor([[-1.0]], requires_grad=True)
+    options = (torch.tensor([[-106.0]]), torch.tensor([[advantage]]), torch.ones(1, 1), 0.2, 0.2)
+    loss = clipped_policy_loss(logprobs, *options).loss
+    assert loss.isfinite()
+    assert torch.autograd.grad(loss, logprobs)[0].isfinite().all()
+
+
 def test_the_loss_is_averaged_over_responses():
     logprobs, old = torch.log(torch.tensor([[0.5], [0.4]])), torch.log(torch.tensor([[0.5], [0.5]]))
     # ratios 1 and 0.8, advantages 3 and 5: -(3 + 4) / 2

@@ -2,12 +2,19 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, MixtralConfig, MixtralForCausalLM
 from trl import RLOOConfig, RLOOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from toolkit import ReinforceTrainer
-from toolkit.policy.passes import policy_batch, prefill_once, prompts_together, response_log_probs, unpadded
+from toolkit.policy.passes import (
+    decoder_of,
+    policy_batch,
+    prefill_once,
+    prompts_together,
+    response_log_probs,
+    unpadded,
+)
 
 PROMPTS = [[5, 6, 7, 8], [5, 6, 7, 8], [9, 10], [5, 6, 7, 8], [9, 10], [11]]
 RESPONSES = [[20, 21, 22], [30], [], [31, 32], [33, 34, 35], [36, 37]]
@@ -224,3 +231,25 @@ def test_responses_to_a_prompt_come_together(reinforce_config, tiny_folder, chat
         trainer._step = step
         batch = trainer._prepare_inputs(rows)
         assert len(batch["prompt_ids"].unique(dim=0)) == 1
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's compiler looks at what is deprecated
+def test_a_compiled_policy_with_adapters_is_read_as_without(policy, monkeypatch):
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE")
+    adapted = get_peft_model(policy(), LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False)).eval()
+    options = {"width": 4, "batch_size": 6, "pad_token_id": 0, "share": True}
+    compiled = torch.compile(adapted, backend="eager")
+    found, expected = (response_log_probs(each, PROMPTS, RESPONSES, **options)[0] for each in (compiled, adapted))
+    torch.testing.assert_close(found, expected)
+    assert decoder_of(compiled) is decoder_of(adapted)
+    assert compiled._orig_mod is adapted
+
+
+def test_routers_that_tell_their_logits_share_prompts(policy):
+    small = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    small |= {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4}
+    model = MixtralForCausalLM(MixtralConfig(output_router_logits=True, **small)).eval()
+    add_fused_lm_head(model)
+    options = {"width": 4, "batch_size": 6, "pad_token_id": 0}
+    shared, alone = (response_log_probs(model, PROMPTS, RESPONSES, share=s, **options)[0] for s in (True, False))
+    torch.testing.assert_close(shared, alone)

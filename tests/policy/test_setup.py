@@ -17,7 +17,7 @@ from transformers import (
 
 from toolkit import ReinforceTrainer
 from toolkit.policy.passes import why_not_prefilled
-from toolkit.policy.setup import check_policy, check_prompts, last_place
+from toolkit.policy.setup import check_policy, check_prompts, last_place, warn_of_filters
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
 
@@ -150,3 +150,10 @@ def test_a_cap_that_leaves_nothing_or_cannot_count_is_refused(tiny_folder, reinf
     for dataset, message in cases:
         with pytest.raises(ValueError, match=message):
             ReinforceTrainer(tiny_folder(), nothing, reinforce_config(max_prompt_length=2), train_dataset=dataset)
+
+
+def test_filters_that_sample_from_another_distribution_are_named(reinforce_config, caplog):
+    warn_of_filters(reinforce_config())
+    assert "sampled from another" not in caplog.text
+    warn_of_filters(reinforce_config(top_p=0.9, top_k=50))
+    assert "With `top_p=0.9`, `top_k=50` responses are sampled from another distribution" in caplog.text

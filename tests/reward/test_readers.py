@@ -185,3 +185,12 @@ def test_annotators_who_differ_are_told_from_noise_and_from_the_prompts_that_the
     gaps, prior = torch.where(wins[:, None], gaps, -gaps), Taste(torch.ones(2), torch.eye(2))
     found = annotator_test(gaps, people, groups, prior, permutations=19)
     assert found == 0.05 if strength else found > 0.1
+
+
+def test_gradients_of_a_share_of_0_and_of_a_boundless_variance_are_numbers():
+    values = tensor([200.0, 0.0], requires_grad=True)  # in float32 the second share is 0
+    gap = mixture_gap(tensor([1.0, 2.0]), tensor([0.0, 0.0]), values.softmax(-1))
+    assert torch.autograd.grad(gap, values)[0].isfinite().all()
+    first = tensor([1.0, 100.0], requires_grad=True)
+    gap = gaussian_gap(first, tensor([0.0, 0.0]))
+    assert torch.autograd.grad(gap, first)[0].isfinite().all()

@@ -133,9 +133,7 @@ def test_waiting_requests_are_scored_together(serve, reward_folder, chat_pairs):
     assert "prefscale_rows_total 42.0" in page()
 
 
-def test_a_server_that_went_away_is_asked_again_and_another_model_is_refused(
-    serve, reward_folder, chat_pairs, monkeypatch
-):
+def test_a_server_that_went_away_is_asked_again(serve, reward_folder, chat_pairs, monkeypatch):
     folder, prompts, responses = reward_folder(), *batch_of(chat_pairs.select(range(2)))
     served = serve(RewardFunction(folder), folder)
     remote, port = RemoteRewardFunction(served.url), served.socket.getsockname()[1]
@@ -157,6 +155,63 @@ def test_another_model_in_its_place_is_refused(serve, reward_folder, chat_pairs,
     start = lambda seconds: serve(RewardFunction(other), other, port=port)  # noqa: E731
     monkeypatch.setattr("toolkit.serving.client.time.sleep", start)
     with pytest.raises(ValueError, match=r"has another model than before: .*'weights'"):
+        remote(*batch_of(chat_pairs.select(range(2))))
+
+
+def test_another_model_that_nobody_was_away_for_is_refused(serve, reward_folder, chat_pairs):
+    served, batch = serve(RewardFunction(reward_folder()), reward_folder()), batch_of(chat_pairs.select(range(2)))
+    remote, port, other = RemoteRewardFunction(served.url), served.socket.getsockname()[1], reward_folder("llama")
+    remote(*batch)
+    served.stop()
+    serve(RewardFunction(other), other, port=port)
+    with pytest.raises(ValueError, match=r"has another model than before: .*'weights'"):
+        remote(*batch)
+
+
+def test_a_busy_server_answers_for_its_health_and_scores_texts_together(serve, reward_folder, chat_pairs):
+    folder = reward_folder()
+    reward, calls, entered, gate = RewardFunction(folder), [], threading.Event(), threading.Event()
+    score = reward.score_encoded
+
+    def slow(rows):
+        calls.append(len(rows))
+        entered.set()
+        gate.wait()
+        return score(rows)
+
+    reward.score_encoded = slow
+    url, texts = serve(reward, folder).url, {"prompts": ["Sky?"], "completions": ["Blue."]}
+    threads = [
+        threading.Thread(target=requests.post, args=(f"{url}/score",), kwargs={"json": texts}) for _ in range(50)
+    ]
+    for thread in threads:
+        thread.start()
+    entered.wait()
+    # 40 threads of the server wait for the model
+    assert any("prefscale_waiting_requests 39.0" in requests.get(f"{url}/metrics").text for _ in range(10_000))
+    assert requests.get(f"{url}/health").json() == {"status": "ok"}
+    gate.set()
+    for thread in threads:
+        thread.join()
+    assert sum(calls) == 50
+    assert len(calls) < 20
+
+
+def test_a_request_that_does_not_say_its_length_is_refused(serve, reward_folder):
+    url = serve(RewardFunction(reward_folder()), reward_folder()).url
+    answer = requests.post(f"{url}/score", data=iter([b'{"prompts": ["a"],', b' "completions": ["b"]}']))
+    assert (answer.status_code, answer.text[:29]) == (413, "A request says its length, of")
+
+
+def test_a_fault_of_the_model_is_none_of_the_clients(serve, reward_folder, chat_pairs):
+    reward = RewardFunction(reward_folder())
+
+    def fail(rows):
+        raise ValueError("no such kernel")
+
+    reward.score_encoded = fail
+    remote = RemoteRewardFunction(serve(reward, reward_folder()).url)
+    with pytest.raises(ValueError, match=r"fails \(status 500\)"):
         remote(*batch_of(chat_pairs.select(range(2))))
 
 

@@ -231,10 +231,12 @@ class TokenBudgetSampler(EpochBatchRebalanceSampler):
         self.steps = torch.tensor([-(-length // LENGTH_STEP) for length in lengths])
         self.seed, self.processes, self.rank, self.epoch = seed, processes, rank, 0
         self.sizes: list[int] = []  # rows of a batch of one process, the longest rows first
-        widths = [min(step * LENGTH_STEP, max(lengths)) for step in self.steps.sort(descending=True).values.tolist()]
-        while (done := sum(self.sizes) * processes) < len(lengths):
+        longest, done = max(lengths), 0
+        widths = [min(step * LENGTH_STEP, longest) for step in self.steps.sort(descending=True).values.tolist()]
+        while done < len(lengths):
             remaining = -(-(len(lengths) - done) // processes)
             self.sizes.append(min(max_tokens // widths[done], remaining))
+            done += self.sizes[-1] * processes
 
     def __len__(self) -> int:
         return len(self.sizes)

@@ -1,10 +1,14 @@
 """A set of pairs or lists as the reward trainer reads it: checked, tokenized, and what was lost on the way said."""
 
 import json
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import transformers
 from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset
+from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 from .formats import keep_normalized, normalize_pairs
@@ -83,7 +87,9 @@ def tokenize_pairs(
     dataset = normalize_pairs(dataset, name, whole_lists=True)
     what = "pairs" if "chosen" in dataset.column_names else "lists"
     function = tokenize_pair if what == "pairs" else tokenize_list
-    dataset = dataset.map(function, with_indices=True, fn_kwargs=options, num_proc=num_proc, desc=f"Tokenizing {name}")
+    key = Hasher.hash([dataset._fingerprint, function.__name__, options, _code(), transformers.__version__])
+    how: dict[str, Any] = {"fn_kwargs": options, "num_proc": num_proc, "desc": f"Tokenizing {name}"}
+    dataset = dataset.map(function, with_indices=True, new_fingerprint=key, **how)
     dataset = _without_long_responses(dataset, name, max_length, drop_long, what)
     dataset = _without_equal_rows(dataset, name, length_column_name, what)
     cut = [tokens for tokens in dataset["cut_tokens"] if tokens]
@@ -93,6 +99,12 @@ def tokenize_pairs(
             f"lost {sum(cut) / len(cut):.0f} tokens on average, {max(cut)} at most, from the left of their prompt."
         )
     return dataset
+
+
+@cache
+def _code() -> bytes:
+    """What makes rows: the cache's own key does not notice when the functions that a function calls have changed."""
+    return b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))
 
 
 def group_by_prompt(dataset: Dataset, name: str, length_column_name: str) -> Dataset:

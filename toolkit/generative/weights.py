@@ -34,7 +34,7 @@ class ThoughtWeights(NamedTuple):
 
 def utilities(log_answers: Tensor) -> Tensor:
     r"""Utility `(P, K)` of each response, $\hat u = \log \frac1N \sum_i \omega_i$, from $\log \omega$ `(P, K, N)`."""
-    return log_answers.logsumexp(-1) - math.log(log_answers.size(-1))
+    return (log_answers.logsumexp(-1) - math.log(log_answers.size(-1))).clamp(max=0)  # rounded, it may lie above
 
 
 def verdict_loss(values: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -43,10 +43,12 @@ def verdict_loss(values: Tensor, label_smoothing: float = 0.0) -> Tensor:
 
     $$ -\tfrac12 \sum_k \left[(1 - \epsilon) \log p_k + \epsilon \log(1 - p_k)\right] $$
 
-    `values` `(P, 2)` are $\log p_k$ of the right verdicts; with `label_smoothing` $\epsilon$ they must be below 0.
+    `values` `(P, 2)` are $\log p_k$ of the right verdicts, `label_smoothing` is $\epsilon$.
     """
-    right = (1 - label_smoothing) * values.mean(1)
-    return -right - label_smoothing * torch.log(-torch.expm1(values)).mean(1) if label_smoothing else -right
+    if not label_smoothing:
+        return -values.mean(1)
+    wrong = torch.log(-torch.expm1(values.clamp(max=-torch.finfo(values.dtype).eps)))  # also of p that rounds to 1
+    return -((1 - label_smoothing) * values + label_smoothing * wrong).mean(1)
 
 
 def slopes(loss: Loss, values: Tensor) -> Tensor:

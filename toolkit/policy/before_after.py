@@ -57,7 +57,10 @@ class BeforeAndAfter(TrainerCallback):
 
     def _prompts(self) -> list[Any]:
         found: dict[str, Any] = {}
-        for row in self._trainer.eval_dataset or self._trainer.train_dataset:
+        held_out = self._trainer.eval_dataset
+        if isinstance(held_out, dict):
+            held_out = next(iter(held_out.values()), None)
+        for row in held_out or self._trainer.train_dataset:
             if len(found) == self._count:
                 break
             found.setdefault(as_text(row["prompt"]), row["prompt"])

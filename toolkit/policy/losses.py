@@ -86,7 +86,7 @@ def clipped_policy_loss(
     """
     _check_shapes(logprobs, advantages, completion_mask)
     advantages = advantages.detach()
-    ratio = torch.exp(logprobs - old_logprobs)
+    ratio = torch.exp((logprobs - old_logprobs).clamp(max=20))  # beyond every clip; an infinite one would give NaN
     bounded = ratio.clamp(1 - epsilon_low, 1 + epsilon_high)
     objective = torch.minimum(ratio * advantages, bounded * advantages)
     too_low = (ratio < 1 - epsilon_low) & (advantages < 0)

@@ -142,7 +142,7 @@ def decoder_of(model: nn.Module) -> PreTrainedModel:
     Returns:
         [`~transformers.PreTrainedModel`]
     """
-    base = extract_model_from_parallel(model)
+    base = extract_model_from_parallel(model, keep_torch_compile=False)
     return cast(PreTrainedModel, base.get_base_model() if isinstance(base, PeftModel) else base)
 
 
@@ -183,11 +183,14 @@ def response_log_probs(
     whole = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
     order = [i for group in group_by_prefix(whole, list(map(len, prompts)), len(whole)) for i in group]
     decoder, found = decoder_of(model), []
+    # Routers' own loss, which nothing here reads, is made of masks that are not those of shared prompts
+    routers = getattr(decoder.config.get_text_config(), "output_router_logits", False)
+    without = {"output_router_logits": False} if routers else {}
     for first in range(0, len(order), batch_size):
         chunk = order[first : first + batch_size]
         batch = policy_batch(decoder, [prompts[i] for i in chunk], [responses[i] for i in chunk], pad_token_id, share)
         with _reading(decoder, batch.read):
-            output = model(**batch.inputs, fused_lm_head=True)
+            output = model(**batch.inputs, **without, fused_lm_head=True)
         found.append([_by_response(values, batch.index, width) for values in (output.log_probs, output.entropy)])
     place = torch.tensor(order).argsort()
     logps, entropies = (None if parts[0] is None else torch.cat(parts)[place] for parts in zip(*found, strict=True))

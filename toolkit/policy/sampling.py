@@ -61,20 +61,22 @@ def sample_responses(
     ]
     training, responses = model.training, []
     model.eval()
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.no_grad():
-        torch.manual_seed(seed)
-        for first in tqdm(range(0, len(texts), batch_size), desc="Sampling responses", leave=False):
-            batch = tokenizer(
-                texts[first : first + batch_size],
-                return_tensors="pt",
-                padding=True,
-                padding_side="left",
-                add_special_tokens=isinstance(prompts[0], str),
-                return_token_type_ids=False,
-            ).to(model.device)
-            generated = model.generate(**batch, generation_config=config)  # type: ignore[operator]
-            ids = generated[:, batch["input_ids"].size(1) :]
-            responses += tokenizer.batch_decode(ids, skip_special_tokens=True)
-    model.train(training)
+    try:
+        devices = [model.device] if model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), torch.no_grad():
+            torch.manual_seed(seed)
+            for first in tqdm(range(0, len(texts), batch_size), desc="Sampling responses", leave=False):
+                batch = tokenizer(
+                    texts[first : first + batch_size],
+                    return_tensors="pt",
+                    padding=True,
+                    padding_side="left",
+                    add_special_tokens=isinstance(prompts[0], str),
+                    return_token_type_ids=False,
+                ).to(model.device)
+                generated = model.generate(**batch, generation_config=config)  # type: ignore[operator]
+                ids = generated[:, batch["input_ids"].size(1) :]
+                responses += tokenizer.batch_decode(ids, skip_special_tokens=True)
+    finally:
+        model.train(training)
     return responses

@@ -29,6 +29,17 @@ def check_arguments(model: Any, reward_funcs: Any, peft_config: Any) -> None:
             check_adapter(config)
 
 
+def warn_of_filters(args: Any) -> None:
+    """Say which options let a policy sample from another distribution than the one whose gradient is taken."""
+    whole = {"top_p": (1.0,), "top_k": (0, None), "min_p": (None, 0.0), "repetition_penalty": (1.0,)}
+    given = {name: getattr(args, name) for name in whole}
+    if odd := [f"`{name}={value}`" for name, value in given.items() if value not in whole[name]]:
+        logger.warning(
+            f"With {', '.join(odd)} responses are sampled from another distribution than the policy's own, of which "
+            "the gradient is taken: it is no longer exact. Leave that out, or sample with vLLM and its correction."
+        )
+
+
 def is_saved(what: str, reason: str | None) -> bool:
     """Whether nothing stands against running a prompt once for several responses; else it is said what does."""
     if reason is not None:

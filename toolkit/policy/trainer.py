@@ -43,6 +43,7 @@ from .setup import (
     is_saved,
     leave_out_long_prompts,
     turn_off_dropout,
+    warn_of_filters,
 )
 from .vllm import SampledLogProbs
 
@@ -105,6 +106,8 @@ class ReinforceTrainer(ModelCards, ExactResume, RLOOTrainer):
             self._leave_out_long_prompts(args.max_prompt_length)
         corrects = args.use_vllm and args.vllm_importance_sampling_correction
         self._sampled = SampledLogProbs(self.vllm_generation) if corrects else None
+        if not corrects:
+            warn_of_filters(args)
         self._shared_prompts = is_saved("Training", why_not_shared(self._decoder))
         plain = not args.use_vllm and not args.use_transformers_continuous_batching and not args.cache_implementation
         if plain and is_saved("Generation", why_not_prefilled(self._decoder)):

@@ -4,14 +4,13 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from ..data.batches import SIDES
 from ..data.prompts import REJECTED_PROMPT
 from ..data.templates import TEMPLATE_COLUMNS
 from ..stats.metrics import PairScores
 from .losses import pairwise_logistic_loss
 from .scorer import RewardFunction
 from .scores import ResponseScore
-
-SIDES = ("chosen", "rejected")
 
 
 def evaluate_pairs(reward: RewardFunction, pairs: Dataset) -> PairScores:

@@ -35,7 +35,7 @@ def mixture_gap(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
 
     Its pairwise loss is $-\log P$ of https://huggingface.co/papers/2505.24846.
     """
-    gaps, shares = first - second, weights.log()
+    gaps, shares = first - second, weights.clamp(min=torch.finfo(weights.dtype).tiny).log()  # of one that is 0, too
     return torch.logsumexp(shares + F.logsigmoid(gaps), -1) - torch.logsumexp(shares + F.logsigmoid(-gaps), -1)
 
 
@@ -74,7 +74,8 @@ def moderated(mean: Tensor, variance: Tensor) -> Tensor:
 def gaussian_gap(first: Tensor, second: Tensor) -> Tensor:
     """Gap of two scores of which the two outputs are mean and log variance, [`moderated`] by the sum of the variances,
     after https://huggingface.co/papers/2306.03615."""
-    return moderated(first[..., 0] - second[..., 0], first[..., 1].exp() + second[..., 1].exp())
+    variances = [each[..., 1].clamp(max=30).exp() for each in (first, second)]  # 1e13: infinite ones would give NaN
+    return moderated(first[..., 0] - second[..., 0], variances[0] + variances[1])
 
 
 def read_gap(first: Tensor, second: Tensor, weights: Tensor | None, reader: str) -> Tensor:

@@ -1,6 +1,5 @@
 """The file beside a saved reward model that says what was saved, by which loading sees whether it still is."""
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from peft import PeftModel
 from transformers.utils.hub import cached_file
 from transformers.utils.logging import get_logger
 
+from ..training.run_record import write_json
 from .fingerprints import (
     ADAPTER_WEIGHTS,
     WHOLE_WEIGHTS,
@@ -161,9 +161,7 @@ def save_record(record: SavedRecord, folder: str | Path) -> None:
         folder (`str` or `Path`):
             Folder of the model.
     """
-    part = Path(folder, f"{RECORD_NAME}.part")
-    part.write_text(json.dumps(asdict(record), indent=1) + "\n")
-    part.replace(Path(folder, RECORD_NAME))
+    write_json(Path(folder, RECORD_NAME), asdict(record))
 
 
 def write_record(model: Any, folder: str | Path) -> None:

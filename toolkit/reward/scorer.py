@@ -352,6 +352,7 @@ class RewardFunction:
             )
         return scores
 
+    @torch.no_grad()
     def score_encoded(self, rows: Sequence[EncodedResponse]) -> list[ResponseScore]:
         """
         Scores of rows of token ids, as [`encode`] makes them and no longer than `max_length`.
@@ -366,19 +367,18 @@ class RewardFunction:
         if is_deepspeed_zero3_enabled() and not self._partitioned and not self._quantized:
             self.model, self._partitioned = prepare_deepspeed(self.model, Accelerator()), True
         training, scores = self.model.training, dict[int, ResponseScore]()
-        self.model.eval()
         chunks = self._chunks(rows)
-        passes = len(chunks)
-        if self._partitioned:
-            # A forward pass gathers each layer from every process, so all must make as many, with rows left or not.
-            passes = max(gather_object([passes]))
-        with torch.no_grad():
+        # A forward pass gathers each layer from every process, so all must make as many, with rows left or not
+        passes = max(gather_object([len(chunks)])) if self._partitioned else len(chunks)
+        self.model.eval()
+        try:
             # Seen only where scoring takes its time, as it does not in a training step
             for chunk in tqdm(chunks + [[]] * (passes - len(chunks)), desc="Scoring", delay=10, leave=False):
                 output = self._forward([[rows[k] for k in group] for group in chunk] or [[_NOTHING]])
                 for place, k in enumerate(k for group in chunk for k in group):
                     scores[k] = response_score(output, place, rows[k].ends)
-        self.model.train(training)
+        finally:
+            self.model.train(training)
         return [scores[k] for k in range(len(rows))]
 
     def _chunks(self, rows: Sequence[EncodedResponse]) -> list[list[list[int]]]:

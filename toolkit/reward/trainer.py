@@ -242,10 +242,10 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         return (loss, scores) if return_outputs else loss
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        prepared = super()._prepare_inputs(inputs)
         # Under DeepSpeed Transformers rounds all floats to the engine's dtype; these go into the loss, in float32
-        exact = {column: inputs[column].to(self.args.device) for column in ("margin", "weight") if column in inputs}
-        return {**prepared, **exact}  # type: ignore[dict-item]
+        floats = ("margin", "weight", *TASTE_COLUMNS[1:])
+        exact = {name: inputs[name].to(self.args.device) for name in floats if name in inputs}
+        return {**super()._prepare_inputs(inputs), **exact}
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor | None:
         """Pairs or lists of an optimizer step on all processes, where its batches differ in theirs."""

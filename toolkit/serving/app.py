@@ -24,7 +24,7 @@ from ..reward.record import finder, read_record
 from ..reward.scorer import RewardFunction
 from ..reward.scores import ResponseScore
 from .batching import Batcher, Rows
-from .protocol import pack_scores
+from .protocol import MODEL_HEADER, pack_scores
 
 MOST_ROWS, MOST_BYTES = 4096, 256 * 2**20  # of one request
 Text = str | list[dict[str, Any]]
@@ -98,18 +98,20 @@ def make_app(reward: RewardFunction, name: str, key: str | None = None, most_row
     of_text, tokenizing = copy.copy(reward), Lock()
     of_text.score_encoded = scored  # type: ignore[method-assign]
 
+    # What is at hand is answered outside the threads, which may all be waiting for the model
+
     @app.get("/health")
-    def health() -> dict[str, str]:
+    async def health() -> dict[str, str]:
         """Whether the server answers."""
         return {"status": "ok"}
 
     @app.get("/metrics", dependencies=allowed, response_class=PlainTextResponse)
-    def metrics() -> Response:
+    async def metrics() -> Response:
         """Requests, rows, seconds and the queue, in the form that Prometheus reads."""
         return Response(generate_latest(numbers.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/model", dependencies=allowed)
-    def model() -> dict[str, Any]:
+    async def model() -> dict[str, Any]:
         """What is served."""
         return about
 
@@ -122,13 +124,18 @@ def make_app(reward: RewardFunction, name: str, key: str | None = None, most_row
     def rows(request: RowsRequest) -> Response:
         """Scores of encoded rows, with the values of their prefixes, as a safetensors file."""
         encoded = [EncodedResponse(row.input_ids, row.response_start, []) for row in request.rows]
-        return Response(pack_scores(scored(encoded)), media_type="application/octet-stream")
+        return Response(
+            pack_scores(scored(encoded)),
+            media_type="application/octet-stream",
+            headers={MODEL_HEADER: about["weights"]},
+        )
 
     @app.post("/score", dependencies=allowed)
     def score(request: ScoreRequest) -> dict[str, Any]:
         """Scores of responses that are given as text or messages; null for an empty one."""
         with tokenizing:
-            found = of_text.score(request.prompts, request.completions)
+            rows = reward._rows(request.prompts, request.completions, None, {})
+        found = of_text._of_batch(request.prompts, of_text._score_rows(rows))
         return {"scores": [one and _shown(one, reward, request.details) for one in found]}
 
     @app.post("/get_reward", dependencies=allowed)
@@ -155,12 +162,14 @@ class _Numbers:
 
     async def count(self, request: Request, call_next: Any) -> Any:
         """Count a request, or refuse it for its size."""
-        length = request.headers.get("content-length", "0")
+        # One in chunks does not say its length
+        length = request.headers.get("content-length", "?" if "transfer-encoding" in request.headers else "0")
         if length.isdecimal() and int(length) <= MOST_BYTES:
             with self.seconds.time():
                 response = await call_next(request)
         else:
-            response = PlainTextResponse(f"A request has at most {MOST_BYTES:,} bytes.", status_code=413)
+            found = f"A request says its length, of at most {MOST_BYTES:,} bytes."
+            response = PlainTextResponse(found, status_code=413)
         route = request.scope.get("route")  # not the path itself, which may be anything
         self.requests.labels("other" if route is None else route.path, str(response.status_code)).inc()
         return response
@@ -171,10 +180,10 @@ def _refuse(request: Request, error: Exception) -> Response:
     return JSONResponse({"detail": str(error)}, status_code=422)
 
 
-def _asks_for(key: str | None) -> Callable[..., None]:
+def _asks_for(key: str | None) -> Callable[..., Any]:
     bearer = HTTPBearer(auto_error=False)
 
-    def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+    async def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
         found = "" if given is None else given.credentials
         if key is not None and not secrets.compare_digest(found.encode(), key.encode()):
             raise HTTPException(401, "Give the server's key as `Authorization: Bearer KEY`.")
@@ -185,7 +194,11 @@ def _asks_for(key: str | None) -> Callable[..., None]:
 def _about(reward: RewardFunction, name: str) -> dict[str, Any]:
     """What a client must know of the model, and by what it knows the same one again after a restart."""
     record = read_record(finder(name))
-    files = {} if record is None else {file: mark.sha256 for file, mark in record.weights.items()}
+    files: dict[str, Any] = {}
+    if record is not None:
+        files = {file: mark.sha256 for file, mark in record.weights.items()}
+        if record.base is not None:  # of an adapter
+            files |= {f"base/{file}": mark.sha256 for file, mark in record.base.weights.items()}
     return {
         "model": Path(name).name,
         "weights": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),

@@ -58,9 +58,11 @@ class Batcher:
             kept = self._fill(batch, answered)
             try:
                 scores = self._score([row for waiting in batch for row in waiting.rows])
-            except Exception as error:  # of this batch, and not of the server
+            except Exception as error:  # of this batch, and not of the server; nor of clients, whose rows were checked
+                fault = RuntimeError(f"The model failed: {type(error).__name__}: {error}")
+                fault.__cause__ = error
                 for waiting in batch:
-                    waiting.result.set_exception(error)
+                    waiting.result.set_exception(fault)
                 continue
             for waiting in batch:
                 waiting.result.set_result(scores[: len(waiting.rows)])

@@ -16,7 +16,7 @@ from ..reward.head import MultiScaleSettings
 from ..reward.scorer import RewardFunction
 from ..reward.scores import ResponseScore
 from ..training.options import check_number
-from .protocol import unpack_scores
+from .protocol import MODEL_HEADER, unpack_scores
 
 logger = get_logger(__name__)
 
@@ -85,9 +85,8 @@ class RemoteRewardFunction(RewardFunction):
         if not rows:
             return []
         body: Any = {"rows": [{"input_ids": row.input_ids, "response_start": row.response_start} for row in rows]}
-        before = self.retries
         answer = self._ask(lambda: self._session.post(f"{self.url}/rows", json=body, timeout=self.timeout))
-        if self.retries > before:
+        if answer.headers.get(MODEL_HEADER) != self._about["weights"]:  # it has been started again since
             self._check_same()
         return unpack_scores(answer.content, [row.ends for row in rows])
 
@@ -149,7 +148,8 @@ class RemoteRewardFunction(RewardFunction):
             time.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)
         if not answer.ok:
+            verb = "fails" if answer.status_code >= 500 else "refuses"
             raise ValueError(
-                f"The reward server '{self.url}' refuses (status {answer.status_code}): {answer.text[:300]}"
+                f"The reward server '{self.url}' {verb} (status {answer.status_code}): {answer.text[:300]}"
             )
         return answer

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..reward.scores import ResponseScore
 
+MODEL_HEADER = "X-Prefscale-Model"  # of an answer: what the model's weights are known by
 TENSORS = ("scale_scores", "gate", "prompt_value", "prefix_values", "token_scores", "segment_scores", "segment_ends")
 OF_READERS = ("z", "weights")  # of heads with several outputs
 OF_TOKENS = TENSORS[3:]  # one entry a token of the response; the others have one a response

@@ -26,7 +26,7 @@ from ...reward.layers import hidden_states
 from .division import said
 from .task_pairs import TaskPairs
 
-VECTORS = PROMPT, TOKEN, SEGMENT, LAST, END, CONTENT = range(6)  # places of the vectors
+PROMPT, TOKEN, SEGMENT, LAST, END, CONTENT = range(6)  # places of the vectors
 # Tokens of a packed row, of a batch, which fits into a core's cache, and of a file. Attention in a packed row is paid
 # for by the square of its length.
 MOST_PACKED, BATCH_TOKENS, SHARD_TOKENS = 360, 512, 50_000

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, get_cosine_schedule_with_warmup
 from transformers.trainer_utils import set_seed
 
+from ...data.batches import SIDES
 from ...data.messages import text_of
 from ...data.positions import last_kept, segment_ends
 from ...data.tokens import segment_boundary_ids
-from ...reward.evaluation import SIDES
 from ...reward.head import MultiScaleHead, MultiScaleSettings
 from ...reward.losses import multi_scale_loss, strength_weights
 from ...reward.scales import mix

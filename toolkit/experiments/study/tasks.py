@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 from ...data.messages import text_of
 from .division import MOST_PAIRS, normal
 
-HEAD_SEEDS = (1, 2, 3, 4, 5)  # of the heads whose test scores count
-SEARCH_SEED = 0  # of the heads by which choices are made on development folds
 DRAWS = (1, 2, 3)  # of smaller numbers of training pairs
 NUMBERS = (100, 250, 500, 1_000)  # of training pairs, beside all of them
 
