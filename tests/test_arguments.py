@@ -148,3 +148,8 @@ def test_without_a_model_there_is_one_line():
     assert named_model(ModelConfig(model_name_or_path="a/b")) == "a/b"
     with pytest.raises(ValueError, match="`model_name_or_path` is not set"):
         named_model(ModelConfig())
+
+
+def test_a_stream_is_refused():
+    with pytest.raises(ValueError, match="`dataset_streaming` is on, and every row is checked"):
+        DataArguments(dataset_name="pairs.jsonl", dataset_streaming=True)

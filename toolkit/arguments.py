@@ -55,6 +55,11 @@ class DataArguments(ScriptArguments):
 
     def __post_init__(self) -> None:
         check_counts(self, "train_size", "eval_size")
+        if self.dataset_streaming:
+            raise ValueError(
+                "`dataset_streaming` is on, and every row is checked before training begins: leave it out. Files are "
+                "mapped into memory and not loaded into it."
+            )
 
 
 @help_from_docstring

@@ -27,6 +27,14 @@ def test_one_process_is_this_one(started):
     assert started == [["prefscale reward", "--dataset_name", "pairs.jsonl", "--help"]]
 
 
+def test_a_job_speaks_by_the_name_of_its_command(monkeypatch):
+    seen = []
+    monkeypatch.setattr("toolkit.evaluation.command.run", lambda: seen.append(sys.argv[0]))
+    monkeypatch.setattr(sys, "argv", ["prefscale"])
+    main(["evaluate", "runs/reward"])
+    assert seen == ["prefscale evaluate"]
+
+
 def test_several_are_started_by_accelerate(started):
     main(["reward", "--num_processes", "3", "--dataset_name", "pairs.jsonl", "--machine-rank=1"])
     words = started[0]  # the stand-in of exec returns, and the job would follow in this process

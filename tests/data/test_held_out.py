@@ -38,7 +38,12 @@ def test_each_prompt_is_held_out_as_often():
     assert all(abs(count - 100) < 40 for count in found.values())
 
 
-@pytest.mark.parametrize(("counts", "size"), [((5,), 1), ((2, 2), 3), ((1, 1, 1), 3)])
+@pytest.mark.parametrize(("counts", "size"), [((3, 2), 4), ((2, 2), 3), ((1, 1, 1), 3)])
 def test_where_nothing_would_be_left_it_says_so(counts, size):
     with pytest.raises(ValueError, match=f"{sum(counts)} rows of {len(counts)} different prompts"):
         hold_out(rows_of(*counts), size, seed=0)
+
+
+def test_rows_of_one_prompt_cannot_be_divided():
+    with pytest.raises(ValueError, match="All 3 rows are of one prompt, by which they cannot be divided"):
+        hold_out(Dataset.from_list([{"prompt": "Sky?", "id": i} for i in range(3)]), 1, 0)

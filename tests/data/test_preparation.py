@@ -155,3 +155,8 @@ def test_rows_are_made_anew_when_what_makes_them_has_changed(tokenizer, tmp_path
     monkeypatch.setattr(tokens, "encode_text", longer)
     monkeypatch.setattr("toolkit.data.preparation._code", lambda: b"another version")
     assert rows()["chosen_ids"][0] != first["chosen_ids"][0]
+
+
+def test_tokens_without_where_a_response_begins_are_named(tokenizer):
+    with pytest.raises(ValueError, match=r"'pairs.jsonl' has tokens alone \(\['chosen_ids', 'rejected_ids'\]\)"):
+        tokenized(tokenizer, {"chosen_ids": [5, 6, 7], "rejected_ids": [5, 8]})

@@ -1,11 +1,12 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.pages.planted import PAIRS, judge_run, policy_run, reward_run
 from toolkit.pages.policy_verdicts import repeated, untrained_rewards
-from toolkit.pages.reward_verdicts import overfitting, paired_interval
+from toolkit.pages.reward_verdicts import _training_fell, overfitting, paired_interval
 from toolkit.pages.run_files import read_run
 from toolkit.pages.run_page import verdicts_of
 
@@ -134,3 +135,8 @@ def test_scores_of_a_planted_run_are_read_back_to_the_last_bit(tmp_path):
     assert (scores["chosen"] - scores["rejected"]).mean().item() == pytest.approx(figures["eval_margin"], rel=1e-5)
     assert scores["chosen"].float().max().item() <= figures["eval_max_reward"]
     assert set(record.held_out.groups) == {"task", "subset"}
+
+
+def test_a_run_without_a_logged_loss_is_not_said_to_overfit():
+    log = [{"step": step, "eval_loss": loss} for step, loss in ((1, 0.6), (2, 0.7))]
+    assert not _training_fell(SimpleNamespace(training=[], log=log), 1, 2)

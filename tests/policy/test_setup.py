@@ -1,6 +1,7 @@
 """What a policy training is refused for, and prompts that it cannot be trained on."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,10 +15,11 @@ from transformers import (
     MistralConfig,
     OPTConfig,
 )
+from trl import RLOOConfig
 
 from toolkit import ReinforceTrainer
 from toolkit.policy.passes import why_not_prefilled
-from toolkit.policy.setup import check_policy, check_prompts, last_place, warn_of_filters
+from toolkit.policy.setup import check_policy, check_prompts, last_place, warn_of_filters, warn_of_names
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
 
@@ -157,3 +159,21 @@ def test_filters_that_sample_from_another_distribution_are_named(reinforce_confi
     assert "sampled from another" not in caplog.text
     warn_of_filters(reinforce_config(top_p=0.9, top_k=50))
     assert "With `top_p=0.9`, `top_k=50` responses are sampled from another distribution" in caplog.text
+
+
+def test_a_reward_model_is_no_policy(reward_folder, reinforce_config, chat_pairs):
+    with pytest.raises(ValueError, match="is a Qwen3ForSequenceClassification, such as reward models are"):
+        ReinforceTrainer(Path(reward_folder()), nothing, reinforce_config(), train_dataset=chat_pairs)
+
+
+def test_trls_own_configuration_is_named(tiny_folder, cpu_options, tmp_path, chat_pairs):
+    config = RLOOConfig(str(tmp_path), **cpu_options)
+    with pytest.raises(ValueError, match=r"`args` is a RLOOConfig\. Give a ReinforceConfig"):
+        ReinforceTrainer(tiny_folder(), nothing, config, train_dataset=chat_pairs)
+
+
+def test_names_that_stand_for_several_functions_are_said(caplog):
+    warn_of_names(["one", "other"])
+    assert "are called" not in caplog.text
+    warn_of_names(["RewardFunction", "other", "RewardFunction"])
+    assert "Several reward functions are called ['RewardFunction']" in caplog.text

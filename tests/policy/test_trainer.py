@@ -576,3 +576,19 @@ def test_the_policys_own_ends_end_a_response(policy_trainer, tiny_folder, reward
     ids = [*tokenizer("A man.")["input_ids"], stop]
     answer, prompt = [{"role": "assistant", "content": "A man."}], [{"role": "user", "content": "Who?"}]
     assert reward([prompt], [answer], [ids])[0] == pytest.approx(reward([prompt], [answer])[0], abs=1e-5)
+
+
+def test_a_function_that_has_nothing_to_say_ends_no_training(tiny_folder, reinforce_config, chat_pairs):
+    def silent(completions, **kwargs):
+        return [None] * len(completions)
+
+    def length(completions, **kwargs):
+        return [float(len(completion[0]["content"])) for completion in completions]
+
+    config = reinforce_config(max_steps=1)
+    trainer = ReinforceTrainer(tiny_folder(), [length, silent], config, train_dataset=chat_pairs)
+    trainer.train()
+    trainer.save_model()  # with the card
+    card = Path(config.output_dir, "README.md").read_text()
+    assert "rewards/length/mean" in card
+    assert "rewards/silent/mean" not in card

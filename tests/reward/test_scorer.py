@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -454,3 +455,9 @@ def test_drops_into_trls_trainers(
     if form.startswith("callable"):
         assert all(len(logged(trainer, name)) == 2 for name in (*SCALE_METRICS, *GATE_METRICS))
         assert "rewards/RewardFunction/mean" in trainer.state.log_history[0]
+
+
+def test_a_model_is_read_from_a_path(reward_folder, chat_pairs):
+    prompts, responses = [chat_pairs[0]["prompt"]], [chat_pairs[0]["chosen"]]
+    found, expected = (RewardFunction(of)(prompts, responses) for of in (Path(reward_folder()), reward_folder()))
+    assert found == expected

@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from trl import RewardConfig
 
 from toolkit import AutoModelForMultiScaleReward, MultiScaleRewardTrainer, MultiScaleSettings, RewardFunction
 from toolkit.reward.setup import check_places, settle_sharing
@@ -87,3 +88,9 @@ def test_sides_of_a_pair_share_their_prompt_where_it_saves_time(reward_model, as
     allowed = asked is not False
     assert settle_sharing(reward_model(), args, long, allowed) == shared
     assert settle_sharing(reward_model(), args, short, allowed) == allowed
+
+
+def test_trls_own_configuration_is_named(tiny_folder, cpu_options, tmp_path, chat_pairs):
+    config = RewardConfig(str(tmp_path), **cpu_options)
+    with pytest.raises(ValueError, match=r"`args` is a RewardConfig\. Give a MultiScaleRewardConfig"):
+        MultiScaleRewardTrainer(tiny_folder(), config, chat_pairs)

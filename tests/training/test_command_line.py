@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from toolkit.training.command_line import RecipeParser, check_path, run_recipe
+from toolkit.training.command_line import RecipeParser, check_path, check_trackers, run_recipe
 
 
 @dataclass
@@ -110,3 +110,10 @@ def test_what_the_demo_makes_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="`make demo` makes it"):
         check_path("runs/demo/start", "policy")
+
+
+def test_trackers_that_are_not_installed_are_named(monkeypatch):
+    monkeypatch.setattr("transformers.integrations.is_wandb_available", lambda: False)
+    check_trackers(["none"])
+    with pytest.raises(ValueError, match="`report_to` has 'wandb', whose package is not installed"):
+        check_trackers(["wandb"])

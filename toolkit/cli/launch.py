@@ -25,17 +25,18 @@ def add_job(command: argparse.ArgumentParser, module: str) -> None:
         module (`str`):
             The job's module in the package; it has a function `run`.
     """
-    command.set_defaults(run=lambda args: _start(f"{__package__.partition('.')[0]}.{module}", args.words))
+    name = f"{__package__.partition('.')[0]}.{module}"
+    command.set_defaults(run=lambda args: _start(command.prog, name, args.words))
 
 
-def _start(module: str, words: list[str]) -> None:
+def _start(program: str, module: str, words: list[str]) -> None:
     words, launch = _divide(words)
     if launch or _has_several_gpus():
         options = _launch_options(launch)
         os.execv(
             sys.executable, [sys.executable, "-m", "accelerate.commands.launch", *options, "--module", module, *words]
         )
-    sys.argv = [f"prefscale {module.rpartition('.')[2]}", *words]
+    sys.argv = [program, *words]
     import_module(module).run()
 
 

@@ -41,6 +41,11 @@ def hold_out(rows: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
         prompt = prompts.pop()
         chosen.add(prompt)
         found += count[prompt]
+    if len(count) == 1:
+        raise ValueError(
+            f"All {len(rows):,} rows are of one prompt, by which they cannot be divided. Set `eval_dataset_name` to "
+            "held-out rows."
+        )
     if not prompts:
         raise ValueError(
             f"{len(rows):,} rows of {len(count):,} different prompts cannot be divided into {size:,} to hold out and "

@@ -76,6 +76,11 @@ def tokenize_pairs(
             f"Data set '{name}': the columns {taken} have names that the trainer uses itself, and are not read. Only "
             "`margin` and `strength` have a say in the loss."
         )
+        if len(taken) == len(dataset.column_names):
+            raise ValueError(
+                f"Data set '{name}' has tokens alone ({taken}), and not all that the trainer reads of them, such as "
+                "where a response begins. Give the texts, in `prompt`, `chosen` and `rejected`."
+            )
         dataset = keep_normalized(dataset.remove_columns(taken), dataset)
     options: dict[str, Any] = {
         "tokenizer": tokenizer,

@@ -1,5 +1,6 @@
 """Tune a policy by REINFORCE on a multi-scale reward model and on any other reward functions."""
 
+import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,7 +102,8 @@ def main(script_args: ReinforceArguments, training_args: ReinforceConfig, model_
     )
     trainer.save_state()
     if trainer.accelerator.is_main_process:
-        print(f"The policy is in '{folder}'. `prefscale report {folder}` writes a page about its training.")
+        word = shlex.quote(folder)
+        print(f"The policy is in '{folder}'. `prefscale report {word}` writes a page about its training.")
     trainer.end()
 
 

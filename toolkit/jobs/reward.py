@@ -1,5 +1,6 @@
 """Train a multi-scale reward model on preference pairs or ranked lists, and evaluate it on held-out ones."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,9 @@ def main(script_args: RunArguments, training_args: MultiScaleRewardConfig, model
             print(f"{metrics['eval_top_1']:.1%} the best has the highest score.")
         if best := trainer.state.best_model_checkpoint:
             print(f"Kept is {Path(best).name}, the one that did best on these pairs.")
-        print(f"The reward model is in '{folder}'. `prefscale report {folder}` writes a page about its training,")
-        print(f"`prefscale explain {folder} --file FILE --row 1` shows what it reads in the first pair of a file.")
+        word = shlex.quote(folder)
+        print(f"The reward model is in '{folder}'. `prefscale report {word}` writes a page about its training,")
+        print(f"`prefscale explain {word} --file FILE --row 1` shows what it reads in the first pair of a file.")
     trainer.end()
 
 

@@ -195,7 +195,7 @@ def _results(runs: Runs, figures: Mapping[str, Mapping[str, Interval]], of_pairs
         scaled = {name: Interval(*(factor * x for x in figure)) for name, figure in found.items()}
         blocks.append(interval_picture(scaled, what.capitalize(), unit, f"figures-{i}", 50.0 if of_pairs else None))
     keys = ["eval_loss", "eval_margin", "eval_length_correlation", "eval_accuracy/longer_wins"]
-    last = {name: run.evaluation if of_pairs else run.training[-1] for name, run in runs.items()}
+    last = {name: run.evaluation if of_pairs else (run.training or [{}])[-1] for name, run in runs.items()}
     if not of_pairs:
         keys = ["reward", *(JUDGE_CURVES if any(map(is_judge, runs.values())) else POLICY_CURVES), "num_tokens"]
     rows = [(key, *(number(row.get(key)) for row in last.values())) for key in keys]

@@ -216,7 +216,7 @@ def _training_fell(record: RunRecord, since: int, until: int) -> bool:
     rows = [row for row in record.training if math.isfinite(row["loss"])]
     some = max(1, len(rows) // 10)
     losses = torch.tensor([row["loss"] for row in rows], dtype=torch.float64)
-    ends = [losses[torch.tensor([row["step"] <= step for row in rows])][-some:] for step in (since, until)]
+    ends = [losses[: sum(row["step"] <= step for row in rows)][-some:] for step in (since, until)]
     if not all(map(len, ends)) or len(losses) < 2:
         return False
     noise = (losses.diff().square().mean() / 2).sqrt() * NormalDist().inv_cdf((1 + SURE) / 2)

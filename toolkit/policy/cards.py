@@ -38,7 +38,8 @@ def policy_card(trainer: Any) -> Card:
         "most_tokens": trainer.args.max_completion_length,
         "first": first,
         "last": last,
-        "figures": [figure for figure in figures if figure in first and figure in last],
+        # None of a reward function that had nothing to say of a batch
+        "figures": [name for name in figures if first.get(name) is not None and last.get(name) is not None],
     }
     return Card("policy.md.jinja", "peft" if adapter else "transformers", "text-generation", ["reinforce"], values)
 

@@ -1,7 +1,9 @@
 """What a policy training is refused for when it begins, and rows that it cannot be trained on."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,18 +17,41 @@ from ..data.probes import PLACES, NotTried, on_small_copy, why_no_decoder
 from ..data.rotary import longest_fixed_row
 from ..reward.model import check_adapter
 from ..reward.setup import check_ids
+from ..training.run_record import read_json
+from .config import ReinforceConfig
 
 logger = get_logger(__name__)
 
 
-def check_arguments(model: Any, reward_funcs: Any, peft_config: Any) -> None:
+def check_arguments(model: Any, reward_funcs: Any, args: Any, peft_config: Any) -> None:
     """Refuse what would train nothing, or other rows than it seems."""
+    if not isinstance(args, ReinforceConfig):
+        raise ValueError(
+            f"`args` is a {type(args).__name__}. Give a ReinforceConfig, which has the options of TRL's RLOOConfig."
+        )
+    file = Path(model, "config.json") if isinstance(model, str) else None
+    if file is not None and file.is_file():
+        kinds = read_json(file, dict, "Restore it as it was saved.").get("architectures") or []
+        if other := [kind for kind in kinds if kind.endswith("Classification")]:
+            raise ValueError(
+                f"'{model}' is a {other[0]}, such as reward models are, and generates nothing. Give the policy there: "
+                "a causal language model."
+            )
     if isinstance(reward_funcs, list | tuple) and not reward_funcs:
         raise ValueError("`reward_funcs` is empty: nothing would be learnt. Give at least one reward function.")
     given = list(model.peft_config.values()) if isinstance(model, PeftModel) else []
     for config in [peft_config, *given]:
         if config is not None:
             check_adapter(config)
+
+
+def warn_of_names(names: list[str]) -> None:
+    """Say which reward functions have one name, by which their figures are logged."""
+    if same := [name for name, count in Counter(names).items() if count > 1]:
+        logger.warning(
+            f"Several reward functions are called {same}, and their figures are logged as one's. Give each a "
+            "`__name__` of its own."
+        )
 
 
 def warn_of_filters(args: Any) -> None:

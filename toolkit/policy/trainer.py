@@ -18,6 +18,7 @@ from ..reward.setup import check_targets
 from ..reward.shared_base import SharedBaseRewardFunction
 from ..training.cards import Card, ModelCards
 from ..training.checkpoints import ExactResume
+from ..training.command_line import as_name
 from ..training.progress import show_progress
 from .cards import policy_card
 from .config import ReinforceConfig
@@ -44,6 +45,7 @@ from .setup import (
     leave_out_long_prompts,
     turn_off_dropout,
     warn_of_filters,
+    warn_of_names,
 )
 from .vllm import SampledLogProbs
 
@@ -85,9 +87,11 @@ class ReinforceTrainer(ModelCards, ExactResume, RLOOTrainer):
     _train_sampler: Any
 
     def __init__(self, model: Any, reward_funcs: Any, args: ReinforceConfig, **kwargs: Any) -> None:
-        check_arguments(model, reward_funcs, kwargs.get("peft_config"))
+        model = as_name(model)
+        check_arguments(model, reward_funcs, args, kwargs.get("peft_config"))
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, **kwargs)
         show_progress(self)
+        warn_of_names(self.reward_func_names)
         if self._is_vlm:
             raise ValueError(f"{type(self).__name__} works on text only, but the policy takes images.")
         keep_gradients_in_4bit(self.model)  # which is in evaluation mode while it generates

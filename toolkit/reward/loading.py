@@ -267,7 +267,13 @@ def load_tokenizer(name_or_path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
     """
     kwargs = {key: kwargs[key] for key in HUB_OPTIONS if kwargs.get(key) is not None}
     of_hub = {key: value for key, value in kwargs.items() if key != "trust_remote_code"}
-    folder = adapter_folder(name_or_path, **of_hub)
+    try:
+        folder = adapter_folder(name_or_path, **of_hub)
+    except OSError as error:
+        if os.path.isdir(name_or_path):
+            raise
+        found = str(error).strip().splitlines()[0]
+        raise OSError(f"There is no folder '{name_or_path}' here, and the hub did not give it: {found}") from None
     if not os.path.isdir(name_or_path):
         fetch_record(name_or_path, **of_hub)
     find = finder(name_or_path, **_place(of_hub))

@@ -375,7 +375,7 @@ def base_reward_model(model: PreTrainedModel | PeftModel) -> Any:
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(base, MultiScaleMixin):
         raise ValueError(
-            f"{type(base).__name__} is not a multi-scale reward model. Load it with AutoModelForMultiScaleReward; "
-            "give a stock reward model to a trainer's `reward_funcs` directly."
+            f"{type(base).__name__} is not a multi-scale reward model. Load it with AutoModelForMultiScaleReward. "
+            "Where a policy is tuned, a stock reward model goes into `reward_funcs` as it is."
         )
     return base

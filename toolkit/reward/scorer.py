@@ -21,7 +21,7 @@ from ..data.packing import fill_batches, grouped_inputs, groups_to_share, packed
 from ..data.sampled import PromptParts, SampledResponse, encode_sampled, prompt_parts
 from ..data.templates import TEMPLATE_COLUMNS, row_template_kwargs
 from ..data.tokens import EncodedResponse, cut_prompt, encode_response, end_ids
-from ..training.command_line import check_path
+from ..training.command_line import as_name, check_path
 from ..training.options import check_number
 from .head import MultiScaleSettings
 from .loading import AutoModelForMultiScaleReward, check_place, is_partitioned, load_tokenizer, loading_options
@@ -110,7 +110,7 @@ class RewardFunction:
         check_number("max_tokens_per_batch", max_tokens_per_batch, 1, whole=True)
         check_number("max_length", max_length, 2, whole=True)
         check_place(device, (model_init_kwargs or {}).get("dtype"))
-        loaded: Any = model
+        loaded: Any = (model := as_name(model))
         if isinstance(model, str):
             check_path(model, "reward model")
             options = loading_options(model_init_kwargs or {}, torch.device(device or PartialState().device))

@@ -17,6 +17,7 @@ from ..data.batches import SIDES, has_lists
 from ..data.kernels import sharing_pays
 from ..data.packing import why_not_shared
 from ..data.tastes import taste_names
+from ..training.command_line import as_name
 from .config import MultiScaleRewardConfig
 from .head import ASKED_FOR, MultiScaleSettings
 from .loading import AutoModelForMultiScaleReward, generation_stops
@@ -26,8 +27,13 @@ from .model import check_adapter
 logger = get_logger(__name__)
 
 
-def check_arguments(peft_config: PeftConfig | None, kwargs: dict[str, Any]) -> None:
-    """Refuse what would train or save another model than it seems."""
+def check_arguments(model: Any, args: Any, peft_config: PeftConfig | None, kwargs: dict[str, Any]) -> Any:
+    """Refuse what would train or save another model than it seems; the model, a path as its text."""
+    if not isinstance(args, MultiScaleRewardConfig):
+        raise ValueError(
+            f"`args` is a {type(args).__name__}. Give a MultiScaleRewardConfig, which has the options of TRL's "
+            "RewardConfig."
+        )
     if kwargs.get("data_collator") is not None:
         raise ValueError(
             "`data_collator` cannot be set: only the trainer's own knows where responses start. Leave it out."
@@ -39,6 +45,7 @@ def check_arguments(peft_config: PeftConfig | None, kwargs: dict[str, Any]) -> N
             f"`peft_config.task_type` is {peft_config.task_type}, with which the score head would be frozen and left "
             "out of the saved adapter. Set `task_type='SEQ_CLS'`, or `--lora_task_type SEQ_CLS`."
         )
+    return as_name(model)
 
 
 def check_size(pairs: Any, args: TrainingArguments) -> None:

@@ -113,7 +113,7 @@ class MultiScaleRewardTrainer(ModelCards, ExactResume, RewardTrainer):
         peft_config: PeftConfig | None = None,
         **kwargs: Any,
     ) -> None:
-        check_arguments(peft_config, kwargs)
+        model = check_arguments(model, args, peft_config, kwargs)
         init_kwargs = args.model_init_kwargs
         if isinstance(model, str):
             if kwargs.get("processing_class") is None:  # TRL would ask for that of the base, in its newest revision

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
+from transformers import TrainingArguments, integrations
 from trl import TrlParser
 
 from .shipped import CONFIGS, shipped_file
@@ -146,7 +147,11 @@ def run_recipe(
     ]
     words = [word for i, word in enumerate(words) if i not in switches]
     try:
-        main(*RecipeParser(classes, defaults).parse_args_and_config(words))
+        options = RecipeParser(classes, defaults).parse_args_and_config(words)
+        for each in options:
+            if isinstance(each, TrainingArguments):
+                check_trackers(each.report_to or [])
+        main(*options)
     except KeyboardInterrupt:
         print(f"{_program(environment)}: interrupted.", file=sys.stderr)
         sys.exit(130)
@@ -166,6 +171,22 @@ def _program(environment: Mapping[str, str]) -> str:
     """Name of the recipe, and which of several processes speaks unless it is the first."""
     process = environment.get("RANK", "0")
     return Path(sys.argv[0]).name + (f" (process {process})" if process != "0" else "")
+
+
+def check_trackers(names: str | Iterable[str]) -> None:
+    """Refuse to report to what is not installed, by Transformers' names of trackers, before anything is loaded."""
+    for name in [names] if isinstance(names, str) else names:
+        available = getattr(integrations, f"is_{name}_available", None)
+        if available is not None and not available():
+            raise ValueError(
+                f"`report_to` has '{name}', whose package is not installed. Install it (`pip install {name}`), or set "
+                "`report_to` to none."
+            )
+
+
+def as_name(model: Any) -> Any:
+    """A path of a model as its text, which is what the libraries take; anything else as it is."""
+    return os.fspath(model) if isinstance(model, os.PathLike) else model
 
 
 def check_path(name: str, what: str) -> None:
