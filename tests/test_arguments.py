@@ -153,3 +153,14 @@ def test_without_a_model_there_is_one_line():
 def test_a_stream_is_refused():
     with pytest.raises(ValueError, match="`dataset_streaming` is on, and every row is checked"):
         DataArguments(dataset_name="pairs.jsonl", dataset_streaming=True)
+
+
+def test_nothing_is_held_out_where_nothing_is_asked_for(plain_pairs, tmp_path):
+    plain_pairs.to_json(tmp_path / "pairs.jsonl")
+    train, test = divided_pairs(DataArguments(dataset_name=str(tmp_path / "pairs.jsonl"), eval_size=0), seed=1)
+    assert (train["prompt"][:], test) == (plain_pairs["prompt"][:], None)
+    args = DataArguments(dataset_name="sandbox", train_size=8, eval_size=0)
+    train, test = divided_pairs(args, seed=1)
+    assert (len(train), test) == (8, None)
+    with pytest.raises(ValueError, match="`eval_size` is 0, and held-out rows are needed here"):
+        held_out_pairs(args, seed=1)

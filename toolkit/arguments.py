@@ -46,7 +46,7 @@ class DataArguments(ScriptArguments):
             Most rows to train on; so many are drawn from the sandbox (10,000 by default).
         eval_size (`int`, *optional*):
             Most rows to evaluate on; so many are drawn from the sandbox. By default 2,000, and of a single split at
-            most a tenth.
+            most a tenth. With 0 a reward training holds nothing out.
     """
 
     eval_dataset_name: str | None = None
@@ -54,7 +54,8 @@ class DataArguments(ScriptArguments):
     eval_size: int | None = None
 
     def __post_init__(self) -> None:
-        check_counts(self, "train_size", "eval_size")
+        check_counts(self, "train_size")
+        check_number("eval_size", self.eval_size, 0, whole=True)
         if self.dataset_streaming:
             raise ValueError(
                 "`dataset_streaming` is on, and every row is checked before training begins: leave it out. Files are "
@@ -105,15 +106,18 @@ def held_out_pairs(args: DataArguments, seed: int, whole_lists: bool = False) ->
     return _held_out_rows(args, seed, sample_pairs, partial(load_pairs, whole_lists=whole_lists))
 
 
-def divided_pairs(args: DataArguments, seed: int, whole_lists: bool = False) -> tuple[Dataset, Dataset]:
+def divided_pairs(args: DataArguments, seed: int, whole_lists: bool = False) -> tuple[Dataset, Dataset | None]:
     """
     Pairs to train on, and held-out ones: those of a source that has some, or else a part of its prompts.
 
     Arguments and errors as in [`training_pairs`].
 
     Returns:
-        `tuple[Dataset, Dataset]`: No prompt is in both where one split was divided.
+        `tuple[Dataset, Dataset]`: No prompt is in both where one split was divided. Where `eval_size` is 0, all
+        pairs and `None`.
     """
+    if args.eval_size == 0:
+        return training_pairs(args, seed, whole_lists), None
     functions = (partial(each, whole_lists=whole_lists) for each in (training_pairs, held_out_pairs, load_pairs))
     return _divided_rows(args, seed, *functions)
 
@@ -147,7 +151,8 @@ def _divided_rows(
     load: Callable[..., Dataset],
 ) -> tuple[Dataset, Dataset]:
     name = _name(args)
-    if name == SANDBOX or args.eval_dataset_name or len(split_names(name, args.dataset_config)) > 1:
+    apart = name == SANDBOX or args.eval_dataset_name or args.eval_size == 0
+    if apart or len(split_names(name, args.dataset_config)) > 1:
         return to_train(args, seed), to_hold_out(args, seed)
     rows = load(name, None, args.dataset_config)
     train, test = hold_out(rows, args.eval_size or min(EVAL_SIZE, -(-len(rows) // 10)), seed)
@@ -177,6 +182,8 @@ def _named(rows: Dataset, name: str) -> Dataset:
 def _held_out_rows(
     args: DataArguments, seed: int, draw: Callable[..., Dataset], load: Callable[..., Dataset]
 ) -> Dataset:
+    if args.eval_size == 0:
+        raise ValueError("`eval_size` is 0, and held-out rows are needed here. Leave it out, or give their number.")
     if _name(args) == SANDBOX:
         return draw(args.eval_size or EVAL_SIZE, seed=HELD_OUT_SEED)
     if args.eval_dataset_name is None and names_files(_name(args)):

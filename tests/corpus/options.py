@@ -75,7 +75,7 @@ OF_REWARD = numbers(
     ("pad_to_multiple_of", "0", COUNT),
     ("eval_accumulation_steps", "0", COUNT),
     ("train_size", "-4", COUNT),
-    ("eval_size", "0", COUNT),
+    ("eval_size", "-1", "It must be a whole number of at least 0"),
 )
 OF_POLICY = numbers(
     "train_reinforce",

@@ -44,7 +44,7 @@ def hold_out(rows: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
     if len(count) == 1:
         raise ValueError(
             f"All {len(rows):,} rows are of one prompt, by which they cannot be divided. Set `eval_dataset_name` to "
-            "held-out rows."
+            "held-out rows, or `eval_size` to 0."
         )
     if not prompts:
         raise ValueError(

@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from transformers import IntervalStrategy
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from ..arguments import RunArguments, checkpoint_to_resume, divided_pairs, named_model, with_model_arguments
@@ -26,6 +27,8 @@ def main(script_args: RunArguments, training_args: MultiScaleRewardConfig, model
     claim_folder(folder, training_args.resume_from_checkpoint, script_args.overwrite_output_dir)
     model_args.lora_task_type = "SEQ_CLS"
     train, test = divided_pairs(script_args, training_args.seed, whole_lists=True)
+    if test is None:  # and nothing by which the best checkpoint could be known
+        training_args.eval_strategy, training_args.load_best_model_at_end = IntervalStrategy.NO, False
     trainer: Any = MultiScaleRewardTrainer(
         model=named_model(model_args),
         args=with_model_arguments(training_args, model_args),
@@ -41,7 +44,19 @@ def main(script_args: RunArguments, training_args: MultiScaleRewardConfig, model
     save_run(trainer, script_args, training_args, model_args)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
     trainer.save_model()
+    if test is None:
+        trainer.save_state()
+    else:
+        evaluate(trainer)
+    if trainer.accelerator.is_main_process:
+        word = shlex.quote(folder)
+        print(f"The reward model is in '{folder}'. `prefscale report {word}` writes a page about its training,")
+        print(f"`prefscale explain {word} --file FILE --row 1` shows what it reads in the first pair of a file.")
+    trainer.end()
 
+
+def evaluate(trainer: Any) -> None:
+    """Rank the held-out pairs, keep what was found, and print it."""
     predictions, _, metrics = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
     trainer.log(metrics)
     trainer.save_metrics("eval", {**metrics, "num_processes": trainer.accelerator.num_processes})
@@ -49,16 +64,12 @@ def main(script_args: RunArguments, training_args: MultiScaleRewardConfig, model
     trainer.create_model_card()  # with what was found
     save_pair_examples(trainer, predictions)
     if trainer.accelerator.is_main_process:
-        print_accuracy(accuracies_of(metrics, training_args.scales))
+        print_accuracy(accuracies_of(metrics, trainer.args.scales))
         if "eval_lists" in metrics:
             print(f"Kendall's tau of the lists is {metrics['eval_kendall_tau']:.3f}, and of", end=" ")
             print(f"{metrics['eval_top_1']:.1%} the best has the highest score.")
         if best := trainer.state.best_model_checkpoint:
             print(f"Kept is {Path(best).name}, the one that did best on these pairs.")
-        word = shlex.quote(folder)
-        print(f"The reward model is in '{folder}'. `prefscale report {word}` writes a page about its training,")
-        print(f"`prefscale explain {word} --file FILE --row 1` shows what it reads in the first pair of a file.")
-    trainer.end()
 
 
 def choose(trainer: MultiScaleRewardTrainer, rates: list[float]) -> None:
