@@ -91,11 +91,9 @@ def test_sampled_ids_have_the_same_values_of_their_prefixes(serve, reward_folder
         assert_same(found, expected)
 
 
-def test_waiting_requests_are_scored_together(serve, reward_folder, chat_pairs):
-    folder = reward_folder()
-    reward, calls = RewardFunction(folder, batch_size=64), []
-    entered, gate = threading.Event(), threading.Event()
-    score = reward.score_encoded
+def held_up(reward):
+    """Let a model score only once a gate is open: the rows of its calls, whether it was entered, and the gate."""
+    calls, entered, gate, score = [], threading.Event(), threading.Event(), reward.score_encoded
 
     def slow(rows):
         calls.append(len(rows))
@@ -104,6 +102,13 @@ def test_waiting_requests_are_scored_together(serve, reward_folder, chat_pairs):
         return score(rows)
 
     reward.score_encoded = slow
+    return calls, entered, gate
+
+
+def test_waiting_requests_are_scored_together(serve, reward_folder, chat_pairs):
+    folder = reward_folder()
+    reward = RewardFunction(folder, batch_size=64)
+    calls, entered, gate = held_up(reward)
     served = serve(reward, folder, most_rows=12)
     prompts, responses = batch_of(chat_pairs)
     found = {}
@@ -170,16 +175,8 @@ def test_another_model_that_nobody_was_away_for_is_refused(serve, reward_folder,
 
 def test_a_busy_server_answers_for_its_health_and_scores_texts_together(serve, reward_folder, chat_pairs):
     folder = reward_folder()
-    reward, calls, entered, gate = RewardFunction(folder), [], threading.Event(), threading.Event()
-    score = reward.score_encoded
-
-    def slow(rows):
-        calls.append(len(rows))
-        entered.set()
-        gate.wait()
-        return score(rows)
-
-    reward.score_encoded = slow
+    reward = RewardFunction(folder)
+    calls, entered, gate = held_up(reward)
     url, texts = serve(reward, folder).url, {"prompts": ["Sky?"], "completions": ["Blue."]}
     threads = [
         threading.Thread(target=requests.post, args=(f"{url}/score",), kwargs={"json": texts}) for _ in range(50)
