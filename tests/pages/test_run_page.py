@@ -329,13 +329,14 @@ def test_a_file_of_another_kind_is_named(copy, capsys, content, message):
     assert_refused(folder, capsys, str(file), message)
 
 
-def test_a_run_that_held_nothing_out_has_a_page(tmp_path, tiny_folder, plain_pairs, cpu_options):
+def test_a_run_that_held_nothing_out_says_so_and_has_a_page(tmp_path, tiny_folder, plain_pairs, cpu_options, capsys):
     plain_pairs.to_json(tmp_path / "pairs.jsonl")
     options = {**cpu_options, "save_strategy": "steps", "save_steps": 1, "max_steps": 2}
     options |= {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True}  # by default of the command
     config = MultiScaleRewardConfig(str(tmp_path / "reward"), per_device_train_batch_size=4, **options)
     data = RunArguments(dataset_name=str(tmp_path / "pairs.jsonl"), eval_size=0)
     train_reward(data, config, ModelConfig(model_name_or_path=tiny_folder()))
+    assert "Nothing was held out: these are the last weights" in capsys.readouterr().out
     run = read_run(tmp_path / "reward")
     assert not run.evaluations
     assert write_run_report(tmp_path / "reward").is_file()

@@ -49,6 +49,8 @@ def main(script_args: RunArguments, training_args: MultiScaleRewardConfig, model
     else:
         evaluate(trainer)
     if trainer.accelerator.is_main_process:
+        if test is None:
+            print("Nothing was held out: these are the last weights, and what they rank right is not known.")
         word = shlex.quote(folder)
         print(f"The reward model is in '{folder}'. `prefscale report {word}` writes a page about its training,")
         print(f"`prefscale explain {word} --file FILE --row 1` shows what it reads in the first pair of a file.")
