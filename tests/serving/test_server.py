@@ -173,6 +173,16 @@ def test_another_model_that_nobody_was_away_for_is_refused(serve, reward_folder,
         remote(*batch)
 
 
+def test_the_same_model_that_is_served_otherwise_is_refused(serve, reward_folder, chat_pairs):
+    folder, batch = reward_folder(), batch_of(chat_pairs.select(range(2)))
+    served = serve(RewardFunction(folder), folder)
+    remote, port = RemoteRewardFunction(served.url), served.socket.getsockname()[1]
+    served.stop()
+    serve(RewardFunction(folder, max_length=500), folder, port=port)
+    with pytest.raises(ValueError, match=r"has another model than before: \['max_length'\]"):
+        remote(*batch)
+
+
 def test_a_busy_server_answers_for_its_health_and_scores_texts_together(serve, reward_folder, chat_pairs):
     folder = reward_folder()
     reward = RewardFunction(folder)

@@ -24,7 +24,7 @@ from ..reward.record import finder, read_record
 from ..reward.scorer import RewardFunction
 from ..reward.scores import ResponseScore
 from .batching import Batcher, Rows
-from .protocol import MODEL_HEADER, pack_scores
+from .protocol import MODEL_HEADER, known_by, pack_scores
 
 MOST_ROWS, MOST_BYTES = 4096, 256 * 2**20  # of one request
 Text = str | list[dict[str, Any]]
@@ -127,7 +127,7 @@ def make_app(reward: RewardFunction, name: str, key: str | None = None, most_row
         return Response(
             pack_scores(scored(encoded)),
             media_type="application/octet-stream",
-            headers={MODEL_HEADER: about["weights"]},
+            headers={MODEL_HEADER: known_by(about)},
         )
 
     @app.post("/score", dependencies=allowed)

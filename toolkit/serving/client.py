@@ -16,7 +16,7 @@ from ..reward.head import MultiScaleSettings
 from ..reward.scorer import RewardFunction
 from ..reward.scores import ResponseScore
 from ..training.options import check_number
-from .protocol import MODEL_HEADER, unpack_scores
+from .protocol import MODEL_HEADER, known_by, unpack_scores
 
 logger = get_logger(__name__)
 
@@ -86,7 +86,7 @@ class RemoteRewardFunction(RewardFunction):
             return []
         body: Any = {"rows": [{"input_ids": row.input_ids, "response_start": row.response_start} for row in rows]}
         answer = self._ask(lambda: self._session.post(f"{self.url}/rows", json=body, timeout=self.timeout))
-        if answer.headers.get(MODEL_HEADER) != self._about["weights"]:  # it has been started again since
+        if answer.headers.get(MODEL_HEADER) != known_by(self._about):  # it has been started again since
             self._check_same()
         return unpack_scores(answer.content, [row.ends for row in rows])
 

@@ -1,5 +1,7 @@
 """What goes over the wire: rows of token ids as JSON, scores as a file of tensors, so that no digit is lost."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +11,15 @@ from torch import Tensor
 
 from ..reward.scores import ResponseScore
 
-MODEL_HEADER = "X-Prefscale-Model"  # of an answer: what the model's weights are known by
+MODEL_HEADER = "X-Prefscale-Model"  # of an answer: by what the model behind it is known
 TENSORS = ("scale_scores", "gate", "prompt_value", "prefix_values", "token_scores", "segment_scores", "segment_ends")
 OF_READERS = ("z", "weights")  # of heads with several outputs
 OF_TOKENS = TENSORS[3:]  # one entry a token of the response; the others have one a response
+
+
+def known_by(about: dict[str, Any]) -> str:
+    """Hash of all that a server says of its model."""
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def pack_scores(scores: Sequence[ResponseScore]) -> bytes:
