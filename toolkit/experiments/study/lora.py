@@ -250,7 +250,12 @@ def _time(study: Study) -> Cells:
         for model in MODELS:
             names = [lora_name(t, model, number, s) for t in study.settings.tasks for s in study.settings.seeds]
             records = [record for name in names if (record := study.record(name))]
-            hours = [record["seconds"] * record["threads"] / 3600 for record in records]
-            if hours:
-                rows.append((f"{model}, {number:,} pairs", str(len(hours)), f"{mean(hours):.2f}", f"{sum(hours):.1f}"))
-    return Cells(("model", "cells", "processor hours a cell", "in all"), rows)
+            # Times of one precision alone compare
+            for bf16 in (False, True):
+                of_it = [record for record in records if record["result"]["bf16"] is bf16]
+                hours = [record["seconds"] * record["threads"] / 3600 for record in of_it]
+                precision = "bfloat16" if bf16 else "float32"
+                own = (f"{model}, {number:,} pairs", precision)
+                if hours:
+                    rows.append((*own, str(len(hours)), f"{mean(hours):.2f}", f"{sum(hours):.1f}"))
+    return Cells(("model", "precision", "cells", "processor hours a cell", "in all"), rows)

@@ -91,8 +91,9 @@ def train_reward_model(
 
     A training that left a checkpoint goes on from it.
 
-    What the study keeps, beside the trainer: `steps`, `tokens`, `metrics`, `gaps` (score of chosen less rejected, `P`
-    numbers), `scale_gaps` (of each scale `P` numbers) and `longer` (response tokens of chosen less rejected, `P`).
+    What the study keeps, beside the trainer: `steps`, `tokens`, `bf16`, `metrics`, `gaps` (score of chosen less
+    rejected, `P` numbers), `scale_gaps` (of each scale `P` numbers) and `longer` (response tokens of chosen less
+    rejected, `P`).
     """
     trainer = MultiScaleRewardTrainer(start, config, train_dataset=train, eval_dataset=test, peft_config=peft_config)
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(str(config.output_dir)))
@@ -104,6 +105,7 @@ def train_reward_model(
     return trainer, {
         "steps": trainer.state.global_step,
         "tokens": next(row["num_tokens"] for row in reversed(trainer.state.log_history) if "num_tokens" in row),
+        "bf16": bool(config.bf16),
         "metrics": prediction.metrics,
         "gaps": four_digits(pairs.chosen - pairs.rejected),
         "scale_gaps": [four_digits(column) for column in scale_gaps.T],

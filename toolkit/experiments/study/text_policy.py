@@ -223,7 +223,7 @@ def policy_cell(
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(models / name))
     kept = ("kl", "reward", "entropy", "completions/mean_length", "completions/clipped_ratio")
     log = [{key: row.get(key) for key in kept} for row in trainer.state.log_history if "reward" in row]
-    return {"measured": held_out.measured, "log": log}
+    return {"measured": held_out.measured, "log": log, "bf16": bool(config.bf16)}
 
 
 def _saves(steps: float) -> dict[str, Any]:
