@@ -292,11 +292,15 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
     "transformers.pytorch_utils": {"Conv1D": ("class", "planning/plan: linear layers of GPT-2")},
     "transformers.integrations": {
         "is_deepspeed_zero3_enabled": ("takes", "reward/scorer, reward/shared_base: weights in pieces"),
+        "get_reporting_integration_callbacks": ("takes report_to", "training/command_line: what a tracker needs"),
     },
     "transformers.integrations.deepspeed": {
         "unset_hf_deepspeed_config": ("takes", "judges/closed_loop: a second trainer in one process"),
     },
-    "transformers.utils": {"ModelOutput": ("class", "reward/model: the output of a reward model")},
+    "transformers.utils": {
+        "ModelOutput": ("class", "reward/model: the output of a reward model"),
+        "CONFIG_NAME": ("value", "reward/adapters: the file that every model of the hub has"),
+    },
     "transformers.utils.hub": {
         "cached_file": (
             "takes path_or_repo_id, filename",

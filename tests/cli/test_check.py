@@ -73,6 +73,11 @@ def test_messages_are_shown_with_their_roles(write, check):
     assert "roles: assistant 2, system 1, user 1" in out
 
 
+def test_prompts_and_responses_of_different_kinds_are_told(write, check):
+    _, out, _ = check(write(talk("Sky?", "", "") | {"chosen": "Blue.", "rejected": "Red."}))
+    assert "pairs.jsonl: read as messages (prompt) and plain text (responses): `chosen` and `rejected`" in out
+
+
 def test_a_person_sees_a_bar_that_knows_its_end(write, check, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     path = write(*[PLAIN] * 5)

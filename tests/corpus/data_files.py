@@ -336,7 +336,7 @@ PLACES = [
         "a saved data set with two splits",
         partial(save_to_disk, splits=True),
         "saved",
-        Refused("has the splits ['train', 'test'], but the split is None", "Choose one of them", 1),
+        Refused("has the splits ['train', 'test'], but no `split` is given", "Choose one of them", 1),
     ),
     place(
         "two files of unlike forms",

@@ -91,7 +91,7 @@ def test_a_folder_of_files_has_splits(tmp_path):
     assert list(load_pairs(str(tmp_path), split="train")) == [PLAIN, PLAIN]
     with pytest.raises(ValueError, match=f"Data set '{path}', row 3, column 'rejected': found null"):
         load_pairs(str(tmp_path), split="test")
-    with pytest.raises(ValueError, match=r"has the splits \['train', 'test'\], but the split is None"):
+    with pytest.raises(ValueError, match=r"has the splits \['train', 'test'\], but no `split` is given"):
         load_pairs(str(tmp_path))
     with pytest.raises(ValueError, match=r"has the splits \['train', 'test'\], but the split is 'dev'"):
         load_pairs(str(tmp_path), split="dev")

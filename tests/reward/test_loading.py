@@ -1,6 +1,8 @@
 """LoRA and its kin: what is trained, what is saved, and that nothing is lost on the way back."""
 
 import copy
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from toolkit import (
 )
 from toolkit.data.probes import NotTried
 from toolkit.data.tokens import encode_response
-from toolkit.reward.loading import generation_stops
+from toolkit.reward.loading import generation_stops, load_tokenizer
 from toolkit.reward.scales import SCALES
 
 HEAD = {"weight", "token", "segment", "gate", "gate_bias"}
@@ -248,3 +250,17 @@ def test_where_generation_stops_is_remembered_from_the_model_that_training_began
         model.generation_config.eos_token_id = stops
         model.generation_config.save_pretrained(tmp_path)
         assert generation_stops(str(tmp_path)) == expected
+
+
+@pytest.mark.parametrize("load", [load_tokenizer, AutoModelForMultiScaleReward.from_pretrained])
+def test_a_name_that_neither_the_hub_nor_the_cache_has_is_said(load):
+    with pytest.raises(OSError, match=r"There is no folder 'no/such' \(model\) here, and the hub did not give it"):
+        load("no/such")
+
+
+def test_so_is_the_base_of_an_adapter(trained, tmp_path):
+    folder = Path(shutil.copytree(trained[1], tmp_path / "adapter"))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "no/such"}))
+    with pytest.raises(OSError, match=r"There is no folder 'no/such' \(base of the adapter '.*'\) here, and the hub"):
+        AutoModelForMultiScaleReward.from_pretrained(folder)

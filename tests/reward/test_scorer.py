@@ -143,6 +143,24 @@ def test_messages_are_refused_by_a_model_of_plain_text(trained_on):
         trained_on(False)([CHAT], answers("A man wrote it."))
 
 
+@pytest.mark.parametrize(
+    ("prompt", "response", "found"),
+    [
+        (
+            [{"role": "user", "content": "sky?"}],
+            "blue",
+            "A prompt is messages and its response is plain text. Give both",
+        ),
+        ([{"role": "user", "content": "sky?"}], None, "is messages and its response is null"),
+        ("sky?", [{"role": "assistant", "content": "blue"}], "is plain text and its response is messages"),
+        (7, "blue", "A prompt is a number: 7 and its response is plain text"),
+    ],
+)
+def test_a_prompt_and_a_response_of_different_kinds_are_refused(reward, prompt, response, found):
+    with pytest.raises(ValueError, match=found):
+        reward(prompts=[prompt], completions=[response])
+
+
 @pytest.mark.parametrize("form", ["plain", "chat"])
 def test_a_model_remembers_the_form_of_its_training_rows(request, reward_folder, reward_config, tmp_path, form):
     pairs = request.getfixturevalue(f"{form}_pairs")

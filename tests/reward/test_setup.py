@@ -94,3 +94,8 @@ def test_trls_own_configuration_is_named(tiny_folder, cpu_options, tmp_path, cha
     config = RewardConfig(str(tmp_path), **cpu_options)
     with pytest.raises(ValueError, match=r"`args` is a RewardConfig\. Give a MultiScaleRewardConfig"):
         MultiScaleRewardTrainer(tiny_folder(), config, chat_pairs)
+
+
+def test_rows_that_are_no_data_set_are_named(tiny_folder, reward_config, chat_pairs):
+    with pytest.raises(TypeError, match=r"must be a `Dataset`, got `list`. Of rows `Dataset.from_list` makes one"):
+        MultiScaleRewardTrainer(tiny_folder(), reward_config(), chat_pairs.to_list())

@@ -273,6 +273,8 @@ def find_form(rows: list[Row], columns: list[str], name: str) -> Form:
     kinds = {"prompt": _kind_of_prompts(rows, prompts)} if prompts.column else {}
     kinds |= {"chosen": kind, "rejected": kind}
     told = "transcripts as in HH-RLHF" if kind == TRANSCRIPT else kind
+    if kinds.get("prompt", kind) != kind:
+        told = f"{kinds['prompt']} (prompt) and {kind} (responses)"
     other = f", that of the rejected side in `{REJECTED_PROMPT}` where it has one" if REJECTED_PROMPT in own else ""
     return Form(f"{told}: {answers.name}; {prompts.name}{other}", read, prompts, answers, kinds)
 

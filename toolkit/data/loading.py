@@ -78,7 +78,8 @@ def locate(name_or_path: str, split: str | None = None, config: str | None = Non
     split = next(iter(found)) if split is None and len(found) == 1 else split
     if split not in found:
         names = list(found)
-        raise ValueError(f"'{name_or_path}' has the splits {names}, but the split is {split!r}. Choose one of them.")
+        asked = "no `split` is given" if split is None else f"the split is {split!r}"
+        raise ValueError(f"'{name_or_path}' has the splits {names}, but {asked}. Choose one of them.")
     return found[split]
 
 

@@ -37,6 +37,28 @@ def text_of(value: str | Messages) -> str:
     return value if isinstance(value, str) else str(value[-1]["content"])
 
 
+def check_alike(prompt: Any, response: Any) -> None:
+    """
+    Refuse a prompt and a response that are not both plain text or both messages.
+
+    Args:
+        prompt (`str` or `list[dict[str, str]]`):
+            Prompt.
+        response (`str` or `list[dict[str, str]]`):
+            Response.
+
+    Raises:
+        `ValueError`: Naming what each is, if they are not alike.
+    """
+    kinds = []
+    for value in (prompt, response):
+        whole = isinstance(value, list) and value and all(isinstance(each, dict) for each in value)
+        kinds.append(TEXT if isinstance(value, str) else MESSAGES if whole else describe(value))
+    if kinds not in ([TEXT, TEXT], [MESSAGES, MESSAGES]):
+        remedy = "Give both as plain text, or both as lists of {role, content} messages."
+        raise ValueError(f"A prompt is {kinds[0]} and its response is {kinds[1]}. {remedy}")
+
+
 def texts_of(value: str | Messages) -> list[str]:
     """
     Texts of all messages of a prompt or a response.

@@ -25,7 +25,7 @@ from ..data.templates import row_template_kwargs
 from ..data.tokens import EncodedResponse, cut_prompt, encode_response
 from ..generative.reward import ThoughtReward
 from ..generative.turns import is_judge
-from ..reward.adapters import adapter_folder, fit_vocabulary, load_adapter_config
+from ..reward.adapters import adapter_folder, check_reachable, fit_vocabulary, load_adapter_config
 from ..reward.fingerprints import read_json
 from ..reward.loading import load_tokenizer, loading_options, options_of_base, without_load_report
 from ..reward.record import ADAPTER_PREFIX, ADAPTER_SETTINGS_NAME
@@ -286,6 +286,7 @@ def _load(auto: Any, name: str, options: dict[str, Any]) -> Any:
         of_base = options_of_base(name, folder, options)
         of_base |= {"num_labels": 1} if auto is AutoModelForSequenceClassification else {}
         check_path(base, f"base of the adapter '{name}'")
+        check_reachable(base, f"base of the adapter '{name}'")
         own = {key.removeprefix(ADAPTER_PREFIX) for key in load_peft_weights(folder, device="cpu")}
     with without_load_report():
         model, info = auto.from_pretrained(base, output_loading_info=True, **of_base)

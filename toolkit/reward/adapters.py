@@ -9,6 +9,8 @@ import peft
 from huggingface_hub import snapshot_download
 from peft import PeftConfig, PeftModel, PeftType, load_peft_weights
 from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from transformers.utils import CONFIG_NAME
+from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..training.run_record import write_json
@@ -29,7 +31,11 @@ def adapter_folder(name_or_path: str, **kwargs: Any) -> str | None:
 
     Returns:
         `str`: `None` for what is no adapter.
+
+    Raises:
+        `OSError`: As in [`check_reachable`].
     """
+    check_reachable(name_or_path, "model", **kwargs)
     if find_adapter_config_file(name_or_path, **kwargs) is None:
         return None
     if os.path.isdir(name_or_path):
@@ -38,6 +44,34 @@ def adapter_folder(name_or_path: str, **kwargs: Any) -> str | None:
     return str(
         snapshot_download(name_or_path, allow_patterns=["adapter_*", ADAPTER_SETTINGS_NAME, RECORD_NAME], **kwargs)
     )
+
+
+def check_reachable(name_or_path: str, what: str, **kwargs: Any) -> None:
+    """
+    Refuse a name of the hub of which nothing can be fetched and nothing was kept.
+
+    Args:
+        name_or_path (`str`):
+            Hub name or folder of a model or an adapter.
+        what (`str`):
+            What it was to be, for the message.
+        kwargs:
+            `revision`, `token` and `cache_dir` for the hub.
+
+    Raises:
+        `OSError`: Naming it, which Transformers does not do where it reaches no hub.
+    """
+    if os.path.isdir(name_or_path):
+        return
+    try:
+        # Of an adapter's repository the first is there, of any other one the second, or what it lacks is said later
+        if find_adapter_config_file(name_or_path, **kwargs) is None:
+            cached_file(name_or_path, CONFIG_NAME, **kwargs)
+    except OSError as error:
+        told = str(error).strip().splitlines()[0]
+        raise OSError(
+            f"There is no folder '{name_or_path}' ({what}) here, and the hub did not give it: {told}"
+        ) from error
 
 
 def load_adapter_config(folder: str) -> Any:

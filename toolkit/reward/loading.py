@@ -18,6 +18,7 @@ from ..data.probes import NotTried, why_no_decoder
 from ..training.command_line import check_path
 from .adapters import (
     adapter_folder,
+    check_reachable,
     fit_vocabulary,
     load_adapter_config,
     load_adapter_settings,
@@ -84,7 +85,8 @@ class AutoModelForMultiScaleReward:
         if settings is None and saved is None:
             raise ValueError(
                 f"'{name_or_path}' is not a multi-scale reward model: its config.json has no `multi_scale`. Train it "
-                "with MultiScaleRewardTrainer first, or pass `settings=MultiScaleSettings()` to begin a new head."
+                "with MultiScaleRewardTrainer (`prefscale reward`), which begins its head; a new one without training "
+                "takes `settings=MultiScaleSettings()`."
             )
         if saved is None:
             assert settings is not None, "else it has been refused"
@@ -115,6 +117,8 @@ def _load_adapter(
     if base_mark is not None and base_mark.commit is not None and base_mark.name == base:
         of_base.setdefault("revision", base_mark.commit)
     hub = {key: of_base[key] for key in HUB_OPTIONS if key in of_base}
+    of_hub = {key: value for key, value in hub.items() if key != "trust_remote_code"}
+    check_reachable(base, f"base of the adapter '{name_or_path}'", **of_hub)
     find = finder(base, **_place(hub))
     if base_mark is not None and os.path.isdir(base):
         check_base(name_or_path, base_mark, base, find)
@@ -267,13 +271,7 @@ def load_tokenizer(name_or_path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
     """
     kwargs = {key: kwargs[key] for key in HUB_OPTIONS if kwargs.get(key) is not None}
     of_hub = {key: value for key, value in kwargs.items() if key != "trust_remote_code"}
-    try:
-        folder = adapter_folder(name_or_path, **of_hub)
-    except OSError as error:
-        if os.path.isdir(name_or_path):
-            raise
-        found = str(error).strip().splitlines()[0]
-        raise OSError(f"There is no folder '{name_or_path}' here, and the hub did not give it: {found}") from None
+    folder = adapter_folder(name_or_path, **of_hub)
     if not os.path.isdir(name_or_path):
         fetch_record(name_or_path, **of_hub)
     find = finder(name_or_path, **_place(of_hub))

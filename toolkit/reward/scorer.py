@@ -16,7 +16,7 @@ from trl.models import prepare_deepspeed
 from trl.trainer.utils import get_config_model_id
 
 from ..data.kernels import on_cpu
-from ..data.messages import Messages, text_of
+from ..data.messages import Messages, check_alike, text_of
 from ..data.packing import fill_batches, grouped_inputs, groups_to_share, packed_lengths
 from ..data.sampled import PromptParts, SampledResponse, encode_sampled, prompt_parts
 from ..data.templates import TEMPLATE_COLUMNS, row_template_kwargs
@@ -247,12 +247,13 @@ class RewardFunction:
     def _in_form_of_training(
         self, prompt: str | Messages, completion: str | Messages
     ) -> tuple[str | Messages, str | Messages]:
+        check_alike(prompt, completion)
         if isinstance(prompt, str) and self.settings.conversational:
             logger.warning_once(
                 "The reward model was trained on conversations, and prompts are plain text: each is read as the "
                 "user's message, and its response as the assistant's. Give messages where that is not meant."
             )
-            return [{"role": "user", "content": prompt}], [{"role": "assistant", "content": text_of(completion)}]
+            return [{"role": "user", "content": prompt}], [{"role": "assistant", "content": completion}]
         if not isinstance(prompt, str) and self.settings.conversational is False:
             raise ValueError(
                 "The reward model was trained on plain text, and the prompts are messages: it has not seen the chat "
@@ -288,8 +289,7 @@ class RewardFunction:
             row = self._encode(prompt, around[key], completion, row_ids)
             if row.encoded.response_start < len(row.encoded.input_ids):
                 rows[i] = self._cut(row, i)
-        cuts = sum(row.cut_tokens > 0 for row in rows.values())
-        if cuts:
+        if cuts := sum(row.cut_tokens > 0 for row in rows.values()):
             logger.warning_once(
                 f"{cuts} of {len(prompts)} prompts were shortened from the left to fit the reward model's "
                 f"{self.max_length} tokens; the metric `reward_model/shortened_prompts` counts on."

@@ -9,6 +9,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import parse_flag_from_env
+from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel, TaskType
 from torch import nn
 from transformers import TrainingArguments, set_seed
@@ -277,6 +278,9 @@ def load_for_training(
     Load a model by name with the head that the configuration asks for, in float32 unless it says otherwise; the
     training set has the names of annotators and attributes.
     """
+    if not isinstance(train_dataset, (Dataset, IterableDataset)):
+        kind = type(train_dataset).__name__
+        raise TypeError(f"`train_dataset` must be a `Dataset`, got `{kind}`. Of rows `Dataset.from_list` makes one.")
     set_seed(args.seed)  # the new head is random; TRL seeds here, too
     kwargs: dict[str, Any] = {**(args.model_init_kwargs or {})}  # type: ignore[dict-item]
     if quantization_config is not None:

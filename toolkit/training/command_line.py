@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from transformers import TrainingArguments, integrations
+from transformers import TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 from trl import TrlParser
 
 from .shipped import CONFIGS, shipped_file
@@ -174,14 +175,15 @@ def _program(environment: Mapping[str, str]) -> str:
 
 
 def check_trackers(names: str | Iterable[str]) -> None:
-    """Refuse to report to what is not installed, by Transformers' names of trackers, before anything is loaded."""
+    """Refuse to report to what cannot be used here, by Transformers' names of trackers, before anything is loaded."""
     for name in [names] if isinstance(names, str) else names:
-        available = getattr(integrations, f"is_{name}_available", None)
-        if available is not None and not available():
-            raise ValueError(
-                f"`report_to` has '{name}', whose package is not installed. Install it (`pip install {name}`), or set "
-                "`report_to` to none."
-            )
+        if name == "none":
+            continue
+        for callback in get_reporting_integration_callbacks(name):
+            try:
+                callback()  # as the trainer does later, which tells what a tracker needs
+            except (RuntimeError, ImportError) as error:
+                raise ValueError(f"`report_to` has '{name}': {error} Or set `report_to` to none.") from error
 
 
 def as_name(model: Any) -> Any:
