@@ -91,7 +91,7 @@ def add_tastes(dataset: Dataset, name: str, known: Any, train: bool) -> Dataset:
     return dataset
 
 
-def attribute_gaps(value: Any) -> tuple[dict[str, float], list[str]]:
+def attribute_gaps(value: Any) -> tuple[dict[str, float], dict[str, Any]]:
     """
     By how much the chosen response exceeds the rejected one in each attribute, and what is no attribute.
 
@@ -100,21 +100,22 @@ def attribute_gaps(value: Any) -> tuple[dict[str, float], list[str]]:
             `attributes` of a pair: an object of numbers for each response, or one of gaps.
 
     Returns:
-        `tuple[dict[str, float], list[str]]`: Gaps by name, without those that are not known of both, and the columns
-        that have something else than finite numbers.
+        `tuple[dict[str, float], dict[str, Any]]`: Gaps by name, without those that are not known of both, and by
+        column what is something else than a finite number.
     """
     sides = [] if value is None else _sides(value)
     if len(sides) > len(SIDES) or not all(isinstance(side, dict | None) for side in sides):
-        return {}, [ATTRIBUTES]
-    given = [{name: x for name, x in (side or {}).items() if x is not None} for side in sides]
-    odd = sorted({name for side in given for name, x in side.items() if not _is_number(x)})
-    named = [name for name in given[0] if name in given[-1] and name not in odd] if given else []
-    gaps = {name: float(given[0][name]) - sum(side[name] for side in given[1:]) for name in named}
-    return gaps, [f"{ATTRIBUTES}.{name}" for name in odd]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return {}, {ATTRIBUTES: value}
+    read, odd = [dict[str, float]() for _ in sides], dict[str, Any]()
+    for numbers, side in zip(read, sides, strict=True):
+        for name, found in (side or {}).items():
+            try:
+                if found is not None:
+                    numbers[name] = number(found, name)
+            except RowError:
+                odd[f"{ATTRIBUTES}.{name}"] = found
+    named = [name for name in read[0] if name in read[-1]] if read else []
+    return {name: read[0][name] - sum(side[name] for side in read[1:]) for name in named}, odd
 
 
 def _sides(value: Any) -> list[Any]:
@@ -126,15 +127,9 @@ def _sides(value: Any) -> list[Any]:
 
 def _gaps(value: Any, names: list[str], dataset: str, row: int) -> list[float]:
     """Of each attribute that of chosen less that of rejected, or the gap that is given; NaN where none is."""
-    sides = _sides(value)
-    try:
-        if len(sides) > len(SIDES) or not all(isinstance(side, dict | None) for side in sides):
-            raise RowError(ATTRIBUTES, describe(value), "Write an object of numbers for each of the two responses.")
-        gaps = []
-        for name in names:
-            values = [None if side is None else side.get(name) for side in sides]
-            numbers = [math.nan if each is None else number(each, f"{ATTRIBUTES}.{name}") for each in values]
-            gaps.append(numbers[0] - sum(numbers[1:]))
-        return gaps
-    except RowError as error:
-        raise error.at(dataset, row_number(dataset, row)) from None
+    gaps, odd = attribute_gaps(value)
+    for column in (ATTRIBUTES, *(f"{ATTRIBUTES}.{name}" for name in names)):
+        if column in odd:
+            remedy = "Write numbers, in an object for each of the two responses."
+            raise RowError(column, describe(odd[column]), remedy).at(dataset, row_number(dataset, row))
+    return [gaps.get(name, math.nan) for name in names]

@@ -197,7 +197,7 @@ class PairReader:
         self._told.append((told | {"file": Path(name).name}, id))
         gaps, odd = attribute_gaps(row.get(ATTRIBUTES))
         self._attributes.append(gaps)
-        self._no_numbers.update(odd)
+        self._no_numbers.update(odd.keys())
 
     def _number(self, prompt: Any) -> int:
         return self._prompts.setdefault(json.dumps(prompt), len(self._prompts))

@@ -253,7 +253,7 @@ class RewardFunction:
                 "The reward model was trained on conversations, and prompts are plain text: each is read as the "
                 "user's message, and its response as the assistant's. Give messages where that is not meant."
             )
-            return [{"role": "user", "content": prompt}], [{"role": "assistant", "content": completion}]
+            return [{"role": "user", "content": prompt}], [{"role": "assistant", "content": text_of(completion)}]
         if not isinstance(prompt, str) and self.settings.conversational is False:
             raise ValueError(
                 "The reward model was trained on plain text, and the prompts are messages: it has not seen the chat "
