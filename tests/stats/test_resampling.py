@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from toolkit.stats import resampling
-from toolkit.stats.resampling import bootstrap_interval
+from toolkit.stats.resampling import bootstrap_figures, bootstrap_interval
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -186,3 +186,23 @@ def test_sizes_must_fit():
         bootstrap_interval(torch.zeros(2, 4), torch.ones(3))
     with pytest.raises(ValueError, match="2 of 4 sizes are not above 0"):
         bootstrap_interval(torch.zeros(2, 4), torch.tensor([0, 1, 2, -1]))
+
+
+def test_figures_have_the_intervals_of_means():
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randn(4, 30, generator=generator, dtype=torch.float64)
+
+    def figures(seeds, units):
+        mean = seeds @ values @ units
+        return torch.stack([mean, 2 * mean + 1, torch.where(mean > 10, mean, torch.inf)])
+
+    found, doubled, never = bootstrap_figures(figures, 4, 30, resamples=8000)
+    expected = bootstrap_interval(values, resamples=8000)
+    assert found == pytest.approx(expected, abs=0.02)
+    assert doubled == pytest.approx([2 * bound + 1 for bound in found])
+    assert never == (torch.inf,) * 3
+
+
+def test_a_figure_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="no number"):
+        bootstrap_figures(lambda seeds, units: torch.tensor([torch.nan]), 2, 2)

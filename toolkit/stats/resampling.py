@@ -1,6 +1,7 @@
 """How far a mean over training seeds and test units can be trusted, when both are samples: the two-way bootstrap."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -79,6 +80,52 @@ def bootstrap_interval(
     tails = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
     low, high = torch.cat(means).quantile(tails).tolist()
     return Interval(mean, low, high)
+
+
+def bootstrap_figures(
+    figures: Callable[[Tensor, Tensor], Tensor],
+    seeds: int,
+    units: int,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> list[Interval]:
+    """
+    Figures that are no means, such as when a mean curve is at a level, with the intervals of [`bootstrap_interval`].
+
+    Args:
+        figures (`Callable`):
+            Takes what each seed weighs, `(S,)` float64, and what each unit weighs, `(N,)` float64, which sum to 1, and
+            returns `F` numbers, `(F,)` float64. Infinite ones, of what is never reached, count as the greatest.
+        seeds (`int`):
+            Number of training seeds, `S`.
+        units (`int`):
+            Number of test units, `N`.
+        confidence (`float`, *optional*, defaults to `0.95`):
+            Level of the intervals.
+        resamples (`int`, *optional*, defaults to `2000`):
+            Number of draws, at least 1.
+        seed (`int`, *optional*, defaults to `0`):
+            Of the draws.
+
+    Returns:
+        `list[Interval]`: Of each figure, which is that of all seeds and units alike; a bound is one of its draws.
+
+    Raises:
+        `ValueError`: If a figure is no number.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weights = [_drawn_counts(resamples, number, generator) / number for number in (seeds, units)]
+    even = [torch.full((number,), 1 / number, dtype=torch.float64) for number in (seeds, units)]
+    values = figures(even[0], even[1])
+    drawn = torch.stack([figures(own, other) for own, other in zip(*weights, strict=True)])
+    if bool(drawn.isnan().any() | values.isnan().any()):
+        raise ValueError("A figure is no number. Leave it out, or say what it is where it cannot be told.")
+    tails = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
+    # Between a number and an infinite one there is nothing to interpolate
+    low, high = drawn.quantile(tails, dim=0, interpolation="nearest").tolist()
+    return [Interval(*bounds) for bounds in zip(values.tolist(), low, high, strict=True)]
 
 
 def _drawn_counts(rows: int, things: int, generator: torch.Generator) -> Tensor:

@@ -20,7 +20,7 @@ from toolkit.experiments.study.text_policy import (
     rewards,
     text_policy_stages,
 )
-from toolkit.experiments.study.text_policy_page import at_divergence, end_table, optimum
+from toolkit.experiments.study.text_policy_page import JUDGES, Way, at_divergence, end_table, fallen, way_figures
 
 
 @pytest.fixture
@@ -40,14 +40,44 @@ def test_no_prompt_has_two_roles(settings):
     assert len(prompts) == len({prompt[0]["content"] for prompt in prompts}) > 40
 
 
+def numbers(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_gold_at_a_divergence_by_hand():
+    gold, divergence = numbers(1.0, 3.0, 2.5), numbers(0.0, 2.0, 4.0)
+    for level, expected in ((1.0, 2.0), (3.0, 2.75), (0.0, 1.0), (5.0, 2.5)):
+        assert at_divergence(divergence, gold, torch.tensor(level)).item() == pytest.approx(expected)
+
+
+def test_a_fall_is_read_from_the_prompts_that_did_not_choose_the_step():
+    gold = numbers([0.0, 0.0], [4.0, 1.0], [1.0, 3.0])  # of two prompts, each with its own luck
+    # By the first the step is 1, where the second has 1 and then 3; by the second it is 2, the end of the first
+    assert fallen(gold, numbers(0.5, 0.5)).item() == pytest.approx((1 - 3 + 1 - 1) / 2)
+    assert fallen(gold, numbers(1.0, 0.0)).item() == 0
+    both = numbers([0.0, 0.0], [4.0, 5.0], [1.0, 3.0])
+    assert fallen(both, numbers(0.5, 0.5)).item() == pytest.approx((3 + 2) / 2)
+
+
 def test_figures_of_a_course_by_hand():
-    gold = torch.tensor([1.0, 3.0, 2.5])
-    assert optimum(gold) == (1, 0.5)
-    divergence = torch.tensor([0.0, 2.0, 4.0])
-    assert at_divergence(divergence, gold, 1.0) == pytest.approx(2.0)
-    assert at_divergence(divergence, gold, 3.0) == pytest.approx(2.75)
-    assert at_divergence(divergence, gold, 0.0) == 1.0
-    assert at_divergence(divergence, gold, 5.0) is None
+    def way(gold, divergence):
+        judged = {name: numbers(gold).repeat(2, 1).unsqueeze(-1).repeat(1, 1, 2) for name in JUDGES}
+        return Way(judged, numbers(divergence).repeat(2, 1), numbers([0.0, 5.0, 10.0]).repeat(2, 1))
+
+    ways = {RLOO: way([1.0, 2.0, 3.0], [0.0, 1.0, 2.0]), "other": way([1.0, 4.0, 3.5], [0.0, 2.0, 4.0])}
+    found = way_figures(ways, numbers(0.5, 0.5), numbers(0.5, 0.5))
+    assert {name: value.item() for name, value in found["other"].items()} == pytest.approx(
+        {
+            "KL at the end": 4,
+            "gold (simple contrast) at equal KL": 4,
+            "gold (multi-scale) at equal KL": 4,
+            "thousand tokens to RLOO's end": 5,
+            "gold (simple contrast), fallen": 0.5,
+            "gold (multi-scale), fallen": 0.5,
+        }
+    )
+    assert found[RLOO]["gold (simple contrast) at equal KL"].item() == 3
+    assert found[RLOO]["thousand tokens to RLOO's end"].item() == 10
 
 
 @pytest.mark.training

@@ -1,6 +1,6 @@
 """The page of REINFORCE on real text."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -9,7 +9,7 @@ from torch import Tensor
 from ...pages.page import Block, Example, Examples, Page, Paragraph, Picture, Response, Section
 from ...pages.page import Table as Cells
 from ...stats.curves import tokens_to_level
-from ...stats.resampling import bootstrap_interval
+from ...stats.resampling import bootstrap_figures, bootstrap_interval
 from .grid import Study
 from .tables import Estimate, Table, interval_text
 from .text_policy import (
@@ -63,22 +63,91 @@ def end_table(study: Study) -> Table:
     return table
 
 
-def optimum(gold: Tensor) -> tuple[int, float]:
-    """The evaluation at which a mean gold curve `(T,)` is highest, and how far it has fallen at its end."""
-    best = int(gold.argmax())
-    return best, float(gold[best] - gold[-1])
+class Way(NamedTuple):
+    """What was measured of an arm's `S` seeds at `T` steps; float64."""
+
+    judged: dict[str, Tensor]  # by judge the rewards of `N` held-out responses, `(S, T, N)`
+    divergence: Tensor  # from the start in nats a response, `(S, T)`
+    tokens: Tensor  # generated so far, in thousands, `(S, T)`
 
 
-def at_divergence(divergence: Tensor, gold: Tensor, level: float) -> float | None:
-    """Gold `(T,)` where the divergence `(T,)` first reaches a level, interpolated; none where it does not."""
+def ways_of(study: Study) -> dict[str, Way]:
+    """Of each arm all of whose seeds have ended, what was measured."""
+    found = {}
+    for arm in ARMS:
+        judged = {name: values for name in JUDGES if (values := rewards(study, arm, name)) is not None}
+        if judged:
+            found[arm] = Way(judged, *course(study, arm))
+    return found
+
+
+def at_divergence(divergence: Tensor, gold: Tensor, level: Tensor) -> Tensor:
+    """Gold `(T,)` where the divergence `(T,)` first reaches a level, interpolated; its last where it does not."""
     behind = (divergence >= level).nonzero()
-    if len(behind) == 0:
-        return None
-    i = int(behind[0])
-    if i == 0:
-        return float(gold[0])
+    i = int(behind[0]) if len(behind) else len(gold) - 1
+    if i == 0 or divergence[i] < level:
+        return gold[i]
     share = (level - divergence[i - 1]) / (divergence[i] - divergence[i - 1])
-    return float(gold[i - 1] + share * (gold[i] - gold[i - 1]))
+    return gold[i - 1] + share * (gold[i] - gold[i - 1])
+
+
+def fallen(gold: Tensor, weights: Tensor) -> Tensor:
+    """
+    How far gold has fallen at the end since it was highest, without the luck of the highest.
+
+    The step is chosen by one half of the prompts and the fall is read from the other half, both ways round.
+
+    Args:
+        gold (`torch.Tensor` of shape `(T, N)`, float64):
+            Reward of the responses to `N` prompts at `T` steps.
+        weights (`torch.Tensor` of shape `(N,)`, float64):
+            What each prompt weighs.
+
+    Returns:
+        `torch.Tensor` of shape `()`: In the unit of `gold`; below 0 where it rose. 0 where a half weighs nothing.
+    """
+    halves = [weights.clone(), weights.clone()]
+    for half, own in enumerate(halves):
+        own[half::2] = 0
+    if not all(own.sum() > 0 for own in halves):
+        return torch.zeros((), dtype=torch.float64)
+    curves = [gold @ (own / own.sum()) for own in halves]
+    falls = [curve[other.argmax()] - curve[-1] for curve, other in (curves, curves[::-1])]
+    return torch.stack(falls).mean()
+
+
+def way_figures(ways: dict[str, Way], seeds: Tensor, prompts: Tensor) -> dict[str, dict[str, Tensor]]:
+    """
+    What a table says of each arm's course, of seeds and prompts that weigh as given; RLOO's is among the arms.
+
+    Args:
+        ways (`dict[str, Way]`):
+            By arm what was measured.
+        seeds (`torch.Tensor` of shape `(S,)`, float64):
+            What each seed weighs; they sum to 1.
+        prompts (`torch.Tensor` of shape `(N,)`, float64):
+            What each prompt weighs; they sum to 1.
+
+    Returns:
+        `dict[str, dict[str, torch.Tensor]]`: By arm and figure; tokens are infinite where the level is not reached.
+    """
+    golds = [name for name in JUDGES if name != PROXY]
+    curves = {
+        arm: {name: torch.einsum("s,stn->tn", seeds, way.judged[name]) for name in golds} for arm, way in ways.items()
+    }
+    divergence = {arm: seeds @ way.divergence for arm, way in ways.items()}
+    shared = torch.stack([each[-1] for each in divergence.values()]).min()
+    level = curves[RLOO][golds[0]][-1] @ prompts
+    found = {}
+    for arm, way in ways.items():
+        means = {name: curves[arm][name] @ prompts for name in golds}
+        found[arm] = {
+            "KL at the end": divergence[arm][-1],
+            **{f"{JUDGES[name]} at equal KL": at_divergence(divergence[arm], means[name], shared) for name in golds},
+            "thousand tokens to RLOO's end": tokens_to_level(seeds @ way.tokens, means[golds[0]], level),
+            **{f"{JUDGES[name]}, fallen": fallen(curves[arm][name], prompts) for name in golds},
+        }
+    return found
 
 
 def _end(study: Study, table: Table) -> list[Block]:
@@ -97,52 +166,55 @@ def _end(study: Study, table: Table) -> list[Block]:
 
 
 def _way(study: Study) -> list[Block]:
-    name = f"{GOLD}, {SIMPLE}"
-    curves = {arm: found.mean(2) for arm in ARMS if (found := rewards(study, arm, name)) is not None}
-    if RLOO not in curves:
+    ways = ways_of(study)
+    if RLOO not in ways:
         return [Paragraph("RLOO has not all its seeds yet.")]
-    ways = {arm: course(study, arm) for arm in curves}
-    level = curves[RLOO][:, -1].mean().item()
-    shared = min(divergence.mean(0)[-1].item() for divergence, _ in ways.values())
-    rows = []
-    for arm, gold in curves.items():
-        divergence, tokens = ways[arm]
-        step, fall = optimum(gold.mean(0))
-        equal = at_divergence(divergence.mean(0), gold.mean(0), shared)
-        reached = tokens_to_level(tokens.mean(0), gold.mean(0), level).item()
-        rows.append(
-            (
-                arm,
-                f"{divergence.mean(0)[-1]:.2f}",
-                "–" if equal is None else f"{equal:.2f}",
-                "never" if reached == torch.inf else f"{reached:.0f}",
-                f"{step * study.settings.evaluation_steps}",
-                f"{fall:.2f}",
-            )
-        )
-    header = (
-        "arm",
-        "KL at the end, nats a response",
-        f"gold at KL {shared:.2f}",
-        "thousand tokens to RLOO's end level",
+
+    def figures(seeds: Tensor, prompts: Tensor) -> Tensor:
+        found = way_figures(ways, seeds, prompts)
+        return torch.stack([figure for own in found.values() for figure in own.values()])
+
+    settings: TextPolicyStudy = study.settings
+    number = settings.evaluation_prompts
+    intervals = iter(bootstrap_figures(figures, len(settings.seeds), number))
+    even = [torch.full((n,), 1 / n, dtype=torch.float64) for n in (len(settings.seeds), number)]
+    named = way_figures(ways, even[0], even[1])
+    rows = [(arm, *(interval_text(next(intervals), 1, "{:.2f}") for _ in own)) for arm, own in named.items()]
+    told = (
+        "KL from the start is in nats a response, that of the last five steps; equal KL is the least that an arm "
+        "comes to. RLOO's end is its gold (simple contrast) then. Fallen is from the step at which one half of the "
+        "prompts has the highest gold to the end, as the other half has it: above 0 the policy is over-optimised."
     )
-    return [_picture(curves, ways), Cells((*header, "step of the highest gold", "fallen since"), rows)]
+    highest = [
+        (arm, *(_highest(way.judged[name], settings.evaluation_steps) for name in JUDGES)) for arm, way in ways.items()
+    ]
+    return [
+        _picture(ways),
+        Cells(("arm", *named[RLOO]), rows, told),
+        Cells(("highest at step", *JUDGES.values()), highest),
+    ]
 
 
-def _picture(curves: dict[str, Tensor], ways: dict[str, tuple[Tensor, Tensor]]) -> Picture:
-    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
-    for axes, which, label in zip(
-        figure.subplots(1, 2, sharey=True), (0, 1), ("KL, nats a response", "thousand tokens"), strict=True
-    ):
-        for arm, gold in curves.items():
-            along = ways[arm][which].mean(0)
-            axes.plot(along, gold.mean(0), marker="o", markersize=3, color=COLOURS[arm], label=arm)
-            axes.fill_between(along, gold.amin(0), gold.amax(0), color=COLOURS[arm], alpha=0.12, linewidth=0)
-        axes.set(xlabel=label, ylabel="gold reward, nats" if which == 0 else "")
-    axes.legend(fontsize=7)
-    return Picture(
-        figure, "gold", "Gold reward against divergence and tokens.", "Mean and range over seeds.", wide=True
-    )
+def _highest(judged: Tensor, every: int) -> str:
+    return str(int(judged.mean((0, 2)).argmax()) * every)
+
+
+def _picture(ways: dict[str, Way]) -> Picture:
+    figure = Figure(figsize=(7.5, 8.4), layout="constrained")
+    panels = figure.subplots(len(JUDGES), 2, sharey="row", sharex="col")
+    for row, (name, judge) in zip(panels, JUDGES.items(), strict=True):
+        for arm, way in ways.items():
+            means = [bootstrap_interval(values) for values in way.judged[name].unbind(1)]
+            for axes, along in zip(row, (way.divergence.mean(0), way.tokens.mean(0)), strict=True):
+                axes.plot(along, [i.value for i in means], marker="o", markersize=3, color=COLOURS[arm], label=arm)
+                low, high = [i.low for i in means], [i.high for i in means]
+                axes.fill_between(along, low, high, color=COLOURS[arm], alpha=0.12, linewidth=0)
+        row[0].set(ylabel=f"{judge}, nats")
+    for axes, label in zip(panels[-1], ("KL, nats a response", "thousand tokens"), strict=True):
+        axes.set(xlabel=label)
+    panels[0, 1].legend(fontsize=7)
+    told = "Means with 95% intervals over seeds and prompts. Proxies of two models have no scale in common."
+    return Picture(figure, "rewards", "Gold and proxy rewards against divergence and tokens.", told, wide=True)
 
 
 def _examples(study: Study) -> Examples | None:
