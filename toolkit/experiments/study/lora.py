@@ -43,7 +43,7 @@ class LoraStudy:
     decoder: str
     tasks: list[str] = field(default_factory=lambda: ["HH helpful", "CoNaLa", "TruthfulQA"])
     numbers: list[int] = field(default_factory=lambda: [500, 2_500])
-    rates: list[float] = field(default_factory=lambda: [1e-4, 2e-4, 4e-4])
+    rates: list[float] = field(default_factory=lambda: [5e-5, 1e-4, 2e-4, 4e-4])
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
     search_seed: int = 0
     rank: int = 16
