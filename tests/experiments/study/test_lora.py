@@ -41,8 +41,8 @@ def settings(tmp_path, tiny_folder, monkeypatch):
 
 
 def test_pairs_are_divided_as_in_the_frozen_grid(settings):
-    pairs, train, test = divided(settings, "halves", 48, search=False)
-    few, smaller, same = divided(settings, "halves", 16, search=False)
+    pairs, train, test = divided(settings, "halves", 48, 1, search=False)
+    few, smaller, same = divided(settings, "halves", 16, 1, search=False)
     texts = [{identity(few.division.pairs[i]) for i in numbers} for numbers in (smaller, train)]
     assert texts[0] < texts[1]
     assert (len(train), len(test), same) == (48, 12, test)
@@ -51,7 +51,10 @@ def test_pairs_are_divided_as_in_the_frozen_grid(settings):
     frozen = TaskPairs(settings.data, HALVES)
     frozen_test = {identity(frozen.division.pairs[i]) for i in frozen.testing}
     assert {identity(pairs.division.pairs[i]) for i in test} <= frozen_test
-    _, fitted, held = divided(settings, "halves", 16, search=True)
+    _, others, same = divided(settings, "halves", 16, 2, search=False)
+    assert set(others) != set(smaller)  # each seed has training pairs of its own
+    assert same == test
+    _, fitted, held = divided(settings, "halves", 16, 0, search=True)
     assert set(fitted).isdisjoint(held)
     assert {*fitted, *held}.isdisjoint(test)
 

@@ -64,8 +64,13 @@ def lora_name(task: str, model: str, number: int, seed: int, rate: float | None 
     return cell_name("lora", number, task, model, seed, rate=rate)
 
 
-def divided(settings: LoraStudy, task: str, number: int, search: bool) -> tuple[TaskPairs, list[int], list[int]]:
-    """A task's pairs; of them those of a training, and those that are ranked, on which no text is trained."""
+def divided(
+    settings: LoraStudy, task: str, number: int, seed: int, search: bool
+) -> tuple[TaskPairs, list[int], list[int]]:
+    """
+    A task's pairs; of them those of a training, drawn anew for each seed, and those that are ranked, on which no text
+    is trained.
+    """
     found = {t.name: t for t in TASKS}[task]
     pairs = TaskPairs(settings.data, replace(found, most=max(settings.numbers)))
     part, own = pairs.parts[0], pairs.division
@@ -78,7 +83,8 @@ def divided(settings: LoraStudy, task: str, number: int, search: bool) -> tuple[
         train = part.train
         new = [i for i, seen in zip(part.test, part.seen, strict=True) if not seen]
         ranked, most = draw(own.pairs, own.clusters, new, "test pairs"), settings.test_pairs
-    return pairs, draw(own.pairs, own.clusters, train, "training pairs")[:number], ranked[:most]
+    drawn = draw(own.pairs, own.clusters, train, "training pairs" if search else f"training pairs {seed}")
+    return pairs, drawn[:number], ranked[:most]
 
 
 def ending_at_their_turn(rows: Dataset, ends: set[int], length_column: str) -> Dataset:
@@ -109,7 +115,7 @@ def lora_cell(
     folder: Path, settings: LoraStudy, task: str, model: str, number: int, seed: int, rate: float, search: bool = False
 ) -> dict[str, Any]:
     """A fine-tuned reward model, and its gaps on development pairs or on test pairs."""
-    pairs, train, ranked = divided(settings, task, number, search)
+    pairs, train, ranked = divided(settings, task, number, seed, search)
     name = lora_name(task, model, number, seed, rate if search else None)
     config = reward_config(
         MODELS[model],
@@ -204,7 +210,8 @@ def lora_page(study: Study) -> tuple[Page, dict[str, Any]]:
     done = "; ".join(f"{number:,} pairs: seeds {own or 'to come'}" for number, own in seeds.items())
     lead = (
         "Reward models that were fine-tuned with LoRA: share of test pairs ranked right, %. Whatever is in the table "
-        f"has all tasks and models ({done}). Brackets are 95% intervals over seeds and clusters of pairs."
+        f"has all tasks and models ({done}). Brackets are 95% intervals over seeds, each with training pairs of its "
+        "own, and clusters of test pairs; those of one seed are over clusters alone, and those of few too narrow."
     )
     sections = []
     for difference, title in ((False, "Accuracy"), (True, f"{MIX} above the row, in points")):
