@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, TrainerCallback
 from trl import RLOOConfig, RLOOTrainer
 
 from ...data.messages import Messages
+from ...data.tokens import encode_response
 from ...policy.config import ReinforceConfig
 from ...policy.sampling import sample_responses
 from ...policy.trainer import ReinforceTrainer
@@ -36,6 +37,8 @@ from .tasks import TASKS
 SIMPLE, MIX = "simple contrast", "multi-scale"
 ROLES = GOLD, PROXY, POLICY = "gold", "proxy", "policy"
 TASK = "HH helpful"
+# Of a policy's log; ratios are those of TRL's loss alone
+LOGGED = ("kl", "reward", "entropy", "completions/mean_length", "completions/clipped_ratio", "clip_ratio/region_mean")
 
 
 class Arm(NamedTuple):
@@ -62,11 +65,12 @@ class TextPolicyStudy:
     data: str
     decoder: str
     gold_decoder: str | None = None  # the policy's where there is none
-    gold_pairs: int = 1_000
-    proxy_pairs: int = 400
-    reward_rate: float = 2e-4
+    gold_pairs: int = 2_600
+    proxy_pairs: int = 500  # of each seed, others for every one
+    pairs_seen: int = 1_000  # by each reward model, at least; and every pair once
+    reward_rates: dict[str, float] = field(default_factory=lambda: {SIMPLE: 1e-4, MIX: 2e-4})
     rank: int = 16
-    rates: list[float] = field(default_factory=lambda: [3e-5, 1e-4])
+    rates: list[float] = field(default_factory=lambda: [1e-4, 3e-4])
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
     search_seed: int = 0
     search_steps: int = 20
@@ -76,7 +80,7 @@ class TextPolicyStudy:
     max_new_tokens: int = 64
     beta: float = 0.05
     evaluation_steps: int = 10
-    evaluation_prompts: int = 48
+    evaluation_prompts: int = 64
     ranked_pairs: int = 250  # of the evaluation, by each reward model
     shown: int = 20  # responses that are kept, before and after
 
@@ -85,17 +89,17 @@ class TextPolicyStudy:
         """The same in little: it shows that everything runs, not how the methods compare."""
         small = cls(data, decoder, rates=[1e-3], seeds=[1, 2], search_steps=1, steps=2, evaluation_steps=1)
         return replace(
-            small, gold_pairs=16, proxy_pairs=16, ranked_pairs=8, responses_per_step=4, max_new_tokens=8,
-            evaluation_prompts=4, shown=2,
+            small, gold_pairs=16, proxy_pairs=16, pairs_seen=16, ranked_pairs=8, responses_per_step=4,
+            max_new_tokens=8, evaluation_prompts=4, shown=2,
         )  # fmt: skip
 
 
 # Names of cells
 
 
-def reward_name(role: str, model: str) -> str:
-    """Cell of a reward model, `"gold"` or `"proxy"`."""
-    return cell_name("reward", role, model)
+def reward_name(role: str, model: str, seed: int = 0) -> str:
+    """Cell of a reward model, `"gold"`, or `"proxy"` with the seed of the policies that are tuned on it."""
+    return cell_name("reward", role, model, *([seed] if role == PROXY else []))
 
 
 def policy_name(arm: str, seed: int, rate: float | None = None) -> str:
@@ -126,21 +130,25 @@ def prompts_of(pairs: TaskPairs, numbers: Sequence[int]) -> list[Messages]:
 # What cells do
 
 
-def reward_cell(folder: Path, settings: TextPolicyStudy, role: str, model: str) -> dict[str, Any]:
+def reward_cell(folder: Path, settings: TextPolicyStudy, role: str, model: str, seed: int = 0) -> dict[str, Any]:
     """A gold or a proxy reward model, and its gaps on pairs of the evaluation."""
     pairs, of_role = parts(settings)
     gold = role == GOLD
-    train = of_role[role][: settings.gold_pairs if gold else settings.proxy_pairs]
+    number = settings.gold_pairs if gold else settings.proxy_pairs
+    first = 0 if gold else number * settings.seeds.index(seed)
+    train = of_role[role][first : first + number]
+    if len(train) < number:
+        raise ValueError(f"There are {len(of_role[role])} pairs for '{role}', and {first + number} are asked for.")
     config = reward_config(
         model,
         pairs_per_step=16,
         batches=4,
-        num_train_epochs=max(1.0, settings.gold_pairs / len(train)),
+        num_train_epochs=max(1.0, settings.pairs_seen / number),
         per_device_eval_batch_size=16,
-        learning_rate=settings.reward_rate,
+        learning_rate=settings.reward_rates[model],
         max_length=None,
         warmup_steps=0.1,
-        **trainer_options(folder, reward_name(role, model), seed=int(gold)) | _saves(0.1),
+        **trainer_options(folder, reward_name(role, model, seed), seed) | _saves(0.1),
     )
     lora = _lora(settings, "SEQ_CLS")
     start = (settings.gold_decoder if gold else None) or settings.decoder
@@ -151,8 +159,62 @@ def reward_cell(folder: Path, settings: TextPolicyStudy, role: str, model: str) 
     return result
 
 
+class AsFinished(SharedBaseRewardFunction):
+    """
+    A reward of responses as if each had come to its end, which is how TRL's trainers score the text of any.
+
+    Most responses are cut off here. Without an end simple contrast would be read at a token where it has never been
+    trained, and elsewhere than where held-out responses are read, of which only the texts are kept.
+    """
+
+    def _rows(self, prompts: Any, completions: Any, completion_ids: Any, columns: Any) -> Any:
+        end = [self.processing_class.eos_token_id]
+        ids = [[*own, *([] if not own or own[-1] in self.end_ids else end)] for own in completion_ids or ()]
+        return super()._rows(prompts, completions, ids or None, columns)
+
+
+@torch.no_grad()
+def divergences(model: Any, tokenizer: Any, prompts: Sequence[Messages], texts: Sequence[str]) -> list[float]:
+    r"""
+    Divergence of a policy with adapters from its base along responses, in nats a response.
+
+    $$ \sum_t \mathrm{KL}(\pi(\cdot \mid x, y_{<t}) \,\Vert\, \pi_0(\cdot \mid x, y_{<t})) $$
+
+    With responses of the policy its mean is the divergence of the two, with less noise than that of log ratios.
+
+    Args:
+        model ([`~peft.PeftModel`]):
+            The policy.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer.
+        prompts (`list[list[dict[str, str]]]`):
+            Prompt of each response.
+        texts (`list[str]`):
+            Responses.
+
+    Returns:
+        `list[float]`: Of each response.
+    """
+    found: list[float] = []
+    training = model.training
+    model.eval()
+    for prompt, text in zip(prompts, texts, strict=True):
+        row = encode_response(tokenizer, prompt, [{"role": "assistant", "content": text}], finished=False)
+        ids = torch.tensor([row.input_ids], device=model.device)
+        kept = len(row.input_ids) - row.response_start  # tokens of the response
+        if kept == 0:
+            found.append(0.0)
+            continue
+        own = model(input_ids=ids, logits_to_keep=kept + 1).logits[0, :-1].float().log_softmax(-1)
+        with model.disable_adapter():
+            base = model(input_ids=ids, logits_to_keep=kept + 1).logits[0, :-1].float().log_softmax(-1)
+        found.append((own.exp() * (own - base)).sum().item())
+    model.train(training)
+    return found
+
+
 class HeldOut(TrainerCallback):
-    """Gold and proxy rewards of sampled responses to held-out prompts, when training begins and every few steps."""
+    """Rewards and divergence of sampled responses to held-out prompts, when training begins and every few steps."""
 
     def __init__(
         self, settings: TextPolicyStudy, prompts: list[Messages], judges: Mapping[str, Any], file: Path
@@ -174,11 +236,14 @@ class HeldOut(TrainerCallback):
     def _measure(self, model: Any, step: int) -> None:
         options: dict[str, Any] = {"max_new_tokens": self.settings.max_new_tokens, "seed": 0, "batch_size": 16}
         texts = sample_responses(model, self.tokenizer, self.prompts, **options)
+        kl = [round(value, 4) for value in divergences(model, self.tokenizer, self.prompts, texts)]
         responses = [[{"role": "assistant", "content": text}] for text in texts]
         rewards = {
             name: [round(value, 4) for value in judge(self.prompts, responses)] for name, judge in self.judges.items()
         }
-        self.measured.append({"step": step, "rewards": rewards, "responses": texts[: self.settings.shown]})
+        tokens = [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        shown = texts[: self.settings.shown]
+        self.measured.append({"step": step, "rewards": rewards, "kl": kl, "tokens": tokens, "responses": shown})
         write_json(self.file, self.measured)
 
 
@@ -190,7 +255,9 @@ def policy_cell(
     pairs, of_role = parts(settings)
     models = folder / "models"
     judges = {f"{GOLD}, {kind}": RewardFunction(str(models / reward_name(GOLD, kind))) for kind in (SIMPLE, MIX)}
-    judges[PROXY] = RewardFunction(str(models / reward_name(PROXY, own.proxy)))
+    # The search has the first seed's
+    proxy = str(models / reward_name(PROXY, own.proxy, settings.seeds[0] if search else seed))
+    judges[PROXY] = RewardFunction(proxy)
     number, all_held = settings.evaluation_prompts, prompts_of(pairs, of_role["evaluation"])
     held = all_held[number : 2 * number] if search else all_held[:number]
     held_out = HeldOut(settings, held, judges, models / f"{name}.measured.json")
@@ -210,7 +277,7 @@ def policy_cell(
         "lr_scheduler_type": "constant_with_warmup",
     }
     config: Any = RLOOConfig(**options) if own.trl else ReinforceConfig(prefix_baseline=own.prefix_baseline, **options)
-    reward = SharedBaseRewardFunction(str(models / reward_name(PROXY, own.proxy)))
+    reward = AsFinished(proxy)
     trainer: Any = (RLOOTrainer if own.trl else ReinforceTrainer)(
         settings.decoder,
         reward,
@@ -221,7 +288,14 @@ def policy_cell(
     )
     reward.attach(trainer.model)  # which ours has done
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(models / name))
-    kept = ("kl", "reward", "entropy", "completions/mean_length", "completions/clipped_ratio")
+    kept = (
+        "kl",
+        "reward",
+        "entropy",
+        "completions/mean_length",
+        "completions/clipped_ratio",
+        "clip_ratio/region_mean",
+    )
     log = [{key: row.get(key) for key in kept} for row in trainer.state.log_history if "reward" in row]
     return {"measured": held_out.measured, "log": log, "bf16": bool(config.bf16)}
 
@@ -242,13 +316,13 @@ def gold_at_end(result: Mapping[str, Any]) -> float:
     return float(mean(result["measured"][-1]["rewards"][f"{GOLD}, {SIMPLE}"]))
 
 
-def policy_rate(study: Study, arm: str) -> float:
-    """The learning rate whose policy ends the search with the highest gold reward."""
+def policy_rate(study: Study) -> float:
+    """The learning rate of all arms: that at which their policies end the search with the highest gold on the mean."""
     settings: TextPolicyStudy = study.settings
 
     def reached(rate: float) -> float:
-        found: Any = study.result(policy_name(arm, settings.search_seed, rate))
-        return gold_at_end(found)
+        found: Any = [study.result(policy_name(arm, settings.search_seed, rate)) for arm in ARMS]
+        return mean(map(gold_at_end, found))
 
     return max(settings.rates, key=reached)
 
@@ -256,19 +330,27 @@ def policy_rate(study: Study, arm: str) -> float:
 def text_policy_stages(study: Study) -> Iterator[list[Cell]]:
     """Reward models, the search, and one seed after the other."""
     settings: TextPolicyStudy = study.settings
-    yield [
-        Cell(reward_name(role, model), reward_cell, {"role": role, "model": model})
-        for role in (GOLD, PROXY)
-        for model in (SIMPLE, MIX)
-    ]
-    yield [_policy(arm, settings.search_seed, rate, search=True) for arm in ARMS for rate in settings.rates]
-    rates = {arm: policy_rate(study, arm) for arm in ARMS}
-    for seed in settings.seeds:
-        yield [_policy(arm, seed, rates[arm]) for arm in ARMS]
+    first, *others = settings.seeds
+    yield [_reward(GOLD, model) for model in (SIMPLE, MIX)] + _proxies(first)
+    yield [_policy(arm, settings.search_seed, rate, first, search=True) for arm in ARMS for rate in settings.rates]
+    rate = policy_rate(study)
+    yield [_policy(arm, first, rate, first) for arm in ARMS]
+    for seed in others:
+        yield _proxies(seed)
+        yield [_policy(arm, seed, rate, seed) for arm in ARMS]
 
 
-def _policy(arm: str, seed: int, rate: float, search: bool = False) -> Cell:
-    needs = tuple({reward_name(GOLD, SIMPLE), reward_name(GOLD, MIX), reward_name(PROXY, ARMS[arm].proxy)})
+def _reward(role: str, model: str, seed: int = 0) -> Cell:
+    return Cell(reward_name(role, model, seed), reward_cell, {"role": role, "model": model, "seed": seed})
+
+
+def _proxies(seed: int) -> list[Cell]:
+    return [_reward(PROXY, model, seed) for model in (SIMPLE, MIX)]
+
+
+def _policy(arm: str, seed: int, rate: float, proxy_seed: int, search: bool = False) -> Cell:
+    golds = {reward_name(GOLD, SIMPLE), reward_name(GOLD, MIX)}
+    needs = tuple({*golds, reward_name(PROXY, ARMS[arm].proxy, proxy_seed)})
     arguments = {"arm": arm, "seed": seed, "rate": rate, "search": search}
     return Cell(policy_name(arm, seed, rate if search else None), policy_cell, arguments, needs)
 
@@ -286,15 +368,16 @@ def rewards(study: Study, arm: str, name: str) -> torch.Tensor | None:
 
 
 def course(study: Study, arm: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Divergence from the start in nats a response, and thousands of tokens generated, at each evaluation `(S, T)`."""
+    """
+    Divergence from the start in nats a response, of each held-out response `(S, T, N)`, and thousands of tokens
+    generated in training, at each evaluation `(S, T)`.
+    """
     settings: TextPolicyStudy = study.settings
     divergence, tokens = [], []
     for cell in study.results(policy_name(arm, seed) for seed in settings.seeds):
-        steps = [each["step"] for each in cell["measured"]]
-        kl = [row["kl"] for row in cell["log"]]
         lengths = torch.tensor([row["completions/mean_length"] for row in cell["log"]], dtype=torch.float64)
         generated = settings.responses_per_step * lengths.cumsum(0) / 1_000
-        # A single step's divergence wavers; the first evaluation is of the start itself
-        divergence.append([0.0 if step == 0 else mean(kl[max(0, step - 5) : step]) for step in steps])
+        divergence.append([each["kl"] for each in cell["measured"]])
+        steps = [each["step"] for each in cell["measured"]]
         tokens.append([0.0 if step == 0 else generated[step - 1].item() for step in steps])
     return torch.tensor(divergence, dtype=torch.float64), torch.tensor(tokens, dtype=torch.float64)

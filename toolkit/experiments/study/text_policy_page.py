@@ -1,5 +1,6 @@
 """The page of REINFORCE on real text."""
 
+from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from ...pages.page import Block, Example, Examples, Page, Paragraph, Picture, Response, Section
 from ...pages.page import Table as Cells
 from ...stats.curves import tokens_to_level
+from ...stats.metrics import correlation, pair_accuracy
 from ...stats.resampling import bootstrap_figures, bootstrap_interval
 from .grid import Study
 from .tables import Estimate, Table, interval_text
@@ -23,11 +25,14 @@ from .text_policy import (
     course,
     parts,
     policy_name,
+    policy_rate,
     prompts_of,
+    reward_name,
     rewards,
 )
 
 JUDGES = {f"{GOLD}, {SIMPLE}": "gold (simple contrast)", f"{GOLD}, {MIX}": "gold (multi-scale)", PROXY: "own proxy"}
+ROUNDING = 1e-9  # of means that are the same summed in another order
 COLOURS = dict(zip(ARMS, ("#E69F00", "#009E73", "#0072B2", "#CC79A7"), strict=True))
 
 
@@ -38,9 +43,14 @@ def text_policy_page(study: Study) -> tuple[Page, dict[str, Any]]:
     lead = (
         "Policies tuned on proxy rewards, their responses to held-out prompts judged by two gold rewards, which are "
         "models of other pairs and other prompts. In nats; brackets are 95% intervals over "
-        f"{len(settings.seeds)} seeds and {settings.evaluation_prompts} prompts; differences are paired."
+        f"{len(settings.seeds)} seeds, each with proxies of its own, and {settings.evaluation_prompts} prompts, which "
+        "are too narrow with so few seeds; differences are paired."
     )
-    sections = [Section("At the end", _end(study, table)), Section("On the way", _way(study))]
+    sections = [
+        Section("At the end", _end(study, table)),
+        Section("On the way", _way(study)),
+        Section("Rates, lengths and reward models", [*_lengths(study), *_models(study)]),
+    ]
     if examples := _examples(study):
         sections.append(Section("Responses before and after", [examples]))
     return Page("REINFORCE on real text", lead, sections), {"end": table}
@@ -57,7 +67,8 @@ def end_table(study: Study) -> Table:
     for arm, own in risen.items():
         for name, values in own.items():
             # Proxies of two models have no scale in common
-            paired = arm != RLOO and name != PROXY and RLOO in risen
+            one_scale = name != PROXY or ARMS[arm].proxy == ARMS[RLOO].proxy
+            paired = arm != RLOO and one_scale and RLOO in risen
             less = bootstrap_interval(values - risen[RLOO][name]) if paired else None
             table.setdefault(arm, {})[JUDGES[name]] = Estimate(bootstrap_interval(values), less)
     return table
@@ -67,7 +78,7 @@ class Way(NamedTuple):
     """What was measured of an arm's `S` seeds at `T` steps; float64."""
 
     judged: dict[str, Tensor]  # by judge the rewards of `N` held-out responses, `(S, T, N)`
-    divergence: Tensor  # from the start in nats a response, `(S, T)`
+    divergence: Tensor  # from the start in nats a response, of each of them, `(S, T, N)`
     tokens: Tensor  # generated so far, in thousands, `(S, T)`
 
 
@@ -132,20 +143,26 @@ def way_figures(ways: dict[str, Way], seeds: Tensor, prompts: Tensor) -> dict[st
         `dict[str, dict[str, torch.Tensor]]`: By arm and figure; tokens are infinite where the level is not reached.
     """
     golds = [name for name in JUDGES if name != PROXY]
-    curves = {
-        arm: {name: torch.einsum("s,stn->tn", seeds, way.judged[name]) for name in golds} for arm, way in ways.items()
-    }
-    divergence = {arm: seeds @ way.divergence for arm, way in ways.items()}
-    shared = torch.stack([each[-1] for each in divergence.values()]).min()
-    level = curves[RLOO][golds[0]][-1] @ prompts
+
+    def curve(values: Tensor) -> Tensor:
+        return torch.einsum("s,stn->tn", seeds, values)
+
+    gold = {arm: {name: curve(way.judged[name]) @ prompts for name in golds} for arm, way in ways.items()}
+    divergence = {arm: curve(way.divergence) @ prompts for arm, way in ways.items()}
+    level = float(gold[RLOO][golds[0]][-1]) - ROUNDING
     found = {}
     for arm, way in ways.items():
-        means = {name: curves[arm][name] @ prompts for name in golds}
+        shared = torch.minimum(divergence[arm][-1], divergence[RLOO][-1])
+        above = {
+            name: at_divergence(divergence[arm], gold[arm][name], shared)
+            - at_divergence(divergence[RLOO], gold[RLOO][name], shared)
+            for name in golds
+        }
         found[arm] = {
             "KL at the end": divergence[arm][-1],
-            **{f"{JUDGES[name]} at equal KL": at_divergence(divergence[arm], means[name], shared) for name in golds},
-            "thousand tokens to RLOO's end": tokens_to_level(seeds @ way.tokens, means[golds[0]], level),
-            **{f"{JUDGES[name]}, fallen": fallen(curves[arm][name], prompts) for name in golds},
+            **{f"{JUDGES[name]} above RLOO's at equal KL": value for name, value in above.items()},
+            "thousand tokens to RLOO's end": tokens_to_level(seeds @ way.tokens, gold[arm][golds[0]], level),
+            **{f"{JUDGES[name]}, fallen": fallen(curve(way.judged[name]), prompts) for name in golds},
         }
     return found
 
@@ -181,9 +198,9 @@ def _way(study: Study) -> list[Block]:
     named = way_figures(ways, even[0], even[1])
     rows = [(arm, *(interval_text(next(intervals), 1, "{:.2f}") for _ in own)) for arm, own in named.items()]
     told = (
-        "KL from the start is in nats a response, that of the last five steps; equal KL is the least that an arm "
-        "comes to. RLOO's end is its gold (simple contrast) then. Fallen is from the step at which one half of the "
-        "prompts has the highest gold to the end, as the other half has it: above 0 the policy is over-optimised."
+        "KL is from the start, in nats a response; equal KL is the lesser of the two arms' at the end. RLOO's end is "
+        "its gold (simple contrast) there. Fallen is from the step at which one half of the prompts has the highest "
+        "gold to the end, as the other half has it: above 0 the policy is over-optimised."
     )
     highest = [
         (arm, *(_highest(way.judged[name], settings.evaluation_steps) for name in JUDGES)) for arm, way in ways.items()
@@ -193,6 +210,41 @@ def _way(study: Study) -> list[Block]:
         Cells(("arm", *named[RLOO]), rows, told),
         Cells(("highest at step", *JUDGES.values()), highest),
     ]
+
+
+def _lengths(study: Study) -> list[Block]:
+    settings: TextPolicyStudy = study.settings
+    rows = []
+    for arm in ARMS:
+        cells = study.results(policy_name(arm, seed) for seed in settings.seeds)
+        if cells:
+            held = [[mean(cell["measured"][i]["tokens"]) for cell in cells] for i in (0, -1)]
+            cut = [mean(row["completions/clipped_ratio"] for row in cell["log"][-5:]) for cell in cells]
+            ratios = [row.get("clip_ratio/region_mean") for cell in cells for row in cell["log"]]
+            told = "–" if None in ratios else f"{100 * mean(ratios):.1f}"
+            rows.append((arm, *(f"{mean(own):.1f}" for own in held), f"{100 * mean(cut):.0f}", told))
+    searched = [policy_name(arm, settings.search_seed, rate) for arm in ARMS for rate in settings.rates]
+    chosen = f"{policy_rate(study):g}" if len(study.results(searched)) == len(searched) else "to come"
+    header = ("arm", "tokens a response, start", "end", "cut off in the last five steps, %", "ratios clipped, %")
+    return [Paragraph(f"Learning rate of all arms: {chosen}."), *([Cells(header, rows)] if rows else [])]
+
+
+def _models(study: Study) -> list[Block]:
+    """How often the reward models rank held-out pairs right, and how alike they and their golds are."""
+    settings: TextPolicyStudy = study.settings
+    names = {f"{GOLD}, {kind}": reward_name(GOLD, kind) for kind in (SIMPLE, MIX)}
+    names |= {f"{PROXY}, {k}, seed {s}": reward_name(PROXY, k, s) for k in (SIMPLE, MIX) for s in settings.seeds}
+    found = {told: torch.tensor(cell["gaps"]) for told, name in names.items() if (cell := study.result(name))}
+    rows = []
+    for told, gaps in found.items():
+        right = pair_accuracy(gaps, torch.zeros_like(gaps))
+        golds = {gold: found.get(gold) if gold != told else None for gold in [*names][:2]}
+        alike = [f"{correlation(gaps, other):.2f}" if other is not None else "–" for other in golds.values()]
+        longer = torch.tensor(study.results([names[told]])[0]["longer"])
+        share = f"{100 * right.value:.1f} ({100 * right.low:.1f} to {100 * right.high:.1f})"
+        rows.append((told, share, f"{correlation(gaps, longer):.2f}", *alike))
+    header = ("model", "held-out pairs ranked right, %", *(f"correlation with {t}" for t in ("length", *[*names][:2])))
+    return [Cells(header, rows, "Correlations are those of differences between the two responses.")] if rows else []
 
 
 def _highest(judged: Tensor, every: int) -> str:
@@ -205,7 +257,7 @@ def _picture(ways: dict[str, Way]) -> Picture:
     for row, (name, judge) in zip(panels, JUDGES.items(), strict=True):
         for arm, way in ways.items():
             means = [bootstrap_interval(values) for values in way.judged[name].unbind(1)]
-            for axes, along in zip(row, (way.divergence.mean(0), way.tokens.mean(0)), strict=True):
+            for axes, along in zip(row, (way.divergence.mean((0, 2)), way.tokens.mean(0)), strict=True):
                 axes.plot(along, [i.value for i in means], marker="o", markersize=3, color=COLOURS[arm], label=arm)
                 low, high = [i.low for i in means], [i.high for i in means]
                 axes.fill_between(along, low, high, color=COLOURS[arm], alpha=0.12, linewidth=0)
