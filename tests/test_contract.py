@@ -292,7 +292,6 @@ CONTRACT: dict[str, dict[str, tuple[str, str]]] = {
     "transformers.pytorch_utils": {"Conv1D": ("class", "planning/plan: linear layers of GPT-2")},
     "transformers.integrations": {
         "is_deepspeed_zero3_enabled": ("takes", "reward/scorer, reward/shared_base: weights in pieces"),
-        "get_reporting_integration_callbacks": ("takes report_to", "training/command_line: what a tracker needs"),
     },
     "transformers.integrations.deepspeed": {
         "unset_hf_deepspeed_config": ("takes", "judges/closed_loop: a second trainer in one process"),

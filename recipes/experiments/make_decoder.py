@@ -51,6 +51,8 @@ def main(args: DecoderFolderArguments) -> None:
     folder = Path(args.output_dir)
     package = None if args.package is None else Path(args.package)
     try:
+        if args.model is None and (args.gguf_file or args.chat_template):
+            raise ValueError("`--gguf_file` and `--chat_template` are of another decoder. Give it as `--model`.")
         named = Named(args.model, args.gguf_file, args.chat_template) if args.model else None
         made = make_decoder(folder, package, named, Path(args.cache_dir))
     except ValueError as error:

@@ -237,6 +237,8 @@ def test_the_recipe_says_what_it_made_and_what_is_wrong(tiny_folder, tmp_path, c
         said = capsys.readouterr().out.splitlines()
         assert said[0] == line
         assert said[1] == f"SHA-256 of model.safetensors: {hashes(folder)['model.safetensors']}"
+    with pytest.raises(SystemExit, match="Give it as `--model`"):
+        recipe.main(recipe.DecoderFolderArguments(output_dir=str(folder), gguf_file="own.gguf"))
     args.package = "w.whl"
     with pytest.raises(SystemExit, match="Give one of them"):
         recipe.main(args)
@@ -324,6 +326,8 @@ def test_a_file_is_read_whole(without_digits, wheel, tmp_path, monkeypatch):
     assert all(torch.equal(again.state_dict()[name], weight) for name, weight in weights.items())
     assert AutoTokenizer.from_pretrained(tmp_path / "named").chat_template == "{{ messages[0].content }}"
     assert GGUF_FILE in (tmp_path / "named" / SOURCE_FILE).read_text()
+    with pytest.raises(ValueError, match=r"holds '.*own\.jinja', not"):
+        make_decoder(tmp_path / "named", None, named._replace(chat_template=None), tmp_path)
     of_generation = read.generation_config
     assert (of_generation.bos_token_id, of_generation.eos_token_id, of_generation.pad_token_id) == (1, 2, 2)
 

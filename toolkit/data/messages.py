@@ -52,7 +52,7 @@ def check_alike(prompt: Any, response: Any) -> None:
     """
     kinds = []
     for value in (prompt, response):
-        whole = isinstance(value, list) and value and all(isinstance(each, dict) for each in value)
+        whole = isinstance(value, list | tuple) and value and all(isinstance(each, dict) for each in value)
         kinds.append(TEXT if isinstance(value, str) else MESSAGES if whole else describe(value))
     if kinds not in ([TEXT, TEXT], [MESSAGES, MESSAGES]):
         remedy = "Give both as plain text, or both as lists of {role, content} messages."

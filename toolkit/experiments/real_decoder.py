@@ -298,12 +298,11 @@ def _write_named(folder: Path, named: Named) -> None:
 def _model_source(named: Named) -> str:
     lines = [f"Weights and tokenizer are those of `{named.model}`, in the type that they had; its licence holds."]
     if named.gguf_file is not None:
-        lines = [
-            f"Weights and tokenizer are as Transformers reads `{named.gguf_file}` of `{named.model}`."
-        ]
+        lines = [f"Weights and tokenizer are as Transformers reads `{named.gguf_file}` of `{named.model}`."]
     if named.chat_template is not None:
         lines += [f"Its chat template is `{named.chat_template}`."]
-    return f"{named.model}\n\n" + "".join(f"- {line}\n" for line in lines)
+    title = ", ".join(each for each in named if each is not None)
+    return f"{title}\n\n" + "".join(f"- {line}\n" for line in lines)
 
 
 def _check_finished(folder: Path, title: str) -> None:

@@ -1,12 +1,19 @@
 """Responses of a policy to a list of prompts, outside any trainer."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.messages import Messages
+
+
+class Sampled(NamedTuple):
+    """Token ids of a response, and of what the policy was given before it."""
+
+    prompt: list[int]
+    response: list[int]  # up to and including the one that ended it, where one did
 
 
 def sample_responses(
@@ -44,6 +51,37 @@ def sample_responses(
     Returns:
         `list[str]`: Texts of the responses, without special tokens.
     """
+    sampled = sample_ids(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        temperature=temperature,
+        batch_size=batch_size,
+        chat_template_kwargs=chat_template_kwargs,
+    )
+    texts: list[str] = tokenizer.batch_decode([each.response for each in sampled], skip_special_tokens=True)
+    return texts
+
+
+def sample_ids(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str] | list[Messages],
+    *,
+    max_new_tokens: int,
+    seed: int,
+    temperature: float = 1.0,
+    batch_size: int = 64,
+    chat_template_kwargs: dict[str, Any] | None = None,
+) -> list[Sampled]:
+    """
+    One sampled response to every prompt, as token ids. Arguments are those of [`sample_responses`].
+
+    Returns:
+        `list[Sampled]`
+    """
     config = GenerationConfig(
         **({"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}),
         max_new_tokens=max_new_tokens,
@@ -59,7 +97,8 @@ def sample_responses(
         )
         for prompt in prompts
     ]
-    training, responses = model.training, []
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    training, sampled = model.training, list[Sampled]()
     model.eval()
     try:
         devices = [model.device] if model.device.type == "cuda" else []
@@ -75,8 +114,11 @@ def sample_responses(
                     return_token_type_ids=False,
                 ).to(model.device)
                 generated = model.generate(**batch, generation_config=config)  # type: ignore[operator]
-                ids = generated[:, batch["input_ids"].size(1) :]
-                responses += tokenizer.batch_decode(ids, skip_special_tokens=True)
+                width = batch["input_ids"].size(1)
+                for row, mask in zip(generated, batch["attention_mask"].bool(), strict=True):
+                    response = row[width:].tolist()
+                    end = next((i for i, token in enumerate(response) if token in ends), len(response))
+                    sampled.append(Sampled(row[:width][mask].tolist(), response[: end + 1]))
     finally:
         model.train(training)
-    return responses
+    return sampled

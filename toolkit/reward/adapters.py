@@ -35,8 +35,7 @@ def adapter_folder(name_or_path: str, **kwargs: Any) -> str | None:
     Raises:
         `OSError`: As in [`check_reachable`].
     """
-    check_reachable(name_or_path, "model", **kwargs)
-    if find_adapter_config_file(name_or_path, **kwargs) is None:
+    if check_reachable(name_or_path, "model", **kwargs) is None:
         return None
     if os.path.isdir(name_or_path):
         return name_or_path
@@ -46,9 +45,9 @@ def adapter_folder(name_or_path: str, **kwargs: Any) -> str | None:
     )
 
 
-def check_reachable(name_or_path: str, what: str, **kwargs: Any) -> None:
+def check_reachable(name_or_path: str, what: str, **kwargs: Any) -> str | None:
     """
-    Refuse a name of the hub of which nothing can be fetched and nothing was kept.
+    Refuse a name of the hub whose configuration can be neither fetched nor found in the cache.
 
     Args:
         name_or_path (`str`):
@@ -58,16 +57,20 @@ def check_reachable(name_or_path: str, what: str, **kwargs: Any) -> None:
         kwargs:
             `revision`, `token` and `cache_dir` for the hub.
 
+    Returns:
+        `str`: File of an adapter's configuration; `None` for what is no adapter.
+
     Raises:
         `OSError`: Naming it, which Transformers does not do where it reaches no hub.
     """
-    if os.path.isdir(name_or_path):
-        return
     try:
-        # Of an adapter's repository the first is there, of any other one the second, or what it lacks is said later
-        if find_adapter_config_file(name_or_path, **kwargs) is None:
-            cached_file(name_or_path, CONFIG_NAME, **kwargs)
+        found: str | None = find_adapter_config_file(name_or_path, **kwargs)
+        if found is None and not os.path.isdir(name_or_path):
+            cached_file(name_or_path, CONFIG_NAME, **kwargs)  # None where a repository has none, which is said later
+        return found
     except OSError as error:
+        if os.path.isdir(name_or_path):
+            raise
         told = str(error).strip().splitlines()[0]
         raise OSError(
             f"There is no folder '{name_or_path}' ({what}) here, and the hub did not give it: {told}"

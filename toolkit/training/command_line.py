@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from transformers import TrainingArguments
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers import TrainingArguments, integrations
 from trl import TrlParser
 
 from .shipped import CONFIGS, shipped_file
@@ -19,6 +18,8 @@ from .shipped import CONFIGS, shipped_file
 Defaults = Callable[[set[str]], Mapping[str, Any]]
 
 MOST_CHOICES = 20  # of an option are listed where another was given
+# What Transformers calls the packages of trackers that have another name
+_TRACKERS = {"azure_ml": "azureml", "comet_ml": "comet", "flyte": "flytekit"}
 _CHOICE = re.compile(r"invalid choice: '(.*?)' \(choose from (.*)\)")
 # What a value of a YAML file may be, by what reads the option; text is read as on the command line
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
@@ -175,15 +176,13 @@ def _program(environment: Mapping[str, str]) -> str:
 
 
 def check_trackers(names: str | Iterable[str]) -> None:
-    """Refuse to report to what cannot be used here, by Transformers' names of trackers, before anything is loaded."""
+    """Refuse to report to what is not installed, by Transformers' names of trackers, before anything is loaded."""
     for name in [names] if isinstance(names, str) else names:
-        if name == "none":
-            continue
-        for callback in get_reporting_integration_callbacks(name):
-            try:
-                callback()  # as the trainer does later, which tells what a tracker needs
-            except (RuntimeError, ImportError) as error:
-                raise ValueError(f"`report_to` has '{name}': {error} Or set `report_to` to none.") from error
+        available = getattr(integrations, f"is_{_TRACKERS.get(name, name)}_available", None)
+        if available is not None and not available():
+            raise ValueError(
+                f"`report_to` has '{name}', whose package is not installed. Install it, or set `report_to` to none."
+            )
 
 
 def as_name(model: Any) -> Any:

@@ -29,6 +29,7 @@ from toolkit.experiments.study.text_policy import (
     text_policy_stages,
 )
 from toolkit.experiments.study.text_policy_page import JUDGES, Way, at_divergence, end_table, fallen, way_figures
+from toolkit.policy.sampling import Sampled
 
 
 @pytest.fixture
@@ -102,13 +103,13 @@ def test_an_arm_is_at_the_level_that_it_sets_whatever_is_summed_first():
 def test_divergence_along_a_response_by_hand(tiny_folder, tokenizer):
     base = AutoModelForCausalLM.from_pretrained(tiny_folder("qwen3"))
     policy = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear"))
-    prompt, text = [{"role": "user", "content": "Who wrote it?"}], "A man wrote it."
-    assert divergences(policy, tokenizer, [prompt] * 2, [text, ""]) == pytest.approx([0, 0], abs=1e-6)
+    prompt = [{"role": "user", "content": "Who wrote it?"}]
+    ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+    response = [*tokenizer("A man wrote it.", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    assert divergences(policy, [Sampled(ids, response)]) == pytest.approx([0], abs=1e-6)
     for name, parameter in policy.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.1)
-    ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
-    response = tokenizer(text, add_special_tokens=False)["input_ids"]
     expected = 0.0
     with torch.no_grad():
         for k in range(len(response)):
@@ -118,7 +119,8 @@ def test_divergence_along_a_response_by_hand(tiny_folder, tokenizer):
                 start = policy(row).logits[0, -1].log_softmax(-1)
             expected += nn.functional.kl_div(start, own, log_target=True, reduction="sum").item()
     assert expected > 0.01
-    assert divergences(policy.train(), tokenizer, [prompt], [text]) == pytest.approx([expected], rel=1e-4)
+    assert divergences(policy.train(), [Sampled(ids, response)]) == pytest.approx([expected], rel=1e-4)
+    assert divergences(policy, [Sampled(ids, response[-1:])])[0] > 0  # of one that ends at once
     assert policy.training
 
 

@@ -210,8 +210,9 @@ def lora_page(study: Study) -> tuple[Page, dict[str, Any]]:
     done = "; ".join(f"{number:,} pairs: seeds {own or 'to come'}" for number, own in seeds.items())
     lead = (
         "Reward models that were fine-tuned with LoRA: share of test pairs ranked right, %. Whatever is in the table "
-        f"has all tasks and models ({done}). Brackets are 95% intervals over seeds, each with training pairs of its "
-        "own, and clusters of test pairs; those of one seed are over clusters alone, and those of few too narrow."
+        f"has all tasks and models ({done}). Brackets are 95% intervals over seeds, which draw their training pairs "
+        f"from the same {max(settings.numbers):,}, and clusters of test pairs; those of one seed are over clusters "
+        "alone, and those of few too narrow."
     )
     sections = []
     for difference, title in ((False, "Accuracy"), (True, f"{MIX} above the row, in points")):

@@ -20,9 +20,8 @@ from transformers import AutoTokenizer, TrainerCallback
 from trl import RLOOConfig, RLOOTrainer
 
 from ...data.messages import Messages
-from ...data.tokens import encode_response
 from ...policy.config import ReinforceConfig
-from ...policy.sampling import sample_responses
+from ...policy.sampling import Sampled, sample_ids
 from ...policy.trainer import ReinforceTrainer
 from ...reward.scorer import RewardFunction
 from ...reward.shared_base import SharedBaseRewardFunction
@@ -174,7 +173,7 @@ class AsFinished(SharedBaseRewardFunction):
 
 
 @torch.no_grad()
-def divergences(model: Any, tokenizer: Any, prompts: Sequence[Messages], texts: Sequence[str]) -> list[float]:
+def divergences(model: Any, sampled: Sequence[Sampled]) -> list[float]:
     r"""
     Divergence of a policy with adapters from its base along responses, in nats a response.
 
@@ -185,12 +184,8 @@ def divergences(model: Any, tokenizer: Any, prompts: Sequence[Messages], texts: 
     Args:
         model ([`~peft.PeftModel`]):
             The policy.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer.
-        prompts (`list[list[dict[str, str]]]`):
-            Prompt of each response.
-        texts (`list[str]`):
-            Responses.
+        sampled (`list[Sampled]`):
+            Prompts and responses as ids, the one that ends a response included.
 
     Returns:
         `list[float]`: Of each response.
@@ -198,16 +193,12 @@ def divergences(model: Any, tokenizer: Any, prompts: Sequence[Messages], texts: 
     found: list[float] = []
     training = model.training
     model.eval()
-    for prompt, text in zip(prompts, texts, strict=True):
-        row = encode_response(tokenizer, prompt, [{"role": "assistant", "content": text}], finished=False)
-        ids = torch.tensor([row.input_ids], device=model.device)
-        kept = len(row.input_ids) - row.response_start  # tokens of the response
-        if kept == 0:
-            found.append(0.0)
-            continue
-        own = model(input_ids=ids, logits_to_keep=kept + 1).logits[0, :-1].float().log_softmax(-1)
+    for prompt, response in sampled:
+        ids = torch.tensor([[*prompt, *response]], device=model.device)
+        kept = len(response) + 1
+        own = model(input_ids=ids, logits_to_keep=kept).logits[0, :-1].float().log_softmax(-1)
         with model.disable_adapter():
-            base = model(input_ids=ids, logits_to_keep=kept + 1).logits[0, :-1].float().log_softmax(-1)
+            base = model(input_ids=ids, logits_to_keep=kept).logits[0, :-1].float().log_softmax(-1)
         found.append((own.exp() * (own - base)).sum().item())
     model.train(training)
     return found
@@ -235,13 +226,14 @@ class HeldOut(TrainerCallback):
 
     def _measure(self, model: Any, step: int) -> None:
         options: dict[str, Any] = {"max_new_tokens": self.settings.max_new_tokens, "seed": 0, "batch_size": 16}
-        texts = sample_responses(model, self.tokenizer, self.prompts, **options)
-        kl = [round(value, 4) for value in divergences(model, self.tokenizer, self.prompts, texts)]
+        sampled = sample_ids(model, self.tokenizer, self.prompts, **options)
+        texts = self.tokenizer.batch_decode([each.response for each in sampled], skip_special_tokens=True)
+        kl = [round(value, 4) for value in divergences(model, sampled)]
         responses = [[{"role": "assistant", "content": text}] for text in texts]
         rewards = {
             name: [round(value, 4) for value in judge(self.prompts, responses)] for name, judge in self.judges.items()
         }
-        tokens = [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        tokens = [len(each.response) for each in sampled]
         shown = texts[: self.settings.shown]
         self.measured.append({"step": step, "rewards": rewards, "kl": kl, "tokens": tokens, "responses": shown})
         write_json(self.file, self.measured)
@@ -288,15 +280,7 @@ def policy_cell(
     )
     reward.attach(trainer.model)  # which ours has done
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(models / name))
-    kept = (
-        "kl",
-        "reward",
-        "entropy",
-        "completions/mean_length",
-        "completions/clipped_ratio",
-        "clip_ratio/region_mean",
-    )
-    log = [{key: row.get(key) for key in kept} for row in trainer.state.log_history if "reward" in row]
+    log = [{key: row.get(key) for key in LOGGED} for row in trainer.state.log_history if "reward" in row]
     return {"measured": held_out.measured, "log": log, "bf16": bool(config.bf16)}
 
 
