@@ -24,8 +24,9 @@ from toolkit.sandbox.rows import gold_judge
 from toolkit.training.manifests import write_manifest
 
 
-def write_pairs(path, count):
-    rows = [{"prompt": f"p{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(count)]
+def write_pairs(path, count, first=0):
+    numbers = range(first, first + count)
+    rows = [{"prompt": f"p{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in numbers]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 
@@ -73,9 +74,14 @@ def test_what_has_held_out_rows_is_not_divided(tmp_path, caplog):
     )
     for args, sizes in ((DataArguments(dataset_name=str(folder)), [9, 4]), (beside, [9, 3])):
         assert [len(part) for part in divided_pairs(args, seed=0)] == sizes
+    assert "3 of the 3 held-out rows have a prompt that is trained on, too" in caplog.text
+    caplog.clear()
     sandbox = DataArguments(dataset_name="sandbox", train_size=8, eval_size=5)
     assert [len(part) for part in divided_pairs(sandbox, seed=0)] == [8, 5]
-    assert "Held out" not in caplog.text
+    write_pairs(folder / "other.jsonl", 4, first=100)
+    beside.eval_dataset_name = str(folder / "other.jsonl")
+    divided_pairs(beside, seed=0)
+    assert not caplog.text
 
 
 def test_no_data_set_is_an_error():

@@ -16,7 +16,7 @@ from datasets import Dataset
 from trl import ModelConfig, ScriptArguments
 
 from .data.formats import keep_normalized
-from .data.held_out import hold_out
+from .data.held_out import count_shared, hold_out
 from .data.loading import load_pairs, load_prompts, split_names
 from .sandbox.rows import HELD_OUT_SEED, sample_pairs, sample_prompts
 from .training.command_line import check_path
@@ -153,7 +153,13 @@ def _divided_rows(
     name = _name(args)
     apart = name == SANDBOX or args.eval_dataset_name or args.eval_size == 0
     if apart or len(split_names(name, args.dataset_config)) > 1:
-        return to_train(args, seed), to_hold_out(args, seed)
+        train, test = to_train(args, seed), to_hold_out(args, seed)
+        if name != SANDBOX and (shared := count_shared(train, test)):
+            logger.warning(
+                f"{shared:,} of the {len(test):,} held-out rows have a prompt that is trained on, too: what they "
+                "tell is not what new prompts would."
+            )
+        return train, test
     rows = load(name, None, args.dataset_config)
     train, test = hold_out(rows, args.eval_size or min(EVAL_SIZE, -(-len(rows) // 10)), seed)
     logger.warning(

@@ -54,3 +54,20 @@ def hold_out(rows: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
     parts = ([i for i, name in enumerate(of_row) if (name in chosen) is held] for held in (False, True))
     train, test = (rows.select(part) for part in parts)
     return train, test
+
+
+def count_shared(train: Dataset, test: Dataset) -> int:
+    """
+    How many held-out rows have a prompt that is trained on.
+
+    Args:
+        train (`datasets.Dataset`):
+            Pairs or prompts to train on, with a column `prompt`.
+        test (`datasets.Dataset`):
+            Held-out ones.
+
+    Returns:
+        `int`
+    """
+    known = {json.dumps(prompt) for prompt in train["prompt"]}
+    return sum(json.dumps(prompt) in known for prompt in test["prompt"])
