@@ -148,7 +148,7 @@ def test_with_frozen_thoughts_the_gradient_is_that_of_the_pair_loss(judge_traine
     loss = (losses * torch.tensor([1.0, 2.0])).mean() / 2  # of strengths whose mean is 2
     expected = torch.autograd.grad(loss, list(trainer.model.parameters()))
     expected = torch.cat([gradient.flatten() for gradient in expected])
-    assert (found - expected).norm() < 1e-5 * expected.norm()
+    assert (found - expected).norm() < 5e-6 * expected.norm()  # 2.4e-6 with AVX-512
     assert trainer._metrics["train"]["pair_loss"][-1] == pytest.approx(loss.item(), abs=1e-6)
 
 
@@ -239,7 +239,7 @@ def test_the_expected_gradient_of_the_trainer(judge_trainer, small_judge, small_
     shares = torch.tensor([1.0, -1.0])[:, None] * weight[:, None, None] * drawn / drawn.sum(2, keepdim=True)
     surrogate = shares * log_omega[side, draws] + (shares - shares.flip(2)) * log_pi[side, draws]
     stated = flat(-(chance[:, None, None] * surrogate).sum())
-    assert (found - stated).norm() < 1e-5 * stated.norm()
+    assert (found - stated).norm() < 2e-6 * stated.norm()
     true = flat(torch.nn.functional.softplus(utility[1] - utility[0]))
     off = (found - true).norm() / true.norm()
     assert 0.01 < off < 0.5  # the bias of two thoughts, which docs/judge.md states
